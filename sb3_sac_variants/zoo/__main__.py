@@ -1,0 +1,37 @@
+"""The RL Zoo's commands with our algorithms, without the start-up hook.
+
+``python -m sb3_sac_variants.zoo train --algo sac_v1 --env Pendulum-v1`` is
+``python -m rl_zoo3.train --algo sac_v1 --env Pendulum-v1``, and so for every other command of the zoo.
+"""
+
+import runpy
+import sys
+
+from sb3_sac_variants.zoo.plugin import register
+
+#: Each is a module of the zoo that can be run; those of ``rl_zoo3.plots`` go by either name.
+COMMANDS = {
+    "train": "rl_zoo3.train",
+    "enjoy": "rl_zoo3.enjoy",
+    "record_video": "rl_zoo3.record_video",
+    "load_from_hub": "rl_zoo3.load_from_hub",
+    "push_to_hub": "rl_zoo3.push_to_hub",
+    "plot_train": "rl_zoo3.plots.plot_train",
+    "all_plots": "rl_zoo3.plots.all_plots",
+    "plot_from_file": "rl_zoo3.plots.plot_from_file",
+}
+
+
+def main() -> None:
+    """Run the zoo's command named by the first argument with the others."""
+    command = sys.argv[1].removeprefix("plots.") if len(sys.argv) > 1 else ""
+    if command not in COMMANDS:
+        given = f"unknown command {sys.argv[1]!r}" if len(sys.argv) > 1 else "no command"
+        sys.exit(f"{given}: python -m sb3_sac_variants.zoo {{{','.join(COMMANDS)}}} ...")
+    register()
+    del sys.argv[1]
+    runpy.run_module(COMMANDS[command], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

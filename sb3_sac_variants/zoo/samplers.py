@@ -1,0 +1,113 @@
+"""Optuna samplers for the RL Zoo's ``-optimize``, and the way back from a finished trial.
+
+What our algorithms share with Stable-Baselines3's SAC (discount, batch size, learning rate, update frequency, tau,
+network size, HER) is sampled by the zoo's own SAC sampler; each sampler here adds what its algorithm adds. The zoo
+loads a finished trial (``--trial-id``) by handing the converter nothing but ``trial.params``, so everything a sampler
+decides is a parameter of the trial, and ``convert_*(trial.params)`` equals what ``sample_*`` returned.
+
+Every parameter is asked for in every trial, also where another one makes it idle: the zoo's multivariate TPE samples
+parameters that appear only now and then independently of the others, with a warning each time.
+"""
+
+from typing import Any
+
+import optuna
+from rl_zoo3.hyperparams_opt import convert_offpolicy_params, sample_sac_params
+
+_HER_SAMPLED = ("n_sampled_goal", "goal_selection_strategy")
+_HER_GIVEN = "her_"
+
+
+def sample_sac_v1_params(
+    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """
+    Sample hyperparameters for SACv1: SAC's, the reward scale, and soft or hard target copies.
+
+    The temperature is held at 1, since reward scale and temperature say the same thing twice (Haarnoja et al. 2018,
+    section 3.2). A hard copy of the value network (section 5.2) every 100 to 10 000 gradient steps replaces the
+    moving average in half of the trials.
+
+    :param trial: Optuna trial
+    :param n_actions: Dimension of the actions, 0 when they are discrete
+    :param n_envs: Number of training environments
+    :param additional_args: The zoo's ``using_her_replay_buffer`` and ``her_kwargs``
+    :return: Arguments of the algorithm
+    """
+    trial.suggest_float("reward_scale", 0.1, 100.0, log=True)
+    trial.suggest_categorical("hard_target_update", [False, True])
+    trial.suggest_int("hard_target_update_interval", 100, 10_000, log=True)
+    _suggest_shared_params(trial, n_actions, n_envs, additional_args)
+    return convert_sac_v1_params(trial.params)
+
+
+def convert_sac_v1_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    """
+    Turn the parameters of a SACv1 trial into the arguments that were sampled.
+
+    :param sampled_params: ``trial.params``
+    :return: Arguments of the algorithm, equal to what :func:`sample_sac_v1_params` returned for the trial
+    """
+    hyperparams = _convert_shared_params(sampled_params)
+    hyperparams["ent_coef"] = 1.0
+    interval = hyperparams.pop("hard_target_update_interval")
+    if hyperparams.pop("hard_target_update"):
+        hyperparams.update(tau=1.0, target_update_interval=interval)
+    else:
+        hyperparams["target_update_interval"] = 1
+    return hyperparams
+
+
+def sample_sac_v2_params(
+    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """
+    Sample hyperparameters for SACv2: SAC's, the target entropy, the first temperature and the target interval.
+
+    The target entropy lies around the -dim(A) of Haarnoja et al. 2019 (appendix D), from a quarter to twice of it.
+    With discrete actions it stays the algorithm's own.
+
+    :param trial: Optuna trial
+    :param n_actions: Dimension of the actions, 0 when they are discrete
+    :param n_envs: Number of training environments
+    :param additional_args: The zoo's ``using_her_replay_buffer`` and ``her_kwargs``
+    :return: Arguments of the algorithm
+    """
+    if n_actions > 0:
+        trial.suggest_float("target_entropy", -2.0 * n_actions, -0.25 * n_actions)
+    trial.suggest_float("initial_ent_coef", 0.01, 1.0, log=True)
+    trial.suggest_int("target_update_interval", 1, 8, log=True)
+    _suggest_shared_params(trial, n_actions, n_envs, additional_args)
+    return convert_sac_v2_params(trial.params)
+
+
+def convert_sac_v2_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    """
+    Turn the parameters of a SACv2 trial into the arguments that were sampled.
+
+    :param sampled_params: ``trial.params``
+    :return: Arguments of the algorithm, equal to what :func:`sample_sac_v2_params` returned for the trial
+    """
+    hyperparams = _convert_shared_params(sampled_params)
+    hyperparams["ent_coef"] = f"auto_{hyperparams.pop('initial_ent_coef')}"
+    return hyperparams
+
+
+def _suggest_shared_params(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> None:
+    """Have the zoo sample what we share with SAC; what HER was given besides becomes a choice of one."""
+    sample_sac_params(trial, n_actions, n_envs, additional_args)
+    if additional_args["using_her_replay_buffer"]:
+        for name, value in additional_args["her_kwargs"].items():
+            if name not in _HER_SAMPLED:
+                trial.suggest_categorical(_HER_GIVEN + name, [value])
+
+
+def _convert_shared_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    """The zoo's conversion, with the parameters of the HER buffer brought back into their dictionary."""
+    hyperparams = dict(sampled_params)
+    her_kwargs = {name: hyperparams.pop(name) for name in _HER_SAMPLED if name in hyperparams}
+    for name in [name for name in hyperparams if name.startswith(_HER_GIVEN)]:
+        her_kwargs[name.removeprefix(_HER_GIVEN)] = hyperparams.pop(name)
+    if her_kwargs:
+        hyperparams["replay_buffer_kwargs"] = her_kwargs
+    return convert_offpolicy_params(hyperparams)
