@@ -1,0 +1,1 @@
+"""Machinery every algorithm of the package shares: the training loop, learners, networks, losses, replay, engines."""

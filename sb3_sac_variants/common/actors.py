@@ -1,0 +1,96 @@
+"""
+Stochastic policies whose randomness is an argument.
+
+SB3's distributions draw their own noise, hold state and validate their arguments on the host. Here noise comes in
+from outside, which makes a sample a pure function of (observation, noise): it can be compiled, captured in a CUDA
+graph, repeated in a test, and the same seed gives the same run on every engine.
+"""
+
+import math
+
+import torch as th
+from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.sac.policies import Actor
+from torch.nn import functional as F
+
+from sb3_sac_variants.common.losses import PolicySample
+
+LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+def gaussian_log_prob(value: th.Tensor, mean: th.Tensor, log_std: th.Tensor) -> th.Tensor:
+    """
+    Log-density of independent Gaussians, summed over the last dimension.
+
+    :param value: where, ``(..., D)``
+    :param mean: means, ``(..., D)``
+    :param log_std: log standard deviations, ``(..., D)``
+    :return: ``(...)``
+    """
+    return (-0.5 * ((value - mean) * th.exp(-log_std)).square() - log_std - LOG_SQRT_2PI).sum(dim=-1)
+
+
+def log_det_tanh(pre_tanh: th.Tensor) -> th.Tensor:
+    """
+    log |det d tanh(u)/du| = sum log(1 - tanh(u)^2), in the form that stays finite for any u
+    (P18, appendix C, eq. 21, with log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u))).
+
+    :param pre_tanh: u, ``(..., D)``
+    :return: ``(...)``
+    """
+    return (2.0 * (math.log(2.0) - pre_tanh - F.softplus(-2.0 * pre_tanh))).sum(dim=-1)
+
+
+class SquashedGaussianActor(Actor):
+    """
+    The tanh-squashed Gaussian policy (P18, appendix C): SB3's SAC ``Actor``, its networks, parameters and gSDE, with
+    sampling as a pure function. Parameters as there.
+    """
+
+    def noise_shape(self, batch_size: int) -> tuple[int, ...]:
+        """
+        :param batch_size: number of states
+        :return: shape of the standard normal noise that :meth:`sample` takes: one number for each action dimension, or
+            one exploration matrix for the whole batch with gSDE
+        """
+        if self.use_sde:
+            return tuple(self.get_std().shape)
+        return (batch_size, int(self.mu.out_features))
+
+    def sample(self, obs: PyTorchObs, noise: th.Tensor, reparameterize: bool = True) -> PolicySample:
+        """
+        Draw a ~ pi(.|s) as a = tanh(u), u = mean + std * noise, with log pi(a|s) (P18, eq. 21).
+
+        :param obs: observations
+        :param noise: standard normal noise of :meth:`noise_shape`
+        :param reparameterize: whether gradients flow through the action (P18, eq. 11) or only into the log-probability
+            of a fixed action (likelihood ratio)
+        :return: one action of weight one for each state, ``(B, action_dim)`` and ``(B, 1)``
+        """
+        mean, log_std, kwargs = self.get_action_dist_params(obs)
+        if self.use_sde:
+            # One exploration matrix for the batch, as SB3: u = mean + latent @ (std * noise)
+            latent, std = kwargs["latent_sde"], self.get_std()
+            u = mean + latent @ (noise * std)
+            log_std = 0.5 * th.log(latent.square() @ std.square() + self.action_dist.epsilon)
+        else:
+            u = mean + log_std.exp() * noise
+        if not reparameterize:
+            u = u.detach()
+        log_prob = (gaussian_log_prob(u, mean, log_std) - log_det_tanh(u)).unsqueeze(1)
+        return PolicySample(th.tanh(u), log_prob, th.ones_like(log_prob))
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        """
+        Action to take in the environment.
+
+        :param obs: observations
+        :param deterministic: whether to take tanh(mean)
+        :return: actions in [-1, 1], ``(B, action_dim)``
+        """
+        if self.use_sde:  # keeps the exploration matrix of the rollout in SB3's distribution
+            return super().forward(obs, deterministic)
+        mean, log_std, _ = self.get_action_dist_params(obs)
+        if deterministic:
+            return th.tanh(mean)
+        return th.tanh(mean + log_std.exp() * th.randn_like(mean))

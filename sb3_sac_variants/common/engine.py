@@ -1,0 +1,252 @@
+"""
+How an update runs: eagerly, compiled, or as a CUDA graph.
+
+An engine knows two functions and no network: ``draw(batch_size)`` gives the arguments of a gradient step (transitions
+and noise), ``step(*arguments)`` does it. All engines give the same numbers within float tolerance.
+"""
+
+import os
+import shutil
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+from typing import Any, ClassVar
+
+import torch as th
+from torch.utils import _pytree as pytree
+
+Draw = Callable[[int], tuple[Any, ...]]
+Step = Callable[..., None]
+
+#: gradient steps from which compiling pays for itself on a CPU (see benchmarks/README.md)
+COMPILE_PAYS_FROM = 20_000
+
+
+class EngineUnavailableError(RuntimeError):
+    """An engine was asked for by name and cannot run; the message says why and what to do."""
+
+
+class Engine(ABC):
+    """
+    :param draw: gives the arguments of a gradient step
+    :param step: does a gradient step
+    :param draw_on_device: whether ``draw`` runs on the device without a word to the host
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, draw: Draw, step: Step, draw_on_device: bool):
+        self.draw, self.step, self.draw_on_device = draw, step, draw_on_device
+
+    @abstractmethod
+    def run(self, gradient_steps: int, batch_size: int, signature: Hashable) -> None:
+        """
+        :param gradient_steps: number of gradient steps
+        :param batch_size: transitions in each
+        :param signature: changes when something that must not change under a captured graph has changed
+        """
+
+
+class EagerEngine(Engine):
+    """One operation after the other: runs anywhere, the reference for the other engines."""
+
+    name = "eager"
+
+    def run(self, gradient_steps: int, batch_size: int, signature: Hashable) -> None:
+        for _ in range(gradient_steps):
+            self.step(*self.draw(batch_size))
+
+
+class CompiledEngine(Engine):
+    """
+    The whole gradient step in one ``torch.compile`` graph; the draw stays outside, so that random numbers are those of
+    the eager engine.
+
+    :param fullgraph: False where the optimiser's own step has to break the graph
+    """
+
+    name = "compile"
+
+    def __init__(self, draw: Draw, step: Step, draw_on_device: bool, fullgraph: bool = True):
+        super().__init__(draw, step, draw_on_device)
+        reason = compile_obstacle()
+        if reason is not None:
+            raise EngineUnavailableError(f"engine='compile' cannot run: {reason}")
+        self.compiled = th.compile(step, fullgraph=fullgraph, dynamic=False)
+
+    def run(self, gradient_steps: int, batch_size: int, signature: Hashable) -> None:
+        for _ in range(gradient_steps):
+            self.compiled(*self.draw(batch_size))
+
+
+class CudaGraphEngine(Engine):
+    """
+    Draw, losses, backward, optimisers and targets in one CUDA graph, replayed with a single call to the driver.
+
+    The first steps are real updates run eagerly on a side stream (they warm up libraries and allocate the optimisers'
+    memory, as capture requires). Where the draw needs the host (SB3's own buffers), it stays outside and its result
+    is copied into the graph's inputs.
+
+    :param device: the CUDA device
+    :param compiled: whether the captured step is compiled first (fewer, larger kernels)
+    """
+
+    name = "cudagraph"
+    warm_up_steps = 3
+
+    def __init__(
+        self,
+        draw: Draw,
+        step: Step,
+        draw_on_device: bool,
+        device: th.device,
+        compiled: bool = False,
+        fullgraph: bool = True,
+    ):
+        super().__init__(draw, step, draw_on_device)
+        if device.type != "cuda":
+            raise EngineUnavailableError(f"engine='cudagraph' cannot run on device='{device}': pass device='cuda'")
+        self.device = device
+        if compiled:
+            self.step = th.compile(step, fullgraph=fullgraph, dynamic=False)
+        self._graph: th.cuda.CUDAGraph | None = None
+        self._signature: Hashable = None
+        self._inputs: list[th.Tensor] = []
+        self._warmed_up = 0
+
+    def run(self, gradient_steps: int, batch_size: int, signature: Hashable) -> None:
+        signature = (batch_size, signature)
+        if signature != self._signature:
+            self._graph, self._signature, self._warmed_up = None, signature, 0
+        for _ in range(gradient_steps):
+            if self._graph is None and self._warmed_up < self.warm_up_steps:
+                self._warm_up(batch_size)
+            else:
+                if self._graph is None:
+                    self._capture(batch_size)
+                self._replay(batch_size)
+
+    def _warm_up(self, batch_size: int) -> None:
+        stream = th.cuda.Stream(self.device)
+        stream.wait_stream(th.cuda.current_stream(self.device))
+        with th.cuda.stream(stream):
+            self.step(*self.draw(batch_size))
+        th.cuda.current_stream(self.device).wait_stream(stream)
+        self._warmed_up += 1
+
+    def _capture(self, batch_size: int) -> None:
+        graph = th.cuda.CUDAGraph()
+        if self.draw_on_device:
+            with th.cuda.graph(graph):
+                self.step(*self.draw(batch_size))
+        else:
+            leaves, structure = pytree.tree_flatten(self.draw(batch_size))
+            self._inputs = [leaf.clone() if isinstance(leaf, th.Tensor) else leaf for leaf in leaves]
+            arguments = pytree.tree_unflatten(self._inputs, structure)
+            with th.cuda.graph(graph):
+                self.step(*arguments)
+        self._graph = graph
+
+    def _replay(self, batch_size: int) -> None:
+        assert self._graph is not None
+        if not self.draw_on_device:
+            for static, fresh in zip(self._inputs, pytree.tree_leaves(self.draw(batch_size)), strict=True):
+                if isinstance(static, th.Tensor):
+                    static.copy_(fresh, non_blocking=True)
+        self._graph.replay()
+
+
+def compile_obstacle() -> str | None:
+    """
+    :return: why ``torch.compile`` cannot work on this machine's CPU, or None
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None and shutil.which("clang++") is None and shutil.which("cl") is None:
+        return f"no C++ compiler found ({compiler!r} is not on the PATH): install one, or pass engine='eager'"
+    return None
+
+
+class _WithFallback(Engine):
+    """
+    An engine chosen by "auto": if it fails at its first step, before anything was changed, the eager engine takes over
+    with one warning.
+
+    :param chosen: the engine
+    :param fallback: what takes over
+    """
+
+    def __init__(self, chosen: Engine, fallback: Engine):
+        super().__init__(chosen.draw, chosen.step, chosen.draw_on_device)
+        self._engine, self._fallback = chosen, fallback
+        self._proven = False
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return self._engine.name
+
+    def run(self, gradient_steps: int, batch_size: int, signature: Hashable) -> None:
+        if self._proven:
+            self._engine.run(gradient_steps, batch_size, signature)
+            return
+        try:
+            self._engine.run(gradient_steps, batch_size, signature)
+        except Exception as error:  # whatever a compiler may raise: eager raises it again if it is the user's own
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            warnings.warn(
+                f"engine='auto' chose {self._engine.name!r}, which failed ({type(error).__name__}: {reason[0]}): going "
+                "on with engine='eager'",
+                stacklevel=2,
+            )
+            self._engine = self._fallback
+            self._engine.run(gradient_steps, batch_size, signature)
+        self._proven = True
+
+
+def make_engine(
+    name: str,
+    draw: Draw,
+    step: Step,
+    *,
+    device: th.device,
+    draw_on_device: bool,
+    fullgraph: bool,
+    planned_steps: float,
+    verbose: int = 0,
+) -> Engine:
+    """
+    :param name: "auto", "eager", "compile" or "cudagraph"
+    :param draw: gives the arguments of a gradient step
+    :param step: does a gradient step
+    :param device: where
+    :param draw_on_device: whether ``draw`` runs without a word to the host
+    :param fullgraph: whether the whole step can be one graph
+    :param planned_steps: gradient steps still to be done
+    :param verbose: from 1 on, say which engine was taken and why
+    :return: the engine
+    :raises EngineUnavailableError: if an engine asked for by name cannot run
+    """
+    eager = EagerEngine(draw, step, draw_on_device)
+    engine: Engine
+    if name == "eager":
+        engine, why = eager, "asked for"
+    elif name == "compile":
+        engine, why = CompiledEngine(draw, step, draw_on_device, fullgraph), "asked for"
+    elif name == "cudagraph":
+        engine, why = CudaGraphEngine(draw, step, draw_on_device, device), "asked for"
+    elif device.type == "cuda":
+        engine = _WithFallback(CudaGraphEngine(draw, step, draw_on_device, device), eager)
+        why = "device is CUDA"
+    elif device.type != "cpu":
+        engine, why = eager, f"device is {device.type}"
+    elif planned_steps < COMPILE_PAYS_FROM:
+        engine, why = eager, f"{planned_steps:.0f} gradient steps do not pay for compiling"
+    else:
+        obstacle = compile_obstacle()
+        if obstacle is None:
+            engine = _WithFallback(CompiledEngine(draw, step, draw_on_device, fullgraph), eager)
+            why = f"{planned_steps:.0f} gradient steps pay for compiling"
+        else:
+            engine, why = eager, obstacle
+    if verbose >= 1:
+        print(f"Using the {engine.name} engine ({why})")
+    return engine

@@ -1,0 +1,242 @@
+"""
+A module, its optimiser, and ``minimize``: the only place that differentiates and steps; and the tracking of targets.
+
+Run eagerly, a step is ``torch.autograd.grad`` (gradients of this module's parameters only, never of the networks the
+loss merely passes through) and a fused ``torch.optim`` step. Inside a compiled graph the same step is written with
+``torch.func`` and, for plain Adam, as tensor arithmetic on the optimiser's own state, because ``Optimizer.step()``
+would break the graph. Either way the state lives in the optimiser, so a saved model knows nothing of how it was run.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import torch as th
+from torch import nn
+
+Loss = th.Tensor | tuple[th.Tensor, Any]
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def is_plain_adam(optimizer: th.optim.Optimizer) -> bool:
+    """
+    :param optimizer: any optimiser
+    :return: whether its step is Kingma and Ba's Adam and nothing else, so that :func:`adam_step` may stand in for it
+    """
+    unused = ("weight_decay", "amsgrad", "maximize", "differentiable")
+    return type(optimizer) is th.optim.Adam and not any(
+        group[option] for group in optimizer.param_groups for option in unused
+    )
+
+
+def adam_step(optimizer: th.optim.Optimizer, parameters: list[nn.Parameter], gradients: tuple[th.Tensor, ...]) -> None:
+    """
+    One step of Adam (Kingma and Ba 2015, Algorithm 1) in place, on the state of a ``torch.optim.Adam``.
+
+    :param optimizer: optimiser whose state is read and written, with one parameter group
+    :param parameters: its parameters
+    :param gradients: their gradients
+    """
+    group = optimizer.param_groups[0]
+    beta1, beta2 = group["betas"]
+    # 1 - beta**t cancels in float32: take -expm1(t log beta). One step counter serves all parameters.
+    step = optimizer.state[parameters[0]]["step"] + 1.0
+    log_beta1, log_beta2 = th.log(th.tensor([beta1, beta2], dtype=th.float64)).tolist()
+    step_size = group["lr"] / -th.expm1(step * log_beta1)
+    correction2 = th.sqrt(-th.expm1(step * log_beta2))
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        state = optimizer.state[parameter]
+        state["step"].copy_(step)
+        state["exp_avg"].lerp_(gradient, 1.0 - beta1)
+        state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
+        denominator = state["exp_avg_sq"].sqrt() / correction2 + group["eps"]
+        parameter.data.sub_(step_size * state["exp_avg"] / denominator)
+
+
+class _Evaluate(nn.Module):
+    """Lets ``torch.func.functional_call`` evaluate a closure of a module with other parameters."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, function: Callable[[nn.Module], Loss]) -> Loss:
+        return function(self.module)
+
+
+class Learner:
+    """
+    A module and the optimiser that trains it.
+
+    :param module: the module; its attribute ``optimizer`` (SB3's convention) does the steps
+    :param name: how it is called in errors
+    """
+
+    def __init__(self, module: nn.Module, name: str):
+        self.module = module
+        self.name = name
+        self.parameters: list[nn.Parameter] = []
+        self._names: list[str] = []
+        self._evaluate = _Evaluate(module)
+        self.plain_adam = False
+        self.lr: th.Tensor | None = None
+        self.refresh()
+
+    @property
+    def optimizer(self) -> th.optim.Optimizer:
+        """
+        :return: the optimiser of the module
+        """
+        return self.module.optimizer  # type: ignore[return-value]
+
+    def refresh(self) -> None:
+        """
+        Bring the optimiser into the form the engines rely on: learning rate and step count as tensors on the device
+        (so that a changing rate neither recompiles nor recaptures), fused kernels where torch has them. To be called
+        after anything that replaces the optimiser or loads its state.
+        """
+        optimizer = self.optimizer
+        self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        names = {id(parameter): name for name, parameter in self._evaluate.named_parameters()}
+        self._names = [names[id(parameter)] for parameter in self.parameters]
+        device = self.parameters[0].device
+        self.plain_adam = is_plain_adam(optimizer) and len(optimizer.param_groups) == 1
+        if not isinstance(optimizer, th.optim.Adam):
+            self.lr = None
+            for group in optimizer.param_groups:
+                if "capturable" in inspect.signature(type(optimizer)).parameters:
+                    group["capturable"] = device.type == "cuda"
+            return
+        rate = th.tensor(float(optimizer.param_groups[0]["lr"]), dtype=th.float32, device=device)
+        self.lr = rate
+        for group in optimizer.param_groups:
+            group.update(lr=rate, fused=True, foreach=False, capturable=device.type == "cuda")
+            if group.get("differentiable"):
+                group.update(fused=False)
+        for parameter in self.parameters:
+            state = optimizer.state[parameter]
+            if "step" not in state:
+                state["step"] = th.zeros((), dtype=th.float32, device=device)
+                state["exp_avg"] = th.zeros_like(parameter)
+                state["exp_avg_sq"] = th.zeros_like(parameter)
+                if optimizer.param_groups[0]["amsgrad"]:
+                    state["max_exp_avg_sq"] = th.zeros_like(parameter)
+            state["step"] = th.as_tensor(state["step"], dtype=th.float32).to(device)
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """
+        :param learning_rate: the rate from the next step on
+        """
+        if self.lr is not None:
+            self.lr.fill_(learning_rate)
+            return
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+
+    def minimize(self, loss: Callable[[Any], Loss]) -> Any:
+        """
+        One gradient step on the module's parameters.
+
+        :param loss: function of the module that returns a scalar, or a scalar and anything made of tensors
+        :return: what the function returned, without gradients
+        """
+        if th.compiler.is_compiling():
+            return self._minimize_functional(loss)
+        with th.enable_grad():
+            result = loss(self.module)
+        value = result[0] if isinstance(result, tuple) else result
+        gradients = th.autograd.grad(value, self.parameters)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizer.step()
+        return detach(result)
+
+    def _minimize_functional(self, loss: Callable[[Any], Loss]) -> Any:
+        """The same step in the form that torch.compile traces into one graph."""
+        parameters = {name: parameter.detach() for name, parameter in zip(self._names, self.parameters, strict=True)}
+
+        def loss_of(params: dict[str, th.Tensor]) -> tuple[th.Tensor, Any]:
+            result = th.func.functional_call(self._evaluate, params, (loss,))
+            return result if isinstance(result, tuple) else (result, ())
+
+        gradients, (value, auxiliary) = th.func.grad_and_value(loss_of, has_aux=True)(parameters)
+        if self.plain_adam:
+            adam_step(self.optimizer, self.parameters, tuple(gradients[name] for name in self._names))
+        else:
+            for name, parameter in zip(self._names, self.parameters, strict=True):
+                parameter.grad = gradients[name]
+            th.compiler.disable(self.optimizer.step)()
+        return (value, detach(auxiliary)) if auxiliary != () else value
+
+
+def detach(value: Any) -> Any:
+    """
+    :param value: a tensor, or tuples of them
+    :return: the same without gradients
+    """
+    if isinstance(value, th.Tensor):
+        return value.detach()
+    if isinstance(value, tuple):
+        parts = [detach(part) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value
+
+
+def target_copy(module: ModuleT) -> ModuleT:
+    """
+    :param module: an online network
+    :return: an exact copy for the targets: in evaluation mode, without gradients and without an optimiser
+    """
+    target = copy.deepcopy(module)
+    target.train(False)
+    return target.requires_grad_(False)
+
+
+class TargetTracker:
+    """
+    Keeps a target network behind its online network: an exponential moving average each time a persistent counter of
+    gradient steps reaches a multiple of the interval; ``tau = 1`` makes it a hard copy (P18, section 5.2; P17, algorithm 1).
+
+    SB3 tests its interval against the step inside one ``train()`` call, where with ``gradient_steps=1`` it is always
+    zero; this counter counts over the whole run.
+
+    :param online: the network that learns
+    :param target: the network that follows
+    """
+
+    def __init__(self, online: nn.Module, target: nn.Module):
+        self.online = list(online.parameters())
+        self.target = list(target.parameters())
+        # Running statistics of normalisation layers are copied, not averaged (SB3, issue 996)
+        self.online_statistics = [buffer for buffer in online.buffers() if buffer.is_floating_point()]
+        self.target_statistics = [buffer for buffer in target.buffers() if buffer.is_floating_point()]
+        device = self.online[0].device
+        self.steps = th.zeros((), dtype=th.int64, device=device)
+        self.interval = th.ones((), dtype=th.int64, device=device)
+        self.tau = th.ones((), device=device)
+
+    def configure(self, tau: float, interval: int, steps: int) -> None:
+        """
+        :param tau: coefficient of the moving average
+        :param interval: number of gradient steps from one update to the next
+        :param steps: gradient steps done so far in the whole run
+        """
+        self.tau.fill_(tau)
+        self.interval.fill_(interval)
+        self.steps.fill_(steps)
+
+    def step(self) -> None:
+        """Count one gradient step, and let the target follow if it is time."""
+        with th.no_grad():
+            self.steps += 1
+            due = (self.steps % self.interval == 0).to(self.tau.dtype)
+            # A weight of exactly 0 leaves a target as it is, of exactly 1 copies: no branch, so one graph serves
+            weight = self.tau * due
+            _foreach_lerp(self.target, self.online, weight)
+            _foreach_lerp(self.target_statistics, self.online_statistics, due)
+
+
+def _foreach_lerp(targets: Iterable[th.Tensor], sources: Iterable[th.Tensor], weight: th.Tensor) -> None:
+    for target, source in zip(targets, sources, strict=True):
+        target.lerp_(source, weight.to(target.dtype))

@@ -1,0 +1,189 @@
+"""
+The equations of maximum-entropy reinforcement learning, one pure function each.
+
+Every function takes tensors and returns tensors: no network, no optimiser, no state. Shapes are checked, because a
+silent broadcast of ``(batch,)`` against ``(batch, 1)`` is the classic error of this field. Notation: ``B`` batch
+size, ``n`` number of critics, ``K`` number of actions an expectation runs over (1 for a sampled action, ``|A|`` for
+an exact sum over discrete actions).
+
+P17 is Haarnoja et al. 2017 (arXiv 1702.08165), P18 Haarnoja et al. 2018 (arXiv 1801.01290), P19 Haarnoja et al.
+2018/2019 (arXiv 1812.05905).
+"""
+
+from typing import NamedTuple
+
+import torch as th
+from stable_baselines3.common.type_aliases import TensorDict
+
+
+class Batch(NamedTuple):
+    """
+    Transitions drawn from the replay buffer, as an update sees them.
+
+    :param observations: observations, ``(B, *obs_shape)``, or a dictionary of such tensors
+    :param actions: actions as stored, scaled to [-1, 1] on Box, ``(B, action_dim)``
+    :param next_observations: what followed (the true last observation at the end of an episode), as ``observations``
+    :param dones: 1 where the episode terminated, 0 where it went on or was truncated, ``(B, 1)``
+    :param rewards: raw (or n-step) rewards, ``(B, 1)``
+    :param discounts: discount of the bootstrapped value: gamma, or gamma^n for n-step returns, ``(B, 1)``
+    """
+
+    observations: th.Tensor | TensorDict
+    actions: th.Tensor
+    next_observations: th.Tensor | TensorDict
+    dones: th.Tensor
+    rewards: th.Tensor
+    discounts: th.Tensor
+
+
+class PolicySample(NamedTuple):
+    """
+    What a policy offers to form an expectation over its actions: ``E_pi[f] = sum_k weights_k f_k``.
+
+    A continuous policy gives one sampled action of weight one, a discrete policy all its actions weighted by their
+    probabilities, so that the equations below are written once for both.
+
+    :param actions: the action, ``(B, action_dim)``; None where all actions are meant
+    :param log_prob: log pi(a|s), ``(B, K)``
+    :param weights: weights of the expectation, ``(B, K)``
+    """
+
+    actions: th.Tensor | None
+    log_prob: th.Tensor
+    weights: th.Tensor
+
+
+def _check_shape(name: str, tensor: th.Tensor, expected: tuple[int | None, ...]) -> None:
+    """
+    :param name: how the tensor is called in the error
+    :param tensor: the tensor
+    :param expected: its shape, None where any size will do
+    :raises ValueError: if the shape differs
+    """
+    if tensor.dim() != len(expected) or any(
+        want is not None and have != want for have, want in zip(tensor.shape, expected, strict=True)
+    ):
+        wanted = tuple("any" if size is None else size for size in expected)
+        raise ValueError(
+            f"{name} has shape {tuple(tensor.shape)}, expected {wanted}: reshape it, or it would broadcast"
+        )
+
+
+def expectation(sample: PolicySample, values: th.Tensor) -> th.Tensor:
+    """
+    Expectation over the policy's actions, E_pi[f(s, a)] = sum_k w_k f_k.
+
+    :param sample: the policy's actions and weights
+    :param values: f at these actions, ``(B, K)``
+    :return: ``(B, 1)``
+    """
+    _check_shape("values", values, tuple(sample.weights.shape))
+    return (sample.weights * values).sum(dim=1, keepdim=True)
+
+
+def soft_value(q_values: th.Tensor, sample: PolicySample, ent_coef: th.Tensor) -> th.Tensor:
+    """
+    Soft state value V(s) = E_pi[Q(s, a) - alpha log pi(a|s)] (P18, eq. 3).
+
+    :param q_values: Q at the policy's actions, ``(B, K)``
+    :param sample: the policy's actions
+    :param ent_coef: temperature alpha, a scalar tensor
+    :return: ``(B, 1)``
+    """
+    return expectation(sample, q_values - ent_coef * sample.log_prob)
+
+
+def soft_bellman_target(batch: Batch, next_value: th.Tensor, reward_scale: float = 1.0) -> th.Tensor:
+    """
+    Target of the soft Bellman backup, y = c r + gamma (1 - d) V(s') (P18, eq. 8; P19, eq. 2).
+
+    :param batch: transitions
+    :param next_value: V(s'), ``(B, 1)``
+    :param reward_scale: c, multiplies the reward; 1/alpha of P18
+    :return: ``(B, 1)``, without gradient
+    """
+    _check_shape("next_value", next_value, (batch.rewards.shape[0], 1))
+    _check_shape("batch.rewards", batch.rewards, (None, 1))
+    return (reward_scale * batch.rewards + (1.0 - batch.dones) * batch.discounts * next_value).detach()
+
+
+def soft_bellman_error(q_values: th.Tensor, target_q: th.Tensor) -> th.Tensor:
+    """
+    Soft Bellman residual J_Q = sum_i 1/2 E[(Q_i(s, a) - y)^2] (P18, eq. 7; P19, eq. 5).
+
+    The sum over critics makes one optimiser over all of them the same, element by element, as one for each.
+
+    :param q_values: Q of all critics, ``(n, B, 1)``
+    :param target_q: y, ``(B, 1)``
+    :return: scalar
+    """
+    _check_shape("q_values", q_values, (None, *target_q.shape))
+    return 0.5 * (q_values - target_q).square().mean(dim=(1, 2)).sum()
+
+
+def soft_value_error(values: th.Tensor, target_value: th.Tensor) -> th.Tensor:
+    """
+    Residual of the value network J_V = 1/2 E[(V(s) - target)^2] (P18, eq. 5).
+
+    :param values: V(s), ``(B, 1)``
+    :param target_value: E_pi[Q - alpha log pi], ``(B, 1)``, without gradient
+    :return: scalar
+    """
+    _check_shape("values", values, tuple(target_value.shape))
+    return 0.5 * (values - target_value).square().mean()
+
+
+def soft_policy_improvement(q_values: th.Tensor, sample: PolicySample, ent_coef: th.Tensor) -> th.Tensor:
+    """
+    Reparameterised policy loss J_pi = E[E_pi[alpha log pi(a|s) - Q(s, a)]] (P18, eq. 12; P19, eq. 7).
+
+    For discrete actions the inner expectation is the exact sum over actions (not its mean: that would scale the
+    loss by 1/|A|).
+
+    :param q_values: Q at the policy's actions, ``(B, K)``
+    :param sample: the policy's actions, differentiable
+    :param ent_coef: temperature alpha, a scalar tensor without gradient
+    :return: scalar
+    """
+    return -soft_value(q_values, sample, ent_coef).mean()
+
+
+def likelihood_ratio_policy_improvement(
+    q_values: th.Tensor, values: th.Tensor, sample: PolicySample, ent_coef: th.Tensor
+) -> th.Tensor:
+    """
+    Likelihood-ratio form of the policy loss, E[log pi(a|s) sg(alpha log pi(a|s) - Q(s, a) + V(s))]: its gradient is
+    the score-function gradient of P18, eq. 10, with V as the baseline.
+
+    :param q_values: Q at the sampled action, ``(B, 1)``
+    :param values: V(s), ``(B, 1)``
+    :param sample: a sampled action, its log-probability differentiable, the action itself not
+    :param ent_coef: temperature alpha, a scalar tensor without gradient
+    :return: scalar
+    """
+    _check_shape("values", values, tuple(q_values.shape))
+    _check_shape("sample.log_prob", sample.log_prob, tuple(q_values.shape))
+    return (sample.log_prob * (ent_coef * sample.log_prob - q_values + values).detach()).mean()
+
+
+def temperature_loss(coefficient: th.Tensor, sample: PolicySample, target_entropy: float) -> th.Tensor:
+    """
+    Temperature objective J(alpha) = E[-alpha (log pi(a|s) + H)] (P19, eq. 18).
+
+    :param coefficient: what the gradient is taken of: alpha (the paper) or log alpha (the authors' early code, SB3)
+    :param sample: the policy's actions; no gradient flows into them
+    :param target_entropy: H, in nats
+    :return: scalar
+    """
+    excess = expectation(sample, sample.log_prob).detach() + target_entropy
+    return -(coefficient * excess).mean()
+
+
+def policy_entropy(sample: PolicySample) -> th.Tensor:
+    """
+    Estimate of the policy's entropy, E[-log pi(a|s)] in nats.
+
+    :param sample: the policy's actions
+    :return: scalar, without gradient
+    """
+    return -expectation(sample, sample.log_prob).mean().detach()

@@ -1,0 +1,89 @@
+"""What the policies (SB3's word for all networks of an algorithm) have in common: an actor and stacked critics."""
+
+from typing import Any, ClassVar
+
+from stable_baselines3.common.policies import BaseModel
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.sac.policies import SACPolicy
+from torch import nn
+
+from sb3_sac_variants.common.actors import SquashedGaussianActor
+from sb3_sac_variants.common.critics import StackedContinuousCritic
+
+
+class MaxEntPolicy(SACPolicy):
+    """
+    Actor and critics of a maximum-entropy algorithm. All arguments are those of SB3's ``SACPolicy``
+    (``net_arch``, ``activation_fn``, ``n_critics``, ``optimizer_class``, ``features_extractor_class``, gSDE, ...).
+
+    Subclasses add the networks their algorithm bootstraps from in :meth:`_build`.
+
+    :param features_extractor_class: features extractor to use; by default what the class names
+    """
+
+    actor: SquashedGaussianActor
+    critic: StackedContinuousCritic  # type: ignore[assignment]
+    default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+    #: names of the networks that have an optimiser
+    learned_networks: ClassVar[tuple[str, ...]] = ("actor", "critic")
+
+    def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] | None = None, **kwargs: Any):
+        if features_extractor_class is None:
+            features_extractor_class = self.default_features_extractor_class
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        """
+        Build the networks and their optimisers.
+
+        :param lr_schedule: learning rate schedule; ``lr_schedule(1)`` is where the rate starts
+        """
+        self.actor = self.make_actor()
+        self._add_optimizer(self.actor, list(self.actor.parameters()), lr_schedule)
+        self.critic = self.make_critic(self.actor.features_extractor if self.share_features_extractor else None)
+        # A shared features extractor learns from the actor's loss only (SB3's SAC)
+        shared = {id(parameter) for parameter in self.actor.parameters()}
+        self._add_optimizer(
+            self.critic,
+            [parameter for parameter in self.critic.parameters() if id(parameter) not in shared],
+            lr_schedule,
+        )
+
+    def _add_optimizer(self, network: nn.Module, parameters: list[nn.Parameter], lr_schedule: Schedule) -> None:
+        """
+        :param network: gets the attribute ``optimizer``, as in SB3
+        :param parameters: what it optimises
+        :param lr_schedule: learning rate schedule
+        """
+        network.optimizer = self.optimizer_class(  # type: ignore[assignment]
+            parameters,
+            lr=lr_schedule(1),  # type: ignore[call-arg]
+            **self.optimizer_kwargs,
+        )
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> SquashedGaussianActor:
+        actor_kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
+        return SquashedGaussianActor(**actor_kwargs).to(self.device)
+
+    def make_critic(  # type: ignore[override]
+        self, features_extractor: BaseFeaturesExtractor | None = None
+    ) -> StackedContinuousCritic:
+        critic_kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
+        return StackedContinuousCritic(**critic_kwargs).to(self.device)
+
+    def set_training_mode(self, mode: bool) -> None:
+        """
+        Put the networks that learn in training or evaluation mode (batch norm, dropout); targets stay in evaluation mode.
+
+        :param mode: whether to train
+        """
+        for name in self.learned_networks:
+            network: BaseModel = getattr(self, name)
+            network.set_training_mode(mode)
+        self.training = mode
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data["share_features_extractor"] = self.share_features_extractor
+        return data

@@ -1,0 +1,115 @@
+"""Checks of arguments and data: every error names the argument, its value and the remedy."""
+
+import math
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """
+    :param name: of the argument
+    :param value: its value
+    :param choices: what is allowed
+    :raises ValueError: if it is something else
+    """
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is not known: pass one of {', '.join(map(repr, choices))}")
+
+
+def check_range(
+    name: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    low_open: bool = False,
+    integer: bool = False,
+) -> None:
+    """
+    :param name: of the argument
+    :param value: its value
+    :param low: smallest value allowed
+    :param high: largest value allowed
+    :param low_open: whether ``low`` itself is excluded
+    :param integer: whether only whole numbers are allowed
+    :raises ValueError: if the value is out of range, or no number
+    """
+    kind = "an integer" if integer else "a number"
+    below = "greater than" if low_open else "at least"
+    wanted = f"{kind} {below} {low:g}" if math.isfinite(low) else kind
+    if math.isfinite(high):
+        wanted += f" and at most {high:g}"
+    types = (int, np.integer) if integer else (int, float, np.integer, np.floating)
+    good = isinstance(value, types) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or value > high or value < low or (low_open and value == low):
+        raise ValueError(f"{name}={value!r} is not allowed: pass {wanted}")
+
+
+def parse_ent_coef(ent_coef: str | float) -> tuple[float, bool]:
+    """
+    :param ent_coef: a number, "auto" or "auto_<initial value>"
+    :return: (initial) temperature, and whether it is learned
+    :raises ValueError: if it is neither, or has no meaning as a temperature
+    """
+    remedy = "pass a number of at least 0, 'auto', or 'auto_<initial value>' with an initial value greater than 0"
+    learned = isinstance(ent_coef, str) and ent_coef.startswith("auto")
+    try:
+        if isinstance(ent_coef, str) and learned:
+            text = ent_coef[len("auto") :]
+            if text and not text.startswith("_"):
+                raise ValueError
+            value = float(text[1:]) if text else 1.0
+        else:
+            value = float(ent_coef)
+    except (TypeError, ValueError):
+        raise ValueError(f"ent_coef={ent_coef!r} is not a temperature: {remedy}") from None
+    if not math.isfinite(value) or value < 0 or (learned and value == 0):
+        raise ValueError(f"ent_coef={ent_coef!r} is not a temperature: {remedy}")
+    return value, learned
+
+
+def check_action_space(space: spaces.Space, supported: tuple[type[spaces.Space], ...], algorithm: str) -> None:
+    """
+    :param space: the environment's action space
+    :param supported: classes the algorithm can do
+    :param algorithm: its name
+    :raises ValueError: if the space is of another class, or not bounded
+    """
+    if not isinstance(space, supported):
+        names = " or ".join(cls.__name__ for cls in supported)
+        raise ValueError(
+            f"{algorithm} does not support action_space={space}: it needs {names}. Wrap the environment so that its "
+            "actions are of that kind"
+        )
+    if isinstance(space, spaces.Box) and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise ValueError(
+            f"{algorithm} needs finite action bounds, got action_space={space} with low={space.low} and "
+            f"high={space.high}: bound it, for example with gymnasium.wrappers.RescaleAction"
+        )
+
+
+def check_finite(name: str, values: np.ndarray | dict[str, np.ndarray], step: int) -> None:
+    """
+    Refuse data that would silently poison the replay buffer.
+
+    :param name: what the values are
+    :param values: one row for each environment, or a dictionary of such
+    :param step: total number of environment steps so far
+    :raises ValueError: if one is NaN or infinite; names the environment and the step
+    """
+    if isinstance(values, dict):
+        for key, value in values.items():
+            check_finite(f"{name}[{key!r}]", value, step)
+        return
+    if not np.issubdtype(values.dtype, np.floating):
+        return
+    finite = np.isfinite(values)
+    if finite.all():
+        return
+    bad = np.flatnonzero(~finite.reshape(len(values), -1).all(axis=1))
+    raise ValueError(
+        f"{name} of environment {', '.join(map(str, bad))} at step {step} is not finite: {values[bad[0]]}. Fix the "
+        "environment (or wrap it, for example in stable_baselines3.common.vec_env.VecCheckNan to find the cause): the "
+        "value was kept out of the replay buffer"
+    )

@@ -1,0 +1,205 @@
+"""Networks of SACv1: actor (Gaussian or Gaussian mixture), critics, value network and target value network."""
+
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BaseModel
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN, create_mlp
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
+from torch import nn
+
+from sb3_sac_variants.common.actors import SquashedGaussianActor, gaussian_log_prob, log_det_tanh
+from sb3_sac_variants.common.learner import target_copy
+from sb3_sac_variants.common.losses import PolicySample
+from sb3_sac_variants.common.policies import MaxEntPolicy
+
+
+class ValueNetwork(BaseModel):
+    """
+    State-value network V(s) (Haarnoja et al. 2018, section 4.2).
+
+    :param observation_space: observation space
+    :param action_space: action space
+    :param net_arch: sizes of the hidden layers
+    :param features_extractor: network to extract features
+    :param features_dim: number of features
+    :param activation_fn: activation function
+    :param normalize_images: whether to divide images by 255
+    """
+
+    features_extractor: BaseFeaturesExtractor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+    ):
+        super().__init__(
+            observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
+        )
+        self.value_network = nn.Sequential(*create_mlp(features_dim, 1, net_arch, activation_fn))
+
+    def forward(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        :param obs: observations
+        :return: V(s), ``(B, 1)``
+        """
+        return self.value_network(self.extract_features(obs, self.features_extractor))
+
+
+class GaussianMixtureActor(SquashedGaussianActor):
+    """
+    Tanh-squashed mixture of Gaussians, the policy of the first version of the 2018 paper. Its component is a discrete
+    choice, so gradients do not flow through a sample: it learns by the likelihood ratio.
+
+    :param args: as :class:`SquashedGaussianActor`
+    :param n_components: K, number of Gaussians
+    :param kwargs: as :class:`SquashedGaussianActor`
+    """
+
+    def __init__(self, *args: Any, n_components: int, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.n_components = n_components
+        latent_dim, action_dim = self.mu.in_features, self.mu.out_features
+        self.mu = nn.Linear(latent_dim, n_components * action_dim)
+        self.log_std = nn.Linear(latent_dim, n_components * action_dim)  # type: ignore[assignment]
+        self.component_logits = nn.Linear(latent_dim, n_components)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "n_components": self.n_components}
+
+    def noise_shape(self, batch_size: int) -> tuple[int, ...]:
+        """
+        :param batch_size: number of states
+        :return: one number for each action dimension and one that picks the component, ``(B, action_dim + 1)``
+        """
+        return (batch_size, self.action_space.shape[0] + 1)
+
+    def mixture(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
+        """
+        :param obs: observations
+        :return: log-weights ``(B, K)``, means ``(B, K, action_dim)`` and log standard deviations, likewise
+        """
+        latent = self.latent_pi(self.extract_features(obs, self.features_extractor))
+        shape = (-1, self.n_components, self.action_space.shape[0])
+        log_std = self.log_std(latent).clamp(LOG_STD_MIN, LOG_STD_MAX)  # type: ignore[operator]
+        return th.log_softmax(self.component_logits(latent), dim=1), self.mu(latent).view(shape), log_std.view(shape)
+
+    def sample(self, obs: PyTorchObs, noise: th.Tensor, reparameterize: bool = False) -> PolicySample:
+        """
+        Draw an action from the mixture, with its log-density by logsumexp over the components.
+
+        :param obs: observations
+        :param noise: standard normal noise of :meth:`noise_shape`; the last column, mapped to a uniform number by the
+            normal distribution function, picks the component
+        :param reparameterize: must be False
+        :return: one action of weight one for each state
+        :raises ValueError: if gradients through the action are asked for
+        """
+        if reparameterize:
+            raise ValueError("a mixture policy cannot be reparameterised: pass policy_gradient='likelihood_ratio'")
+        log_weights, means, log_stds = self.mixture(obs)
+        uniform = th.special.ndtr(noise[:, -1:])
+        cumulative = log_weights.detach().exp().cumsum(dim=1)
+        component = (uniform > cumulative[:, :-1]).sum(dim=1).view(-1, 1, 1).expand(-1, 1, means.shape[2])
+        mean, log_std = means.gather(1, component).squeeze(1), log_stds.gather(1, component).squeeze(1)
+        u = (mean + log_std.exp() * noise[:, :-1]).detach()
+        log_prob = self.log_prob(u, log_weights, means, log_stds).unsqueeze(1)
+        return PolicySample(th.tanh(u), log_prob, th.ones_like(log_prob))
+
+    @staticmethod
+    def log_prob(u: th.Tensor, log_weights: th.Tensor, means: th.Tensor, log_stds: th.Tensor) -> th.Tensor:
+        """
+        log pi(tanh(u)|s) = log sum_k w_k N(u; mean_k, std_k) - sum log(1 - tanh(u)^2).
+
+        :param u: actions before the tanh, ``(B, action_dim)``
+        :param log_weights: ``(B, K)``
+        :param means: ``(B, K, action_dim)``
+        :param log_stds: ``(B, K, action_dim)``
+        :return: ``(B,)``
+        """
+        components = log_weights + gaussian_log_prob(u.unsqueeze(1), means, log_stds)
+        return th.logsumexp(components, dim=1) - log_det_tanh(u)
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        """
+        Action to take in the environment.
+
+        :param obs: observations
+        :param deterministic: whether to take the mean of the most likely component
+        :return: actions in [-1, 1], ``(B, action_dim)``
+        """
+        if not deterministic:
+            batch_size = next(iter(obs.values())).shape[0] if isinstance(obs, dict) else obs.shape[0]
+            noise = th.randn(self.noise_shape(batch_size), device=self.device)
+            actions = self.sample(obs, noise).actions
+            assert actions is not None
+            return actions
+        log_weights, means, _ = self.mixture(obs)
+        component = log_weights.argmax(dim=1).view(-1, 1, 1).expand(-1, 1, means.shape[2])
+        return th.tanh(means.gather(1, component).squeeze(1))
+
+
+class SACv1Policy(MaxEntPolicy):
+    """
+    Actor, twin critics, value network and target value network of Haarnoja et al. 2018. Arguments as SB3's
+    ``SACPolicy``, and:
+
+    :param n_components: number of Gaussians in the policy; more than one needs ``policy_gradient="likelihood_ratio"``
+    """
+
+    value_net: ValueNetwork
+    value_net_target: ValueNetwork
+    learned_networks = ("actor", "critic", "value_net")
+
+    def __init__(self, *args: Any, n_components: int = 1, **kwargs: Any):
+        if not isinstance(n_components, int) or n_components < 1:
+            raise ValueError(f"n_components must be an integer of at least 1, got {n_components!r}")
+        if n_components > 1 and kwargs.get("use_sde"):
+            raise ValueError(f"n_components={n_components} does not go with use_sde=True: choose one of the two")
+        self.n_components = n_components
+        super().__init__(*args, **kwargs)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        super()._build(lr_schedule)
+        self.value_net = self.make_value_net()
+        self._add_optimizer(self.value_net, list(self.value_net.parameters()), lr_schedule)
+        self.value_net_target = target_copy(self.value_net)
+
+    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> SquashedGaussianActor:
+        if self.n_components == 1:
+            return super().make_actor(features_extractor)
+        actor_kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
+        return GaussianMixtureActor(n_components=self.n_components, **actor_kwargs).to(self.device)
+
+    def make_value_net(self) -> ValueNetwork:
+        """
+        :return: a value network with the critics' architecture and a features extractor of its own
+        """
+        kwargs = {name: self.critic_kwargs[name] for name in (*self.net_args, "net_arch")}
+        return ValueNetwork(**self._update_features_extractor(kwargs, None)).to(self.device)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "n_components": self.n_components}
+
+
+MlpPolicy = SACv1Policy
+
+
+class CnnPolicy(SACv1Policy):
+    """Networks of SACv1 for images. Arguments as :class:`SACv1Policy`."""
+
+    default_features_extractor_class = NatureCNN
+
+
+class MultiInputPolicy(SACv1Policy):
+    """Networks of SACv1 for dictionary observations. Arguments as :class:`SACv1Policy`."""
+
+    default_features_extractor_class = CombinedExtractor

@@ -1,0 +1,138 @@
+"""Soft actor-critic of 2018: a value network with a slowly moving target, twin Q-functions, a fixed temperature."""
+
+from typing import Any, ClassVar
+
+import torch as th
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import TensorDict
+
+from sb3_sac_variants.common.actors import SquashedGaussianActor
+from sb3_sac_variants.common.losses import (
+    Batch,
+    PolicySample,
+    likelihood_ratio_policy_improvement,
+    policy_entropy,
+    soft_bellman_target,
+    soft_policy_improvement,
+    soft_value,
+    soft_value_error,
+)
+from sb3_sac_variants.common.maxent_algorithm import MaxEntAlgorithm, bellman_loss
+from sb3_sac_variants.common.validation import check_choice
+from sb3_sac_variants.sac_v1.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SACv1Policy, ValueNetwork
+
+
+class SACv1(MaxEntAlgorithm):
+    """
+    Soft actor-critic with a state-value network.
+
+    Paper: Haarnoja et al. 2018, Soft Actor-Critic: Off-Policy Maximum Entropy Deep Reinforcement Learning with a
+    Stochastic Actor, https://arxiv.org/abs/1801.01290. Its reward scale is ``reward_scale`` (with ``ent_coef=1``); its
+    hard target copies are ``tau=1`` with ``target_update_interval=1000``.
+
+    :param args: as :class:`~sb3_sac_variants.common.maxent_algorithm.MaxEntAlgorithm`, that is as SB3's ``SAC``;
+        ``policy_kwargs`` takes ``n_components``, the number of Gaussians in the policy
+    :param policy_gradient: "reparameterized" (eq. 12) or "likelihood_ratio" (of eq. 10; what a mixture policy needs)
+    :param policy_q: which Q the policy follows: "min" (section 4.2 of the paper) or "q1" (the authors' code)
+    :param kwargs: as ``args``
+    """
+
+    algorithm_id = "sac_v1"
+    default_ent_coef = 1.0
+    tracked_networks: ClassVar[dict[str, str]] = {"value_net": "value_net_target"}
+    metric_names = ("value_loss", "critic_loss", "actor_loss", "ent_coef", "entropy", "q_mean")
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    policy: SACv1Policy
+    value_net: ValueNetwork
+    value_net_target: ValueNetwork
+
+    def __init__(
+        self,
+        *args: Any,
+        policy_gradient: str = "reparameterized",
+        policy_q: str = "min",
+        _init_setup_model: bool = True,
+        **kwargs: Any,
+    ):
+        super().__init__(*args, _init_setup_model=False, **kwargs)
+        self.policy_gradient = policy_gradient
+        self.policy_q = policy_q
+        if _init_setup_model:
+            self._setup_model()
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        check_choice("policy_gradient", self.policy_gradient, ("reparameterized", "likelihood_ratio"))
+        check_choice("policy_q", self.policy_q, ("min", "q1"))
+        n_components = self.policy_kwargs.get("n_components", 1)
+        if n_components != 1 and self.policy_gradient != "likelihood_ratio":
+            raise ValueError(
+                f"policy_kwargs n_components={n_components} cannot be learned with policy_gradient="
+                f"{self.policy_gradient!r}: pass policy_gradient='likelihood_ratio'"
+            )
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.value_learner = self.learners["value_net"]
+
+    def draw_noise(self, batch_size: int) -> th.Tensor:
+        return th.randn(self.actor.noise_shape(batch_size), device=self.device)
+
+    def update(self, batch: Batch, noise: th.Tensor) -> dict[str, th.Tensor]:  # Haarnoja et al. 2018, Algorithm 1
+        alpha = self.temperature.value
+        obs = batch.observations
+        reparameterize = self.policy_gradient == "reparameterized"
+
+        # Value function, eq. 5: one fresh action a state, which the policy loss shares
+        sample = self.actor.sample(obs, noise, reparameterize)
+        target_value = soft_value(self.critic.min_q(obs, sample), sample, alpha)
+        value_loss = self.value_learner.minimize(lambda value_net: soft_value_error(value_net(obs), target_value))
+
+        # Q-functions, eq. 7 and 8
+        target_q = soft_bellman_target(batch, self.value_net_target(batch.next_observations), self.reward_scale)
+        critic_loss, q_mean = self.critic_learner.minimize(lambda critic: bellman_loss(critic, batch, target_q))
+
+        # Policy, eq. 12 (reparameterised) or eq. 10 (likelihood ratio, with V as the baseline)
+        baseline = None if reparameterize else self.value_net(obs)
+        actor_loss, sample = self.actor_learner.minimize(
+            lambda actor: self._policy_loss(actor, batch, noise, alpha, baseline)
+        )
+
+        # Temperature: the paper's is fixed; a learned one follows Haarnoja et al. 2019, eq. 18
+        temperature_metrics = self.temperature.minimize(sample, self.target_entropy)
+
+        # Target value function
+        self.target_trackers["value_net_target"].step()
+        return {
+            "value_loss": value_loss,
+            "critic_loss": critic_loss,
+            "actor_loss": actor_loss,
+            "ent_coef": alpha,
+            "entropy": policy_entropy(sample),
+            "q_mean": q_mean,
+            **temperature_metrics,
+        }
+
+    def _policy_loss(
+        self,
+        actor: SquashedGaussianActor,
+        batch: Batch,
+        noise: th.Tensor,
+        alpha: th.Tensor,
+        baseline: th.Tensor | None,
+    ) -> tuple[th.Tensor, PolicySample]:
+        sample = actor.sample(batch.observations, noise, reparameterize=baseline is None)
+        if self.policy_q == "min":
+            q_values = self.critic.min_q(batch.observations, sample)
+        else:
+            q_values = self.critic.sample_q(batch.observations, sample)[0]
+        if baseline is None:
+            return soft_policy_improvement(q_values, sample, alpha), sample
+        return likelihood_ratio_policy_improvement(q_values, baseline, sample, alpha), sample
+
+    def _soft_value(self, obs: th.Tensor | TensorDict, noise: th.Tensor) -> th.Tensor:
+        return self.value_net(obs)

@@ -1,0 +1,4 @@
+from sb3_sac_variants.sac_v2.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+from sb3_sac_variants.sac_v2.sac_v2 import SACv2
+
+__all__ = ["CnnPolicy", "MlpPolicy", "MultiInputPolicy", "SACv2"]

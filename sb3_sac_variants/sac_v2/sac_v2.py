@@ -1,0 +1,125 @@
+"""Soft actor-critic of 2019: twin Q-functions and a learned temperature."""
+
+from typing import Any, ClassVar, NamedTuple
+
+import torch as th
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import TensorDict
+
+from sb3_sac_variants.common.actors import SquashedGaussianActor
+from sb3_sac_variants.common.critics import StackedContinuousCritic
+from sb3_sac_variants.common.losses import (
+    Batch,
+    PolicySample,
+    policy_entropy,
+    soft_bellman_target,
+    soft_policy_improvement,
+    soft_value,
+)
+from sb3_sac_variants.common.maxent_algorithm import MaxEntAlgorithm, bellman_loss
+from sb3_sac_variants.common.validation import check_choice
+from sb3_sac_variants.sac_v2.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SACv2Policy
+
+
+class Noise(NamedTuple):
+    """
+    Standard normal noise of one update.
+
+    :param actions: for the actions in the sampled states
+    :param next_actions: for those in the states that followed
+    """
+
+    actions: th.Tensor
+    next_actions: th.Tensor
+
+
+class SACv2(MaxEntAlgorithm):
+    """
+    Soft actor-critic with twin target critics and automatic entropy adjustment.
+
+    Paper: Haarnoja et al. 2018/2019, Soft Actor-Critic Algorithms and Applications, https://arxiv.org/abs/1812.05905.
+
+    :param args: as :class:`~sb3_sac_variants.common.maxent_algorithm.MaxEntAlgorithm`, that is as SB3's ``SAC``
+    :param ent_coef_loss: what the temperature's objective (eq. 18) is differentiated by: "alpha" (the paper), or
+        "log_alpha" (the authors' early code and SB3)
+    :param update_order: "paper" (Q-functions, policy, temperature, targets) or "sb3" (temperature first). SB3 goes on
+        with the temperature from before its step, so the two orders compute the same numbers; with "log_alpha" both
+        follow SB3's SAC number for number on the same batch and noise
+    :param kwargs: as ``args``
+    """
+
+    algorithm_id = "sac_v2"
+    default_ent_coef = "auto"
+    tracked_networks: ClassVar[dict[str, str]] = {"critic": "critic_target"}
+    metric_names = ("critic_loss", "actor_loss", "ent_coef", "entropy", "q_mean")
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": MlpPolicy,
+        "CnnPolicy": CnnPolicy,
+        "MultiInputPolicy": MultiInputPolicy,
+    }
+    policy: SACv2Policy
+    critic_target: StackedContinuousCritic
+
+    def __init__(
+        self,
+        *args: Any,
+        ent_coef_loss: str = "alpha",
+        update_order: str = "paper",
+        _init_setup_model: bool = True,
+        **kwargs: Any,
+    ):
+        super().__init__(*args, _init_setup_model=False, **kwargs)
+        self.ent_coef_loss = ent_coef_loss
+        self.update_order = update_order
+        if _init_setup_model:
+            self._setup_model()
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        check_choice("ent_coef_loss", self.ent_coef_loss, ("alpha", "log_alpha"))
+        check_choice("update_order", self.update_order, ("paper", "sb3"))
+
+    def draw_noise(self, batch_size: int) -> Noise:
+        shape = self.actor.noise_shape(batch_size)
+        return Noise(th.randn(shape, device=self.device), th.randn(shape, device=self.device))
+
+    def update(self, batch: Batch, noise: Noise) -> dict[str, th.Tensor]:  # Haarnoja et al. 2019, Algorithm 1
+        alpha = self.temperature.value
+        temperature_metrics = {}
+        if self.update_order == "sb3":
+            sample = self.actor.sample(batch.observations, noise.actions)
+            temperature_metrics = self.temperature.minimize(sample, self.target_entropy)
+
+        # Q-functions, eq. 5 with the target of eq. 2 and 3
+        next_sample = self.actor.sample(batch.next_observations, noise.next_actions)
+        next_value = soft_value(self.critic_target.min_q(batch.next_observations, next_sample), next_sample, alpha)
+        target_q = soft_bellman_target(batch, next_value, self.reward_scale)
+        critic_loss, q_mean = self.critic_learner.minimize(lambda critic: bellman_loss(critic, batch, target_q))
+
+        # Policy, eq. 7
+        actor_loss, sample = self.actor_learner.minimize(lambda actor: self._policy_loss(actor, batch, noise, alpha))
+
+        # Temperature, eq. 18
+        if self.update_order == "paper":
+            temperature_metrics = self.temperature.minimize(sample, self.target_entropy)
+
+        # Target Q-functions
+        self.target_trackers["critic_target"].step()
+        return {
+            "critic_loss": critic_loss,
+            "actor_loss": actor_loss,
+            "ent_coef": alpha,
+            "entropy": policy_entropy(sample),
+            "q_mean": q_mean,
+            **temperature_metrics,
+        }
+
+    def _policy_loss(
+        self, actor: SquashedGaussianActor, batch: Batch, noise: Noise, alpha: th.Tensor
+    ) -> tuple[th.Tensor, PolicySample]:
+        sample = actor.sample(batch.observations, noise.actions)
+        return soft_policy_improvement(self.critic.min_q(batch.observations, sample), sample, alpha), sample
+
+    def _soft_value(self, obs: th.Tensor | TensorDict, noise: th.Tensor) -> th.Tensor:
+        sample = self.actor.sample(obs, noise)
+        return soft_value(self.critic.min_q(obs, sample), sample, self.temperature.value)
