@@ -1,0 +1,29 @@
+"""Environments of the package, and their registration with Gymnasium."""
+
+import gymnasium as gym
+
+from .multi_goal import MultiGoalEnv
+from .parallel_env import ParallelEnvAdapter, SimpleSpreadEnv
+
+__all__ = ["MultiGoalEnv", "ParallelEnvAdapter", "SimpleSpreadEnv", "register_envs"]
+
+
+def register_envs() -> None:
+    """
+    Register ``MultiGoal-v0`` and ``SimpleSpread-v3`` with Gymnasium.
+
+    May be called any number of times. An id that is already taken, by an earlier call or by the user, is left as it is.
+    Nothing beyond Gymnasium is imported: Simple Spread asks for its extra when it is made.
+    """
+    if "MultiGoal-v0" not in gym.registry:
+        gym.register(
+            id="MultiGoal-v0",
+            entry_point="sb3_sac_variants.envs.multi_goal:MultiGoalEnv",
+            max_episode_steps=30,  # the horizon of the authors' experiment
+        )
+    if "SimpleSpread-v3" not in gym.registry:
+        # No max_episode_steps: the environment truncates itself after max_cycles, a second clock could only disagree.
+        gym.register(
+            id="SimpleSpread-v3",
+            entry_point="sb3_sac_variants.envs.parallel_env:SimpleSpreadEnv",
+        )

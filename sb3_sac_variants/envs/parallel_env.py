@@ -1,0 +1,281 @@
+"""Several agents in Stable-Baselines3's single-agent world: PettingZoo parallel environments as Gymnasium ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import EzPickle
+from numpy.typing import NDArray
+
+# Without mpe2's own "human", whose window draws and waits once for every agent, Gymnasium supplies the window.
+_SIMPLE_SPREAD_METADATA = {"render_modes": ["rgb_array"], "render_fps": 10}
+
+
+class ParallelEnvAdapter(gym.Env[NDArray[Any], NDArray[Any]]):
+    """
+    Any PettingZoo ``ParallelEnv`` whose agents have like Box spaces, as one Gymnasium environment.
+
+    - Observation and action: Box of shape (n_agents, d), a row for each agent in the order of ``agents``; the agents'
+      bounds are stacked and may differ, length and dtype may not.
+    - Reward: the mean over the agents, a float for Monitor, evaluation and logging.
+      ``info["agent_rewards"]``, float32 of shape (n_agents,), holds each agent's own; VecNormalize does not see it.
+    - Terminated when all agents terminate; truncated when all have ended otherwise, also if only some terminated.
+    - ``info["agent_infos"]``: a dict for each agent, by agent, in steps and resets where some agent has one to say.
+
+    Gymnasium's checker finds nothing amiss unless a space is unbounded; Stable-Baselines3's checker warns of the
+    unconventional observation shape, and of action bounds other than [-1, 1] (its policies rescale by themselves).
+    Copying and pickling are as good as those of the environment inside.
+
+    :param parallel_env: The PettingZoo environment. Its agents all start together and end together; an environment
+        whose agents leave one by one raises RuntimeError when they do.
+    :raises TypeError: If it is not a ParallelEnv
+    :raises ValueError: If it has no agents, if spaces are not one-dimensional Boxes, or not alike
+    """
+
+    def __init__(self, parallel_env: Any) -> None:
+        _check_is_parallel_env(parallel_env)
+        self.parallel_env = parallel_env
+        #: Names of the agents; their order is that of the rows of observations, actions and agent rewards.
+        self.agents: tuple[Any, ...] = tuple(parallel_env.possible_agents)
+        if not self.agents:
+            raise ValueError(f"parallel_env={parallel_env} has no possible_agents: there must be at least one")
+        self.observation_space = _stacked_box("observation", self.agents, parallel_env.observation_space)
+        self.action_space = _stacked_box("action", self.agents, parallel_env.action_space)
+        self.metadata = dict(getattr(parallel_env, "metadata", {}))
+        self.render_mode = getattr(parallel_env, "render_mode", None)
+        self._needs_reset = True
+
+    @property
+    def n_agents(self) -> int:
+        """Number of agents."""
+        return len(self.agents)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
+        """
+        Start an episode of all agents.
+
+        :param seed: Handed to the environment inside; None goes on with its present generator
+        :param options: Handed to the environment inside
+        :return: Observations of shape (n_agents, d) and info
+        :raises RuntimeError: If some agent is not there from the start
+        """
+        super().reset(seed=seed)
+        observations, infos = self.parallel_env.reset(seed=seed, options=options)
+        self._check_all_present("reset", observations=observations)
+        self._needs_reset = False
+        return self._stack(observations), self._agent_infos(infos)
+
+    def step(self, action: NDArray[Any]) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+        """
+        Let every agent act at once.
+
+        :param action: Actions of shape (n_agents, d); values out of bounds are the environment's to judge
+        :return: Observations (n_agents, d), mean reward, terminated, truncated, info with ``agent_rewards``
+        :raises ValueError: If the actions have another shape or are not finite
+        :raises RuntimeError: If some agents leave before others
+        :raises gymnasium.error.ResetNeeded: Before the first reset and after the end of an episode
+        """
+        if self._needs_reset:
+            raise gym.error.ResetNeeded("call reset() before step(), also after an episode has ended")
+        actions = np.array(action, dtype=self.action_space.dtype)
+        if actions.shape != self.action_space.shape or not np.isfinite(actions).all():
+            raise ValueError(
+                f"action must be finite and of shape (n_agents, d) = {self.action_space.shape}, "
+                f"got shape {actions.shape}: {action!r}"
+            )
+
+        observations, rewards, terminations, truncations, infos = self.parallel_env.step(
+            dict(zip(self.agents, actions, strict=True))
+        )
+        self._check_all_present(
+            "step", observations=observations, rewards=rewards, terminations=terminations, truncations=truncations
+        )
+        ended = [agent for agent in self.agents if terminations[agent] or truncations[agent]]
+        if 0 < len(ended) < self.n_agents:
+            raise self._leaving_error(f"of {list(self.agents)} only {ended} ended in this step")
+        self._needs_reset = bool(ended)
+
+        agent_rewards = np.array([rewards[agent] for agent in self.agents], dtype=np.float64)
+        info = {"agent_rewards": agent_rewards.astype(np.float32), **self._agent_infos(infos)}
+        terminated = all(bool(terminations[agent]) for agent in self.agents)
+        truncated = self._needs_reset and not terminated
+        return self._stack(observations), float(agent_rewards.mean()), terminated, truncated, info
+
+    def render(self) -> Any:
+        """
+        Draw as the environment inside does.
+
+        :return: Whatever its render mode gives: for "rgb_array" a frame of shape (height, width, 3), uint8
+        """
+        return self.parallel_env.render()
+
+    def close(self) -> None:
+        """Close the environment inside."""
+        self.parallel_env.close()
+
+    def _stack(self, observations: Mapping[Any, NDArray[Any]]) -> NDArray[Any]:
+        return np.stack([observations[agent] for agent in self.agents]).astype(self.observation_space.dtype, copy=False)
+
+    def _agent_infos(self, infos: Mapping[Any, Mapping[str, Any]]) -> dict[str, Any]:
+        # Copied: environments reuse these dicts from step to step, callers keep what they were given.
+        agent_infos = {agent: dict(infos.get(agent, {})) for agent in self.agents}
+        return {"agent_infos": agent_infos} if any(agent_infos.values()) else {}
+
+    def _check_all_present(self, call: str, **results: Mapping[Any, Any]) -> None:
+        for name, by_agent in results.items():
+            missing = [agent for agent in self.agents if agent not in by_agent]
+            if missing:
+                raise self._leaving_error(f"{call}() gave no {name} for {missing} of {list(self.agents)}")
+
+    def _leaving_error(self, what: str) -> RuntimeError:
+        return RuntimeError(
+            f"{self.parallel_env}: {what}. Agents that come or leave at different times have no place in arrays of "
+            "shape (n_agents, d): use an environment whose agents start and end together, or a wrapper that keeps "
+            "absent agents with zero observations and rewards (SuperSuit's black_death_v3)."
+        )
+
+
+class SimpleSpreadEnv(ParallelEnvAdapter, EzPickle):
+    """
+    Simple Spread of the multi-agent particle environments, registered as ``SimpleSpread-v3``.
+
+    N agents cover N landmarks without running into each other. Each agent observes its velocity, its position, the
+    landmarks and the other agents relative to itself, and 2 (N - 1) numbers of a silent channel, always zero: Box of
+    shape (N, 6 N), which is (3, 18) by default; mpe2's limits on neighbours shorten it. It pushes itself by the
+    differences of two pairs out of five numbers in [0, 1]: Box of shape (N, 5). Its reward is
+    ``(1 - local_ratio) * global + local_ratio * local``: global is minus the sum over landmarks of the distance to the
+    nearest agent, local minus the number of its collisions. Episodes are truncated after ``max_cycles`` steps.
+
+    A pickled or copied environment starts anew from the same arguments and wants a reset, as the one inside does.
+
+    :param N: Number of agents and of landmarks, at least 1
+    :param local_ratio: Share of the local reward, in [0, 1]
+    :param max_cycles: Steps of an episode, at least 1
+    :param continuous_actions: Box actions; False (Discrete) is refused
+    :param render_mode: None or "rgb_array": frames of shape (700, 700, 3), uint8.
+        ``gymnasium.make("SimpleSpread-v3", render_mode="human")`` shows the same frames in a window, one a step, where
+        the window of mpe2 itself would draw and wait once for every agent.
+    :param kwargs: Further arguments of mpe2's ``simple_spread_v3.parallel_env``
+    :raises ImportError: If the extra ``multiagent`` is not installed
+    :raises TypeError: If an argument has the wrong type or mpe2 does not know it
+    :raises ValueError: If an argument is out of its range
+    """
+
+    metadata: dict[str, Any] = _SIMPLE_SPREAD_METADATA
+
+    def __init__(
+        self,
+        N: int = 3,
+        local_ratio: float = 0.5,
+        max_cycles: int = 25,
+        continuous_actions: bool = True,
+        render_mode: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        _check_count("N", N)
+        _check_count("max_cycles", max_cycles)
+        if isinstance(local_ratio, bool) or not isinstance(local_ratio, Real):
+            raise TypeError(f"local_ratio must be a number in [0, 1], got {local_ratio!r}")
+        if not 0 <= local_ratio <= 1:
+            raise ValueError(f"local_ratio={local_ratio!r} must be in [0, 1]: it is the share of the local reward")
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise ValueError(
+                f"render_mode={render_mode!r} is not one of {[None, *self.metadata['render_modes']]}; for a window use "
+                'gymnasium.make("SimpleSpread-v3", render_mode="human")'
+            )
+        try:
+            from mpe2 import simple_spread_v3
+        except ImportError as error:
+            raise ImportError(
+                "SimpleSpread-v3 needs mpe2 and pettingzoo, which are not installed or do not import: "
+                'pip install "sb3-sac-variants[multiagent]"'
+            ) from error
+
+        arguments = dict(
+            N=N,
+            local_ratio=local_ratio,
+            max_cycles=max_cycles,
+            continuous_actions=continuous_actions,
+            render_mode=render_mode,
+            **kwargs,
+        )
+        EzPickle.__init__(self, **arguments)
+        super().__init__(simple_spread_v3.parallel_env(**arguments))
+        self.metadata = {**self.metadata, **_SIMPLE_SPREAD_METADATA}
+
+
+def _check_is_parallel_env(parallel_env: Any) -> None:
+    if hasattr(parallel_env, "agent_iter"):
+        raise TypeError(
+            f"parallel_env={parallel_env} is an AECEnv, whose agents act in turn: "
+            "convert it with pettingzoo.utils.aec_to_parallel, or use the environment's parallel_env()"
+        )
+    methods = ("observation_space", "action_space", "reset", "step")
+    if not hasattr(parallel_env, "possible_agents") or not all(
+        callable(getattr(parallel_env, name, None)) for name in methods
+    ):
+        raise TypeError(
+            f"parallel_env must be a PettingZoo ParallelEnv with possible_agents, got {parallel_env!r} "
+            f"of type {type(parallel_env).__name__}"
+        )
+
+
+def _stacked_box(kind: str, agents: tuple[Any, ...], space_of: Callable[[Any], spaces.Space[Any]]) -> spaces.Box:
+    """
+    One Box of shape (n_agents, d) from the agents' Boxes of shape (d,).
+
+    :param kind: "observation" or "action", for messages
+    :param agents: The agents, in order
+    :param space_of: Gives an agent's space
+    :return: Their bounds, stacked
+    :raises ValueError: If a space is of the wrong kind or the spaces are not alike
+    """
+    agent_spaces = {agent: space_of(agent) for agent in agents}
+    boxes: list[spaces.Box] = []
+    for agent, space in agent_spaces.items():
+        complaint = _complaint(kind, space)
+        if complaint:
+            raise ValueError(f"agent {agent!r} has the {kind} space {space}: {complaint}")
+        assert isinstance(space, spaces.Box)
+        boxes.append(space)
+    if len({(box.shape, box.dtype) for box in boxes}) > 1:
+        listing = ", ".join(f"{agent!r}: {space}" for agent, space in agent_spaces.items())
+        raise ValueError(
+            f"{kind} spaces must have the same shape and dtype for all agents, but they are {listing}: "
+            "pad them first (SuperSuit's pad_observations_v0 and pad_action_space_v0)"
+        )
+    low, high = np.stack([box.low for box in boxes]), np.stack([box.high for box in boxes])
+    return spaces.Box(low, high, dtype=boxes[0].dtype.type)
+
+
+def _complaint(kind: str, space: spaces.Space[Any]) -> str | None:
+    """
+    Say what is wrong with an agent's space, and the remedy.
+
+    :param kind: "observation" or "action"
+    :param space: The space
+    :return: None if it is a Box of shape (d,), for actions one of real numbers
+    """
+    if not isinstance(space, spaces.Box):
+        if kind == "action":
+            return "actions must be a Box, create the environment with continuous actions"
+        return "observations must be a Box, encode them as vectors"
+    if len(space.shape) != 1:
+        return f"{kind}s must be vectors, Box of shape (d,), flatten them first (SuperSuit's flatten_v0)"
+    if kind == "action" and not np.issubdtype(space.dtype, np.floating):
+        return "actions must be real numbers, let the environment take floats and round them itself"
+    return None
+
+
+def _check_count(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be a whole number, got {value!r} of type {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name}={value} must be at least 1")
