@@ -35,8 +35,7 @@ class ZooFinder:
             return None
         try:
             for finder in sys.meta_path:
-                find_spec = getattr(finder, "find_spec", None)
-                spec = find_spec(fullname, path, target) if find_spec and finder is not cls else None
+                spec = None if finder is cls else finder.find_spec(fullname, path, target)
                 if spec is not None:
                     extend_after_execution(spec.loader)
                     return spec
