@@ -9,6 +9,7 @@ graph, repeated in a test, and the same seed gives the same run on every engine.
 import math
 
 import torch as th
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.sac.policies import Actor
 from torch.nn import functional as F
@@ -55,7 +56,7 @@ class SquashedGaussianActor(Actor):
         """
         if self.use_sde:
             return tuple(self.get_std().shape)
-        return (batch_size, int(self.mu.out_features))
+        return (batch_size, get_action_dim(self.action_space))
 
     def sample(self, obs: PyTorchObs, noise: th.Tensor, reparameterize: bool = True) -> PolicySample:
         """

@@ -103,9 +103,9 @@ class TensorReplayBuffer(ReplayBuffer):
             )
         self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = handle_timeout_termination
-        self._spaces = (
-            observation_space.spaces if isinstance(observation_space, spaces.Dict) else {SINGLE: observation_space}
-        )
+        self._spaces: dict[str, spaces.Space] = {SINGLE: observation_space}
+        if isinstance(observation_space, spaces.Dict):
+            self._spaces = dict(observation_space.spaces)
         shapes = self.obs_shape if isinstance(self.obs_shape, dict) else {SINGLE: self.obs_shape}
         self._shapes: dict[str, tuple[int, ...]] = {key: tuple(shape) for key, shape in shapes.items()}
         self._images = [key for key, space in self._spaces.items() if space.dtype == np.uint8]
@@ -325,9 +325,7 @@ class TensorReplayBuffer(ReplayBuffer):
         if last is None:
             return
         for env in range(self.n_envs):
-            if all(
-                np.array_equal(np.reshape(last[key][env], -1), np.reshape(observation[key][env], -1)) for key in last
-            ):
+            if all(np.array_equal(np.ravel(last[key][env]), np.ravel(observation[key][env])) for key in last):
                 continue
             if not self._final_free:
                 self._grow_final()

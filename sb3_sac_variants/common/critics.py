@@ -1,5 +1,6 @@
 """Critics with stacked weights: all of them in one batched product a layer, instead of a loop."""
 
+import itertools
 import math
 from typing import Any
 
@@ -61,7 +62,7 @@ def stacked_mlp(
     """
     sizes = [input_dim, *net_arch]
     layers: list[nn.Module] = []
-    for in_features, out_features in zip(sizes[:-1], sizes[1:], strict=True):
+    for in_features, out_features in itertools.pairwise(sizes):
         layers += [StackedLinear(n, in_features, out_features), activation_fn()]
     return nn.Sequential(*layers, StackedLinear(n, sizes[-1], output_dim))
 

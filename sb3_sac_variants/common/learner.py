@@ -9,6 +9,7 @@ would break the graph. Either way the state lives in the optimiser, so a saved m
 
 import copy
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -42,9 +43,8 @@ def adam_step(optimizer: th.optim.Optimizer, parameters: list[nn.Parameter], gra
     beta1, beta2 = group["betas"]
     # 1 - beta**t cancels in float32: take -expm1(t log beta). One step counter serves all parameters.
     step = optimizer.state[parameters[0]]["step"] + 1.0
-    log_beta1, log_beta2 = th.log(th.tensor([beta1, beta2], dtype=th.float64)).tolist()
-    step_size = group["lr"] / -th.expm1(step * log_beta1)
-    correction2 = th.sqrt(-th.expm1(step * log_beta2))
+    step_size = group["lr"] / -th.expm1(step * math.log(beta1))
+    correction2 = th.sqrt(-th.expm1(step * math.log(beta2)))
     for parameter, gradient in zip(parameters, gradients, strict=True):
         state = optimizer.state[parameter]
         state["step"].copy_(step)
@@ -196,7 +196,8 @@ def target_copy(module: ModuleT) -> ModuleT:
 class TargetTracker:
     """
     Keeps a target network behind its online network: an exponential moving average each time a persistent counter of
-    gradient steps reaches a multiple of the interval; ``tau = 1`` makes it a hard copy (P18, section 5.2; P17, algorithm 1).
+    gradient steps reaches a multiple of the interval; ``tau = 1`` makes it a hard copy
+    (P18, section 5.2).
 
     SB3 tests its interval against the step inside one ``train()`` call, where with ``gradient_steps=1`` it is always
     zero; this counter counts over the whole run.

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import (
     GymEnv,
     MaybeCallback,
@@ -172,7 +173,7 @@ class MaxEntAlgorithm(SaveAndLoad, MaxEntRollout):
         self.algorithm = self.algorithm_id  # saved with the model: a zip knows what it is
         self.ent_coef = self.default_ent_coef if ent_coef is None else ent_coef
         self.target_update_interval = target_update_interval
-        self.target_entropy = target_entropy
+        self.target_entropy: Any = target_entropy  # a number once the model is set up
         self.engine = engine
         self.reward_scale = reward_scale
         self.qf_learning_rate = qf_learning_rate
@@ -221,6 +222,7 @@ class MaxEntAlgorithm(SaveAndLoad, MaxEntRollout):
         """
         self.policy.set_training_mode(False)
         obs, _ = self.policy.obs_to_tensor(observation)
+        assert self.action_space.shape is not None
         scaled = self.policy.scale_action(np.asarray(action, dtype=np.float32).reshape(-1, *self.action_space.shape))
         with th.no_grad():
             q_values = self.critic.evaluate(obs, th.as_tensor(scaled, device=self.device).flatten(1))
@@ -327,7 +329,7 @@ class MaxEntAlgorithm(SaveAndLoad, MaxEntRollout):
         value, learned = parse_ent_coef(self.ent_coef)
         if self.target_entropy == "auto":
             # Haarnoja et al. 2019, appendix D
-            self.target_entropy = -float(np.prod(self.action_space.shape))  # type: ignore[arg-type]
+            self.target_entropy = -float(get_action_dim(self.action_space))
         self.temperature: Temperature
         if learned:
             temperature = LearnedTemperature(value, getattr(self, "ent_coef_loss", "alpha")).to(self.device)
@@ -408,7 +410,12 @@ class MaxEntAlgorithm(SaveAndLoad, MaxEntRollout):
         if discounts is None:
             discounts = th.full_like(samples.rewards, self.gamma)
         batch = Batch(
-            samples.observations, samples.actions, samples.next_observations, samples.dones, samples.rewards, discounts
+            samples.observations,
+            samples.actions,
+            samples.next_observations,
+            samples.dones,
+            samples.rewards,
+            discounts,
         )
         return batch, self.draw_noise(batch_size)
 
@@ -489,15 +496,8 @@ class MaxEntAlgorithm(SaveAndLoad, MaxEntRollout):
 
     def _excluded_save_params(self) -> list[str]:
         networks = [*self.policy.learned_networks, *self.tracked_networks.values()]
-        machinery = [
-            "temperature",
-            "learners",
-            "actor_learner",
-            "critic_learner",
-            "target_trackers",
-            "_metrics",
-            "_engine",
-        ]
+        learners = ["temperature", "learners", *(name for name in vars(self) if name.endswith("_learner"))]
+        machinery = [*learners, "target_trackers", "_metrics", "_engine"]
         return [*super()._excluded_save_params(), *networks, *machinery]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

@@ -31,7 +31,7 @@ class MaxEntPolicy(SACPolicy):
     def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] | None = None, **kwargs: Any):
         if features_extractor_class is None:
             features_extractor_class = self.default_features_extractor_class
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)  # type: ignore[misc]
 
     def _build(self, lr_schedule: Schedule) -> None:
         """
@@ -74,7 +74,8 @@ class MaxEntPolicy(SACPolicy):
 
     def set_training_mode(self, mode: bool) -> None:
         """
-        Put the networks that learn in training or evaluation mode (batch norm, dropout); targets stay in evaluation mode.
+        Put the networks that learn in training or evaluation mode (batch norm, dropout); targets stay in evaluation
+        mode.
 
         :param mode: whether to train
         """

@@ -76,12 +76,14 @@ class LearnedTemperature(Temperature):
     def value(self) -> th.Tensor:
         return self.log_ent_coef.detach().exp()
 
+    def coefficient(self) -> th.Tensor:
+        """
+        :return: what multiplies the excess entropy in the loss, ``(1,)``
+        """
+        return self.log_ent_coef.exp() if self.loss == "alpha" else self.log_ent_coef
+
     def minimize(self, sample: PolicySample, target_entropy: float) -> dict[str, th.Tensor]:
         loss = self.learner.minimize(
-            lambda temperature: temperature_loss(
-                temperature.log_ent_coef.exp() if self.loss == "alpha" else temperature.log_ent_coef,
-                sample,
-                target_entropy,
-            )
+            lambda temperature: temperature_loss(temperature.coefficient(), sample, target_entropy)
         )
         return {"ent_coef_loss": loss}

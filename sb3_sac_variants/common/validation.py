@@ -89,27 +89,29 @@ def check_action_space(space: spaces.Space, supported: tuple[type[spaces.Space],
         )
 
 
-def check_finite(name: str, values: np.ndarray | dict[str, np.ndarray], step: int) -> None:
+def check_finite(name: str, values: np.ndarray | dict[str, np.ndarray], step: int, first_env: int = 0) -> None:
     """
     Refuse data that would silently poison the replay buffer.
 
     :param name: what the values are
     :param values: one row for each environment, or a dictionary of such
     :param step: total number of environment steps so far
+    :param first_env: number of the environment of the first row
     :raises ValueError: if one is NaN or infinite; names the environment and the step
     """
     if isinstance(values, dict):
         for key, value in values.items():
-            check_finite(f"{name}[{key!r}]", value, step)
+            check_finite(f"{name}[{key!r}]", value, step, first_env)
         return
     if not np.issubdtype(values.dtype, np.floating):
         return
     finite = np.isfinite(values)
     if finite.all():
         return
-    bad = np.flatnonzero(~finite.reshape(len(values), -1).all(axis=1))
+    rows = np.flatnonzero(~finite.reshape(len(values), -1).all(axis=1))
+    environments = ", ".join(str(first_env + row) for row in rows)
     raise ValueError(
-        f"{name} of environment {', '.join(map(str, bad))} at step {step} is not finite: {values[bad[0]]}. Fix the "
+        f"{name} of environment {environments} at step {step} is not finite: {values[rows[0]]}. Fix the "
         "environment (or wrap it, for example in stable_baselines3.common.vec_env.VecCheckNan to find the cause): the "
         "value was kept out of the replay buffer"
     )

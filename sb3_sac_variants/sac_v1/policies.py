@@ -5,6 +5,7 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel
+from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN, create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
@@ -67,7 +68,8 @@ class GaussianMixtureActor(SquashedGaussianActor):
     def __init__(self, *args: Any, n_components: int, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.n_components = n_components
-        latent_dim, action_dim = self.mu.in_features, self.mu.out_features
+        self.action_dim = get_action_dim(self.action_space)
+        latent_dim, action_dim = self.net_arch[-1] if self.net_arch else self.features_dim, self.action_dim
         self.mu = nn.Linear(latent_dim, n_components * action_dim)
         self.log_std = nn.Linear(latent_dim, n_components * action_dim)  # type: ignore[assignment]
         self.component_logits = nn.Linear(latent_dim, n_components)
@@ -80,7 +82,7 @@ class GaussianMixtureActor(SquashedGaussianActor):
         :param batch_size: number of states
         :return: one number for each action dimension and one that picks the component, ``(B, action_dim + 1)``
         """
-        return (batch_size, self.action_space.shape[0] + 1)
+        return (batch_size, self.action_dim + 1)
 
     def mixture(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """
@@ -88,7 +90,7 @@ class GaussianMixtureActor(SquashedGaussianActor):
         :return: log-weights ``(B, K)``, means ``(B, K, action_dim)`` and log standard deviations, likewise
         """
         latent = self.latent_pi(self.extract_features(obs, self.features_extractor))
-        shape = (-1, self.n_components, self.action_space.shape[0])
+        shape = (-1, self.n_components, self.action_dim)
         log_std = self.log_std(latent).clamp(LOG_STD_MIN, LOG_STD_MAX)  # type: ignore[operator]
         return th.log_softmax(self.component_logits(latent), dim=1), self.mu(latent).view(shape), log_std.view(shape)
 

@@ -58,7 +58,7 @@ class SACv1(MaxEntAlgorithm):
         _init_setup_model: bool = True,
         **kwargs: Any,
     ):
-        super().__init__(*args, _init_setup_model=False, **kwargs)
+        super().__init__(*args, _init_setup_model=False, **kwargs)  # type: ignore[misc]
         self.policy_gradient = policy_gradient
         self.policy_q = policy_q
         if _init_setup_model:

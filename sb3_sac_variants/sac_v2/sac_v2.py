@@ -68,7 +68,7 @@ class SACv2(MaxEntAlgorithm):
         _init_setup_model: bool = True,
         **kwargs: Any,
     ):
-        super().__init__(*args, _init_setup_model=False, **kwargs)
+        super().__init__(*args, _init_setup_model=False, **kwargs)  # type: ignore[misc]
         self.ent_coef_loss = ent_coef_loss
         self.update_order = update_order
         if _init_setup_model:
