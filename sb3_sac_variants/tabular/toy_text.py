@@ -1,0 +1,99 @@
+"""Reading the transition table of Gymnasium's toy-text environments."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from sb3_sac_variants.tabular.checks import BoolArray, FloatArray
+
+
+def read_table(env: "gymnasium.Env[Any, Any]") -> tuple[FloatArray, FloatArray, BoolArray]:
+    """
+    Turn ``env.unwrapped.P`` into arrays; see :meth:`FiniteMDP.from_gymnasium` for what becomes of the ends of episodes.
+
+    :param env: A toy-text environment, wrapped or not
+    :return: ``transition`` (S, A, S), ``reward`` (S, A), ``terminal`` (S,)
+    :raises TypeError: ``env`` is not a Gymnasium environment
+    :raises ValueError: ``env`` has no such table, or one that does not describe how it steps
+    """
+    table = _table_of(env)
+    n_states, n_actions = len(table), len(table[0])
+    outcomes = [
+        (state, action, probability, successor, reward, ended)
+        for state in range(n_states)
+        for action in range(n_actions)
+        for probability, successor, reward, ended in table[state][action]
+        if probability > 0
+    ]
+    columns = zip(*outcomes, strict=True)
+    state, action, probability, successor, reward, ended = (np.array(column) for column in columns)
+
+    terminal = _terminal_states(env, n_states, state, successor, ended)
+    detour = ended & ~terminal[successor]
+    if detour.any():
+        successor = np.where(detour, n_states, successor)
+        terminal = np.append(terminal, True)
+
+    transition = np.zeros((terminal.size, n_actions, terminal.size))
+    expected_reward = np.zeros((terminal.size, n_actions))
+    runs = ~terminal[state]
+    np.add.at(transition, (state[runs], action[runs], successor[runs]), probability[runs])
+    np.add.at(expected_reward, (state[runs], action[runs]), (probability * reward)[runs])
+    over = np.flatnonzero(terminal)
+    transition[over, :, over] = 1
+    return transition, expected_reward, terminal
+
+
+def _table_of(env: "gymnasium.Env[Any, Any]") -> dict[int, dict[int, list[tuple[float, int, float, bool]]]]:
+    """The table P of an environment that steps as P says."""
+    if not isinstance(env, gymnasium.Env):
+        raise TypeError(f"env must be a gymnasium.Env, got {env!r}; make one with gymnasium.make('FrozenLake-v1')")
+    table = getattr(env.unwrapped, "P", None)
+    if not isinstance(table, dict) or not table:
+        raise ValueError(
+            f"env {env} has no transition table P, so its dynamics cannot be read; use FrozenLake, CliffWalking, Taxi "
+            f"or another environment with one, or build FiniteMDP(transition, reward, gamma) from arrays"
+        )
+    if set(table) != set(range(len(table))) or any(set(row) != set(range(len(table[0]))) for row in table.values()):
+        raise ValueError(
+            f"env {env} must number the states and actions of its table P from 0 without gaps, the same actions in "
+            f"every state; renumber them, or build FiniteMDP(transition, reward, gamma) from arrays"
+        )
+    layer: gymnasium.Env[Any, Any] = env
+    while isinstance(layer, gymnasium.Wrapper):
+        if isinstance(layer, (gymnasium.RewardWrapper, gymnasium.ActionWrapper)):
+            raise ValueError(
+                f"env is wrapped in {type(layer).__name__}, which its transition table does not show; pass the "
+                f"environment without it and change the reward or the actions of the arrays instead"
+            )
+        layer = layer.env
+    if getattr(env.unwrapped, "fickle_passenger", False):
+        raise ValueError(
+            "env was made with fickle_passenger=True, and Taxi's transition table leaves out that the passenger may "
+            "change the destination; use fickle_passenger=False"
+        )
+    return table
+
+
+def _terminal_states(
+    env: "gymnasium.Env[Any, Any]", n_states: int, state: np.ndarray, successor: np.ndarray, ended: np.ndarray
+) -> BoolArray:
+    """States that are entered only when an episode ends, as far as episodes get."""
+    entered_at_end = np.zeros(n_states, dtype=np.bool_)
+    entered_at_end[successor[ended]] = True
+    start = np.asarray(getattr(env.unwrapped, "initial_state_distrib", None), dtype=np.float64)
+    if start.shape != (n_states,):
+        raise ValueError(
+            f"env {env} must have a start distribution initial_state_distrib over its {n_states} states, which tells "
+            f"the ends of episodes from the states on the way, got shape {start.shape}; set it, or build "
+            f"FiniteMDP(transition, reward, gamma, terminal) from arrays"
+        )
+    visited = start > 0
+    leads_to = np.zeros((n_states, n_states), dtype=np.bool_)
+    leads_to[state[~ended], successor[~ended]] = True
+    frontier = visited
+    while frontier.any():
+        frontier = leads_to[frontier].any(0) & ~visited
+        visited = visited | frontier
+    return entered_at_end & ~visited
