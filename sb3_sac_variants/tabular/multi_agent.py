@@ -238,7 +238,7 @@ def _induced_mdp(
     bonus[game.terminal] = 0
     transition = game.marginal(game.transition, policies, agent)
     # Policies whose rows sum to one within the tolerance give rows that sum to one within a few times as much.
-    transition /= transition.sum(-1, keepdims=True)
+    transition = transition / transition.sum(-1, keepdims=True)
     reward = game.marginal(game.reward[agent], policies, agent)
     return FiniteMDP(transition, reward + bonus, game.gamma, game.terminal), bonus
 
