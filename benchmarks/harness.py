@@ -1,0 +1,181 @@
+"""What the speed benchmarks share: random environments, filled replay buffers, timing side by side, a record of where."""
+
+import csv
+import importlib.metadata
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.logger import Logger
+
+#: (observations, actions) of the tasks the speed figures are for
+SHAPES = {"Hopper": (11, 3), "HalfCheetah": (17, 6), "Humanoid": (348, 17)}
+
+
+class RandomEnv(gym.Env):
+    """
+    An environment of random numbers, whose step costs next to nothing.
+
+    :param observation_dim: size of the observations
+    :param action_dim: size of the actions; 0 for three discrete actions
+    """
+
+    def __init__(self, observation_dim: int = 11, action_dim: int = 3):
+        self.observation_space = spaces.Box(-np.inf, np.inf, (observation_dim,), np.float64)
+        self.action_space = spaces.Box(-1.0, 1.0, (action_dim,), np.float32) if action_dim else spaces.Discrete(3)
+        self._steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self._steps = 0
+        return self.np_random.standard_normal(self.observation_space.shape), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self._steps += 1
+        observation = self.np_random.standard_normal(self.observation_space.shape)
+        return observation, float(observation[0]), False, self._steps == 1000, {}
+
+
+def prepare(model: Any, transitions: int = 5_000, seed: int = 0) -> Any:
+    """
+    Fill the replay buffer of a model with random transitions, so that ``model.train()`` can be called by itself.
+
+    :param model: any off-policy model
+    :param transitions: how many
+    :param seed: of the transitions
+    :return: the model
+    """
+    rng = np.random.default_rng(seed)
+    observation_shape = model.observation_space.shape
+    model.set_logger(Logger(folder=None, output_formats=[]))
+    # What learn() would set before training
+    model._total_timesteps = 10**9
+    for _ in range(transitions):
+        obs, next_obs = rng.standard_normal((2, 1, *observation_shape))
+        if isinstance(model.action_space, spaces.Discrete):
+            action = rng.integers(0, model.action_space.n, (1, 1))
+        else:
+            action = rng.uniform(-1, 1, (1, *model.action_space.shape)).astype(np.float32)
+        done = np.array([rng.random() < 0.01])
+        model.replay_buffer.add(obs, next_obs, action, rng.standard_normal(1), done, [{}])
+    return model
+
+
+def synchronize(device: th.device) -> None:
+    """
+    :param device: wait until it has done all it was asked to
+    """
+    if device.type == "cuda":
+        th.cuda.synchronize(device)
+
+
+def updates_per_second(model: Any, steps_a_call: int, seconds: float) -> float:
+    """
+    :param model: prepared model
+    :param steps_a_call: gradient steps in each ``train()``
+    :param seconds: how long to measure
+    :return: gradient steps per second
+    """
+    synchronize(model.device)
+    done, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        model.train(gradient_steps=steps_a_call, batch_size=model.batch_size)
+        if model.device.type == "cuda" and done // 200 != (done + steps_a_call) // 200:
+            synchronize(model.device)  # do not run ahead of the clock
+        done += steps_a_call
+    synchronize(model.device)
+    return done / (time.perf_counter() - start)
+
+
+def alternate(measures: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """
+    Measure side by side: every candidate once a round, so that a noisy machine disturbs all of them alike.
+
+    :param measures: candidates
+    :param rounds: how often
+    :return: results of each
+    """
+    results: dict[str, list[float]] = {name: [] for name in measures}
+    for _ in range(rounds):
+        for name, measure in measures.items():
+            results[name].append(measure())
+    return results
+
+
+def median_ratio(results: dict[str, list[float]], baseline: str) -> dict[str, tuple[float, float]]:
+    """
+    :param results: of :func:`alternate`
+    :param baseline: what the others are compared to
+    :return: median, and median of the ratios to the baseline round by round
+    """
+    return {
+        name: (
+            statistics.median(values),
+            statistics.median(value / base for value, base in zip(values, results[baseline], strict=True)),
+        )
+        for name, values in results.items()
+    }
+
+
+def where(device: str) -> dict[str, str]:
+    """
+    :param device: what was measured on
+    :return: hardware, versions and commit, for the record
+    """
+    hardware = th.cuda.get_device_name() if device == "cuda" else _cpu_name()
+    record = {"device": hardware, "threads": str(th.get_num_threads()), "python": platform.python_version()}
+    for package in ("torch", "stable-baselines3", "gymnasium", "mujoco"):
+        try:
+            record[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            record[package] = "-"
+    record["commit"] = _commit()
+    return record
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"
+
+
+def _commit() -> str:
+    try:
+        command = ["git", "describe", "--always", "--dirty"]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """
+    :param path: file
+    :param rows: one dictionary a row, all with the keys of the first
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def markdown_table(rows: list[dict[str, Any]]) -> str:
+    """
+    :param rows: as :func:`write_csv`
+    :return: a Markdown table
+    """
+    header = "| " + " | ".join(rows[0]) + " |"
+    lines = [header, "|" + "---|" * len(rows[0])]
+    return "\n".join(lines + ["| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows])
