@@ -7,6 +7,7 @@ and noise), ``step(*arguments)`` does it. All engines give the same numbers with
 
 import os
 import shutil
+import types
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
@@ -72,7 +73,7 @@ class CompiledEngine(Engine):
         reason = compile_obstacle()
         if reason is not None:
             raise EngineUnavailableError(f"engine='compile' cannot run: {reason}")
-        self.compiled = th.compile(step, fullgraph=fullgraph, dynamic=False)
+        self.compiled = th.compile(_with_own_code(step), fullgraph=fullgraph, dynamic=False)
 
     def run(self, gradient_steps: int, batch_size: int, signature: Hashable) -> None:
         for _ in range(gradient_steps):
@@ -108,7 +109,7 @@ class CudaGraphEngine(Engine):
             raise EngineUnavailableError(f"engine='cudagraph' cannot run on device='{device}': pass device='cuda'")
         self.device = device
         if compiled:
-            self.step = th.compile(step, fullgraph=fullgraph, dynamic=False)
+            self.step = th.compile(_with_own_code(step), fullgraph=fullgraph, dynamic=False)
         self._graph: th.cuda.CUDAGraph | None = None
         self._signature: Hashable = None
         self._inputs: list[th.Tensor] = []
@@ -154,6 +155,22 @@ class CudaGraphEngine(Engine):
                 if isinstance(static, th.Tensor):
                     static.copy_(fresh, non_blocking=True)
         self._graph.replay()
+
+
+def _with_own_code(step: Step) -> Step:
+    """
+    torch.compile keeps its graphs, a handful at the most, with the code of a function, which all models share: a study
+    that trains one model after the other would run out. A copy of the code has room of its own, freed with the engine.
+
+    :param step: a bound method
+    :return: the same, with its own code object
+    """
+    function = getattr(step, "__func__", None)
+    if function is None:
+        return step
+    code, variables = function.__code__.replace(), function.__globals__
+    copy = types.FunctionType(code, variables, function.__name__, function.__defaults__, function.__closure__)
+    return types.MethodType(copy, step.__self__)  # type: ignore[attr-defined]
 
 
 def compile_obstacle() -> str | None:

@@ -1,0 +1,175 @@
+"""All engines compute the same update; an engine that cannot run says so."""
+
+import warnings
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from stable_baselines3.common.logger import Logger
+
+from sb3_sac_variants import SACv1, SACv2
+from sb3_sac_variants.common import engine as engine_module
+from sb3_sac_variants.common.engine import COMPILE_PAYS_FROM, EngineUnavailableError, compile_obstacle
+
+needs_compiler = pytest.mark.skipif(compile_obstacle() is not None, reason=str(compile_obstacle()))
+needs_cuda = pytest.mark.skipif(not th.cuda.is_available(), reason="no CUDA device")
+
+#: what is checked beyond the defaults: class and arguments
+VARIANTS: dict[str, tuple[type, dict[str, Any]]] = {
+    "gsde": (SACv2, {"use_sde": True}),
+    "n_steps": (SACv2, {"n_steps": 3}),
+    "frugal_replay": (SACv2, {"optimize_memory_usage": True}),
+    "target_interval": (SACv2, {"target_update_interval": 3, "ent_coef": 0.2}),
+    "sb3_order": (SACv2, {"update_order": "sb3", "ent_coef_loss": "log_alpha"}),
+    "other_optimizer": (SACv2, {"policy_kwargs": {"net_arch": [16], "optimizer_class": th.optim.RMSprop}}),
+    "hard_targets": (SACv1, {"tau": 1.0, "target_update_interval": 2, "policy_q": "q1"}),
+    "learned_temperature": (SACv1, {"ent_coef": "auto"}),
+    "mixture": (SACv1, {"policy_gradient": "likelihood_ratio", "policy_kwargs": {"net_arch": [16], "n_components": 3}}),
+}
+
+
+def make(cls: type, engine: str, device: str = "cpu", **arguments: Any) -> Any:
+    arguments = {"policy_kwargs": {"net_arch": [16]}, "learning_starts": 0, **arguments}
+    model = cls("MlpPolicy", "Pendulum-v1", engine=engine, seed=0, device=device, batch_size=8, **arguments)
+    model.set_logger(Logger(None, []))
+    rng = np.random.default_rng(0)
+    obs = rng.standard_normal((1, 3)).astype(np.float32)
+    for _ in range(50):
+        next_obs = rng.standard_normal((1, 3)).astype(np.float32)
+        action = rng.uniform(-1, 1, (1, 1)).astype(np.float32)
+        model.replay_buffer.add(obs, next_obs, action, rng.standard_normal(1), rng.random(1) < 0.1, [{}])
+        obs = next_obs
+    th.manual_seed(1)
+    return model
+
+
+def parameters(model: Any) -> th.Tensor:
+    return th.nn.utils.parameters_to_vector(model.policy.parameters()).detach().cpu()
+
+
+def assert_engines_agree(cls: type, engine: str, device: str = "cpu", **arguments: Any) -> None:
+    reference, model = make(cls, "eager", device, **arguments), make(cls, engine, device, **arguments)
+    before = parameters(reference)
+    th.testing.assert_close(parameters(model), before, rtol=0, atol=0)
+    for gradient_steps in (1, 4, 2):
+        for each in (reference, model):
+            th.manual_seed(gradient_steps)
+            np.random.seed(gradient_steps)  # noqa: NPY002 - SB3's own buffers draw with NumPy's global generator
+            each.train(gradient_steps, batch_size=8)
+    assert (parameters(reference) - before).abs().max() > 1e-3
+    th.testing.assert_close(parameters(model), parameters(reference), rtol=1e-4, atol=2e-6)
+    assert model._metrics.means() == pytest.approx(reference._metrics.means(), rel=1e-3, abs=1e-4)
+    assert model._n_updates == 7
+
+
+@needs_compiler
+@pytest.mark.parametrize("cls", [SACv1, SACv2])
+def test_compiled_update_computes_the_eager_numbers(cls):
+    assert_engines_agree(cls, "compile")
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_compiled_variants_compute_the_eager_numbers(variant):
+    cls, arguments = VARIANTS[variant]
+    assert_engines_agree(cls, "compile", **arguments)
+
+
+@needs_cuda
+@pytest.mark.parametrize("engine", ["cudagraph", "compile"])
+@pytest.mark.parametrize("variant", ["SACv1", "SACv2", *VARIANTS])
+def test_cuda_engines_compute_the_eager_numbers(engine, variant):
+    cls, arguments = {"SACv1": (SACv1, {}), "SACv2": (SACv2, {}), **VARIANTS}[variant]
+    assert_engines_agree(cls, engine, "cuda", **arguments)
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_changing_learning_rate_does_not_recompile():
+    model = make(SACv2, "compile", learning_rate=lambda progress: 1e-3 * progress)
+    model.train(2, batch_size=8)
+    before = parameters(model)
+    with th.compiler.set_stance("fail_on_recompile"):
+        for progress in (0.7, 0.2, 0.0):
+            model._current_progress_remaining = progress
+            model.train(1, batch_size=8)
+    assert model.actor_learner.lr.item() == 0.0
+    assert not th.equal(parameters(model), before)
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_many_models_in_one_process_can_each_be_compiled():
+    # torch.compile keeps eight graphs for a function, which all models would share
+    limit = th._dynamo.config.recompile_limit
+    try:
+        th._dynamo.config.recompile_limit = 1
+        for seed in range(3):
+            make(SACv2, "compile", ent_coef=0.1 + seed).train(1, batch_size=8)
+    finally:
+        th._dynamo.config.recompile_limit = limit
+
+
+def test_engine_by_name_that_cannot_run_raises_with_the_reason(monkeypatch):
+    with pytest.raises(EngineUnavailableError, match=r"cudagraph.*device='cpu'"):
+        make(SACv2, "cudagraph").train(1, batch_size=8)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(EngineUnavailableError, match=r"compile.*C\+\+ compiler"):
+        make(SACv2, "compile").train(1, batch_size=8)
+
+
+@pytest.mark.parametrize(
+    ("planned", "obstacle", "expected"),
+    [
+        (COMPILE_PAYS_FROM - 1, None, "eager"),
+        (COMPILE_PAYS_FROM, None, "compile"),
+        (COMPILE_PAYS_FROM, "no C++ compiler", "eager"),
+    ],
+)
+def test_auto_compiles_only_what_pays(monkeypatch, capsys, planned, obstacle, expected):
+    monkeypatch.setattr(engine_module, "compile_obstacle", lambda: obstacle)
+    model = make(SACv2, "auto", verbose=1)
+    model._total_timesteps = planned
+    engine = model._make_engine()
+    assert engine.name == expected
+    printed = capsys.readouterr().out
+    assert f"Using the {expected} engine" in printed
+    assert obstacle is None or obstacle in printed
+
+
+def test_auto_counts_gradient_steps_not_environment_steps():
+    model = make(SACv2, "auto", train_freq=10, gradient_steps=1)
+    model._total_timesteps = 9 * COMPILE_PAYS_FROM
+    assert model._make_engine().name == "eager"
+
+
+def test_auto_falls_back_to_eager_with_one_warning(monkeypatch):
+    def failing_compile(*args, **kwargs):
+        def run(*args):
+            raise RuntimeError("the compiler broke\nand said much more")
+
+        return run
+
+    monkeypatch.setattr(th, "compile", failing_compile)
+    monkeypatch.setattr(engine_module, "compile_obstacle", lambda: None)
+    model = make(SACv2, "auto")
+    model._total_timesteps = COMPILE_PAYS_FROM
+    with pytest.warns(UserWarning, match=r"'compile', which failed \(RuntimeError: the compiler broke\)"):
+        model.train(2, batch_size=8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.train(1, batch_size=8)
+    assert model._n_updates == 3
+
+
+def test_saved_models_hold_no_engine(tmp_path):
+    model = make(SACv2, "eager")
+    model.train(2, batch_size=8)
+    model.save(tmp_path / "model")
+    loaded = SACv2.load(tmp_path / "model", env=gym.make("Pendulum-v1"))
+    assert loaded._engine is None
+    th.testing.assert_close(parameters(loaded), parameters(model), rtol=0, atol=0)
