@@ -204,8 +204,9 @@ class TensorReplayBuffer(ReplayBuffer):
             if self.optimize_memory_usage and not self.full:
                 filled += self.n_envs  # the next observation of the newest transition
             filled = min(filled, self.buffer_size * self.n_envs)
-            state["_rows"] = self._rows[:filled].cpu()
-            state["_image_rows"] = {key: value[:filled].cpu() for key, value in self._image_rows.items()}
+            # A copy: pickling a view writes all the memory behind it
+            state["_rows"] = self._rows[:filled].to("cpu", copy=True)
+            state["_image_rows"] = {key: rows[:filled].to("cpu", copy=True) for key, rows in self._image_rows.items()}
             for name in ("_start", "_count", "_final_of"):
                 if name in state:
                     state[name] = state[name].cpu()
