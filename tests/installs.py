@@ -50,7 +50,7 @@ def build(kind: str) -> Path:
 
 @functools.cache
 def installed_python(kind: str) -> Path:
-    """A new virtual environment with the package installed from :func:`build`; it borrows the dependencies from ours."""
+    """A new virtual environment with the package installed from :func:`build`, and the dependencies of this one."""
     folder = _temporary_folder()
     venv.create(folder, with_pip=False, symlinks=os.name != "nt")
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
