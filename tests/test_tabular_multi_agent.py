@@ -145,6 +145,7 @@ def test_closed_form_is_the_product_and_beats_other_policies(problem: Problem) -
     game, policies, agent, alpha, beta, _, rng = problem
     marginal_q = 3 * rng.normal(size=(game.n_states, game.n_actions))
     improved = agent_policy_improvement(marginal_q, policies, agent, alpha, **problem.cross_entropy)
+    np.testing.assert_array_equal(improved.q, marginal_q)
     product = np.exp(marginal_q / alpha) * np.exp(problem.log_others()) ** (-beta / alpha)
     np.testing.assert_allclose(improved.policy, product / product.sum(1, keepdims=True), rtol=1e-9)
 
@@ -342,6 +343,15 @@ def test_zero_probabilities_need_no_floor_where_no_cross_entropy_asks_for_them()
     assert np.isfinite(agent_policy_evaluation(GAME, GREEDY, 0, 1.0, 0.1, ce_floor=1e-3).q).all()
     own_zero = np.stack([GREEDY[0], UNIFORM[1]])
     assert np.isfinite(agent_policy_evaluation(GAME, own_zero, 0, 1.0, 0.1).q).all()
+
+
+def test_rows_of_policies_need_not_sum_to_one_beyond_the_tolerance() -> None:
+    """Three agents' rows, each at the edge of what is taken for one, multiply to a row beyond it."""
+    game = random_game(np.random.default_rng(6), 3, 2, 2, 0.9, terminal=False)
+    policies = np.full((3, 2, 2), 0.5 + 0.45e-8)
+    exact = agent_policy_evaluation(game, np.full((3, 2, 2), 0.5), 0, 1.0, 0.1)
+    solution = agent_policy_evaluation(game, policies, 0, 1.0, 0.1)
+    np.testing.assert_allclose(solution.q, exact.q, rtol=1e-5, atol=1e-5)
 
 
 def test_the_game_keeps_copies_that_cannot_be_changed() -> None:

@@ -1,5 +1,6 @@
 """Exact soft dynamic programming: the theorems of maximum-entropy reinforcement learning on random processes."""
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from sb3_sac_variants.tabular import (
     FiniteMDP,
+    soft_dp,
     soft_optimality_backup,
     soft_policy_backup,
     soft_policy_evaluation,
@@ -368,6 +370,35 @@ def test_extreme_magnitudes_are_solved_to_rounding(solver, scale: float) -> None
     tolerance = min(1e-8, 1e-12 * scale)
     scaled = solver(FiniteMDP(transition, scale * reward, 0.9), scale * 0.5, tolerance=tolerance).q
     np.testing.assert_allclose(scaled / scale, q, rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("solver", "step", "limit"), [(soft_policy_iteration, "_evaluate", 100), (soft_q_iteration, "_soft_value", 400)]
+)
+def test_iteration_ends_though_rounding_never_settles(solver, step: str, limit: int, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """With arithmetic so coarse that no two steps agree to the tolerance, both still end, near the solution."""
+    rng = np.random.default_rng(4)
+    # One successor each: averages over many would bring the errors of all states together.
+    mdp = FiniteMDP(np.eye(30)[rng.integers(30, size=(30, 3))], rng.normal(size=(30, 3)), 0.9)
+    exact = solver(mdp, 0.5)
+    original, calls = getattr(soft_dp, step), itertools.count()
+
+    def coarse(*args: object) -> np.ndarray:
+        assert next(calls) < limit, "it goes on and on"
+        return original(*args) + 1e-6 * rng.normal(size=30)
+
+    monkeypatch.setattr(soft_dp, step, coarse)
+    result = solver(mdp, 0.5)
+    assert result.history[-1] > 1e-8
+    np.testing.assert_allclose(result.q, exact.q, rtol=0, atol=1e-4)
+
+
+def test_iteration_starts_where_it_is_told() -> None:
+    rng = np.random.default_rng(5)
+    mdp = FiniteMDP(rng.dirichlet(np.ones(4), size=(4, 3)), rng.normal(size=(4, 3)), 0.9)
+    best = soft_policy_iteration(mdp, 0.5)
+    assert len(soft_q_iteration(mdp, 0.5, initial_q=best.q).history) == 1
+    assert len(soft_policy_iteration(mdp, 0.5, initial_policy=best.policy).history) == 1
 
 
 @pytest.mark.parametrize("gamma", [0.999, 0.99999])
