@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar
 
-from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.sac.policies import SACPolicy
@@ -29,6 +28,7 @@ class MaxEntPolicy(SACPolicy):
     learned_networks: ClassVar[tuple[str, ...]] = ("actor", "critic")
 
     def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] | None = None, **kwargs: Any):
+        self._modules_with_mode: list[nn.Module] | None = None
         if features_extractor_class is None:
             features_extractor_class = self.default_features_extractor_class
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)  # type: ignore[misc]
@@ -79,10 +79,22 @@ class MaxEntPolicy(SACPolicy):
 
         :param mode: whether to train
         """
-        for name in self.learned_networks:
-            network: BaseModel = getattr(self, name)
-            network.set_training_mode(mode)
+        if self._modules_with_mode is None:
+            networks: list[nn.Module] = [getattr(self, name) for name in self.learned_networks]
+            self._modules_with_mode = [module for network in networks for module in network.modules()]
+        for module in self._modules_with_mode:
+            if type(module).train is nn.Module.train:
+                module.__dict__["training"] = mode
+            else:  # it has something of its own to do
+                module.train(mode)
         self.training = mode
+
+    def find_modules(self) -> None:
+        """
+        Look anew which modules have a training mode. ``Module.train()`` walks through the tree at each call, which in a
+        rollout of single steps takes longer than the actor does; the walk is therefore done once for each ``learn()``.
+        """
+        self._modules_with_mode = None
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

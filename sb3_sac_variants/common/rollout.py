@@ -1,5 +1,6 @@
 """Collecting experience: SB3's rollout with a shorter way from observation to action, and a guard before the buffer."""
 
+import copy
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,10 +10,11 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn
 from stable_baselines3.common.utils import obs_as_tensor
 
 from sb3_sac_variants.common.buffers import TensorReplayBuffer
+from sb3_sac_variants.common.random_state import RandomState, torch_random_state
 from sb3_sac_variants.common.validation import check_action_space, check_finite
 
 
@@ -20,6 +22,29 @@ class MaxEntRollout(OffPolicyAlgorithm):
     """What :class:`MaxEntAlgorithm` changes in SB3's rollout."""
 
     supported_action_spaces: ClassVar[tuple[type[spaces.Space], ...]]
+
+    #: whether a run that stopped here could go on exactly: no step is half stored, no rollout waits for its training
+    _between_rollouts: bool = True
+    #: torch's random state from before the exploration matrices of the rollout were drawn (gSDE only)
+    _state_before_rollout: RandomState | None = None
+    #: whether the next ``learn()`` goes on with a run restored from a checkpoint
+    _resumed: bool = False
+
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
+        """
+        As SB3's; keeps track of where in the loop we are, for checkpoints.
+
+        :param args: as SB3's
+        :param kwargs: as SB3's
+        :return: what was collected
+        """
+        self._between_rollouts = True
+        if self.use_sde:
+            self._state_before_rollout = torch_random_state(self.device)
+        rollout = super().collect_rollouts(*args, **kwargs)
+        self._between_rollouts = rollout.continue_training
+        self._state_before_rollout = None
+        return rollout
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
@@ -32,6 +57,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
         :param n_envs: number of environments
         :return: actions for the environment, and scaled to [-1, 1] for the buffer
         """
+        self._between_rollouts = False
         warm_up = self.num_timesteps < learning_starts and not (self.use_sde and self.use_sde_at_warmup)
         if warm_up or not isinstance(self.action_space, spaces.Box):
             return super()._sample_action(learning_starts, action_noise, n_envs)
@@ -63,19 +89,18 @@ class MaxEntRollout(OffPolicyAlgorithm):
         :param infos: information of the environments
         :raises ValueError: if a reward or observation is NaN or infinite
         """
-        check_finite("reward", reward, self.num_timesteps)
-        check_finite("observation", new_obs, self.num_timesteps)
+        normalize = self._vec_normalize_env
+        # What is stored: VecNormalize clips an infinite value and hides it
+        check_finite("reward", normalize.get_original_reward() if normalize else reward, self.num_timesteps)
+        check_finite("observation", normalize.get_original_obs() if normalize else new_obs, self.num_timesteps)
         for index in np.flatnonzero(dones):
             last = infos[index].get("terminal_observation")
+            if isinstance(last, dict):
+                last = {key: np.asarray(value)[None] for key, value in last.items()}
+            elif last is not None:
+                last = np.asarray(last)[None]
             if last is not None:
-                values = (
-                    {key: np.asarray(value)[None] for key, value in last.items()} if isinstance(last, dict) else last
-                )
-                check_finite(
-                    f"terminal observation ({index})",
-                    values if isinstance(values, dict) else np.asarray(values)[None],
-                    self.num_timesteps,
-                )
+                check_finite("terminal observation", last, self.num_timesteps, first_env=int(index))
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _setup_learn(
@@ -88,13 +113,25 @@ class MaxEntRollout(OffPolicyAlgorithm):
     ) -> tuple[int, BaseCallback]:
         # Our buffer sees by itself where a trajectory was cut: SB3's truncation of the last one, which would end the
         # episode as if it had terminated, is for its own memory-saving buffer
+        self.policy.find_modules()
         optimize_memory_usage = self.optimize_memory_usage
         if isinstance(self.replay_buffer, TensorReplayBuffer):
             self.optimize_memory_usage = False
+        noise = copy.deepcopy(self.action_noise) if self._resumed and not reset_num_timesteps else None
         try:
-            return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+            result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         finally:
             self.optimize_memory_usage = optimize_memory_usage
+        if noise is not None:  # the episode goes on: so does its noise, which SB3 has reset
+            self.action_noise = noise
+        self._resumed = False
+        first = self._last_original_obs if self._vec_normalize_env is not None else self._last_obs
+        assert first is not None
+        check_finite("observation", first, self.num_timesteps)
+        return result
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_between_rollouts", "_state_before_rollout", "_resumed"]
 
     @classmethod
     def _check_env(cls, env: GymEnv | None) -> None:
