@@ -90,6 +90,7 @@ def soft_value(q_values: th.Tensor, sample: PolicySample, ent_coef: th.Tensor) -
     :param ent_coef: temperature alpha, a scalar tensor
     :return: ``(B, 1)``
     """
+    _check_shape("q_values", q_values, tuple(sample.log_prob.shape))
     return expectation(sample, q_values - ent_coef * sample.log_prob)
 
 
@@ -102,8 +103,9 @@ def soft_bellman_target(batch: Batch, next_value: th.Tensor, reward_scale: float
     :param reward_scale: c, multiplies the reward; 1/alpha of P18
     :return: ``(B, 1)``, without gradient
     """
-    _check_shape("next_value", next_value, (batch.rewards.shape[0], 1))
-    _check_shape("batch.rewards", batch.rewards, (None, 1))
+    _check_shape("next_value", next_value, (None, 1))
+    for name in ("rewards", "dones", "discounts"):
+        _check_shape(f"batch.{name}", getattr(batch, name), tuple(next_value.shape))
     return (reward_scale * batch.rewards + (1.0 - batch.dones) * batch.discounts * next_value).detach()
 
 
@@ -117,6 +119,7 @@ def soft_bellman_error(q_values: th.Tensor, target_q: th.Tensor) -> th.Tensor:
     :param target_q: y, ``(B, 1)``
     :return: scalar
     """
+    _check_shape("target_q", target_q, (None, 1))
     _check_shape("q_values", q_values, (None, *target_q.shape))
     return 0.5 * (q_values - target_q).square().mean(dim=(1, 2)).sum()
 
@@ -129,6 +132,7 @@ def soft_value_error(values: th.Tensor, target_value: th.Tensor) -> th.Tensor:
     :param target_value: E_pi[Q - alpha log pi], ``(B, 1)``, without gradient
     :return: scalar
     """
+    _check_shape("target_value", target_value, (None, 1))
     _check_shape("values", values, tuple(target_value.shape))
     return 0.5 * (values - target_value).square().mean()
 
@@ -161,6 +165,7 @@ def likelihood_ratio_policy_improvement(
     :param ent_coef: temperature alpha, a scalar tensor without gradient
     :return: scalar
     """
+    _check_shape("q_values", q_values, (None, 1))
     _check_shape("values", values, tuple(q_values.shape))
     _check_shape("sample.log_prob", sample.log_prob, tuple(q_values.shape))
     return (sample.log_prob * (ent_coef * sample.log_prob - q_values + values).detach()).mean()
