@@ -90,6 +90,8 @@ class CudaGraphEngine(Engine):
 
     :param device: the CUDA device
     :param compiled: whether the captured step is compiled first (fewer, larger kernels)
+    :param fullgraph: with ``compiled``, False where the optimiser's own step has to break the graph
+    :param verbose: from 1 on, say when the graph is captured anew
     """
 
     name = "cudagraph"
@@ -103,8 +105,10 @@ class CudaGraphEngine(Engine):
         device: th.device,
         compiled: bool = False,
         fullgraph: bool = True,
+        verbose: int = 0,
     ):
         super().__init__(draw, step, draw_on_device)
+        self.verbose = verbose
         if device.type != "cuda":
             raise EngineUnavailableError(f"engine='cudagraph' cannot run on device='{device}': pass device='cuda'")
         self.device = device
@@ -112,20 +116,25 @@ class CudaGraphEngine(Engine):
             self.step = th.compile(_with_own_code(step), fullgraph=fullgraph, dynamic=False)
         self._graph: th.cuda.CUDAGraph | None = None
         self._signature: Hashable = None
-        self._inputs: list[th.Tensor] = []
+        self._inputs: list[Any] = []
+        self._next_arguments: tuple[Any, ...] = ()
         self._warmed_up = 0
 
     def run(self, gradient_steps: int, batch_size: int, signature: Hashable) -> None:
         signature = (batch_size, signature)
         if signature != self._signature:
+            if self._graph is not None and self.verbose >= 1:
+                print("Capturing the CUDA graph anew: batch size, replay memory or a constant has changed")
             self._graph, self._signature, self._warmed_up = None, signature, 0
         for _ in range(gradient_steps):
             if self._graph is None and self._warmed_up < self.warm_up_steps:
                 self._warm_up(batch_size)
-            else:
-                if self._graph is None:
-                    self._capture(batch_size)
-                self._replay(batch_size)
+                continue
+            if not self.draw_on_device:
+                self._next_arguments = self.draw(batch_size)
+            if self._graph is None:
+                self._capture(batch_size)
+            self._replay()
 
     def _warm_up(self, batch_size: int) -> None:
         stream = th.cuda.Stream(self.device)
@@ -141,17 +150,17 @@ class CudaGraphEngine(Engine):
             with th.cuda.graph(graph):
                 self.step(*self.draw(batch_size))
         else:
-            leaves, structure = pytree.tree_flatten(self.draw(batch_size))
+            leaves, structure = pytree.tree_flatten(self._next_arguments)
             self._inputs = [leaf.clone() if isinstance(leaf, th.Tensor) else leaf for leaf in leaves]
             arguments = pytree.tree_unflatten(self._inputs, structure)
             with th.cuda.graph(graph):
                 self.step(*arguments)
         self._graph = graph
 
-    def _replay(self, batch_size: int) -> None:
+    def _replay(self) -> None:
         assert self._graph is not None
         if not self.draw_on_device:
-            for static, fresh in zip(self._inputs, pytree.tree_leaves(self.draw(batch_size)), strict=True):
+            for static, fresh in zip(self._inputs, pytree.tree_leaves(self._next_arguments), strict=True):
                 if isinstance(static, th.Tensor):
                     static.copy_(fresh, non_blocking=True)
         self._graph.replay()
@@ -249,9 +258,9 @@ def make_engine(
     elif name == "compile":
         engine, why = CompiledEngine(draw, step, draw_on_device, fullgraph), "asked for"
     elif name == "cudagraph":
-        engine, why = CudaGraphEngine(draw, step, draw_on_device, device), "asked for"
+        engine, why = CudaGraphEngine(draw, step, draw_on_device, device, verbose=verbose), "asked for"
     elif device.type == "cuda":
-        engine = _WithFallback(CudaGraphEngine(draw, step, draw_on_device, device), eager)
+        engine = _WithFallback(CudaGraphEngine(draw, step, draw_on_device, device, verbose=verbose), eager)
         why = "device is CUDA"
     elif device.type != "cpu":
         engine, why = eager, f"device is {device.type}"

@@ -10,7 +10,7 @@ would break the graph. Either way the state lives in the optimiser, so a saved m
 import copy
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch as th
@@ -108,6 +108,8 @@ class Learner:
                 if "capturable" in inspect.signature(type(optimizer)).parameters:
                     group["capturable"] = device.type == "cuda"
             return
+        # torch warns when a step that could be captured runs outside a graph, as warm-up and the eager engine do
+        optimizer._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
         rate = th.tensor(float(optimizer.param_groups[0]["lr"]), dtype=th.float32, device=device)
         self.lr = rate
         for group in optimizer.param_groups:
@@ -207,15 +209,13 @@ class TargetTracker:
     """
 
     def __init__(self, online: nn.Module, target: nn.Module):
-        self.online = list(online.parameters())
-        self.target = list(target.parameters())
+        self.online: list[th.Tensor] = list(online.parameters())
+        self.target: list[th.Tensor] = list(target.parameters())
         # Running statistics of normalisation layers are copied, not averaged (SB3, issue 996)
         self.online_statistics = [buffer for buffer in online.buffers() if buffer.is_floating_point()]
         self.target_statistics = [buffer for buffer in target.buffers() if buffer.is_floating_point()]
-        device = self.online[0].device
-        self.steps = th.zeros((), dtype=th.int64, device=device)
-        self.interval = th.ones((), dtype=th.int64, device=device)
-        self.tau = th.ones((), device=device)
+        self.steps = th.zeros((), dtype=th.int64, device=self.online[0].device)
+        self.tau, self.interval = 1.0, 1
 
     def configure(self, tau: float, interval: int, steps: int) -> None:
         """
@@ -223,21 +223,21 @@ class TargetTracker:
         :param interval: number of gradient steps from one update to the next
         :param steps: gradient steps done so far in the whole run
         """
-        self.tau.fill_(tau)
-        self.interval.fill_(interval)
+        self.tau, self.interval = tau, interval
         self.steps.fill_(steps)
 
     def step(self) -> None:
         """Count one gradient step, and let the target follow if it is time."""
         with th.no_grad():
             self.steps += 1
-            due = (self.steps % self.interval == 0).to(self.tau.dtype)
+            if self.interval == 1:
+                th._foreach_lerp_(self.target, self.online, self.tau)
+                if self.target_statistics:
+                    th._foreach_copy_(self.target_statistics, self.online_statistics)
+                return
             # A weight of exactly 0 leaves a target as it is, of exactly 1 copies: no branch, so one graph serves
-            weight = self.tau * due
-            _foreach_lerp(self.target, self.online, weight)
-            _foreach_lerp(self.target_statistics, self.online_statistics, due)
-
-
-def _foreach_lerp(targets: Iterable[th.Tensor], sources: Iterable[th.Tensor], weight: th.Tensor) -> None:
-    for target, source in zip(targets, sources, strict=True):
-        target.lerp_(source, weight.to(target.dtype))
+            due = (self.steps % self.interval == 0).to(self.online[0].dtype)
+            for follower, leader in zip(self.target, self.online, strict=True):
+                follower.lerp_(leader, self.tau * due)
+            for follower, leader in zip(self.target_statistics, self.online_statistics, strict=True):
+                follower.lerp_(leader, due.to(follower.dtype))

@@ -449,7 +449,8 @@ class MaxEntAlgorithm(SaveAndLoad, MaxEntRollout):
         """
         :return: changes when memory that a captured graph points to has been replaced, or a constant in it has changed
         """
-        return (id(self.replay_buffer), getattr(self.replay_buffer, "version", 0), self.gamma, self.reward_scale)
+        memory = (id(self.replay_buffer), getattr(self.replay_buffer, "version", 0))
+        return (*memory, self.gamma, self.reward_scale, self.tau, self.target_update_interval)
 
     def dump_logs(self) -> None:
         """Write the logs: only now are the metrics read from the device, as means since the last time."""
