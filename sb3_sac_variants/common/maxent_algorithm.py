@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Hashable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch as th
@@ -23,16 +23,17 @@ from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_sac_variants.common.actors import SquashedGaussianActor
 from sb3_sac_variants.common.buffers import TensorReplayBuffer
-from sb3_sac_variants.common.checkpoint import SaveAndLoad
+from sb3_sac_variants.common.checkpoint import Resumable
 from sb3_sac_variants.common.critics import StackedContinuousCritic
 from sb3_sac_variants.common.engine import Engine, make_engine
 from sb3_sac_variants.common.learner import Learner, TargetTracker
 from sb3_sac_variants.common.losses import Batch, soft_bellman_error
 from sb3_sac_variants.common.metrics import DeviceMetrics
 from sb3_sac_variants.common.policies import MaxEntPolicy
-from sb3_sac_variants.common.rollout import MaxEntRollout
 from sb3_sac_variants.common.temperature import LearnedTemperature, Temperature
 from sb3_sac_variants.common.validation import check_choice, check_range, parse_ent_coef
+
+SelfMaxEnt = TypeVar("SelfMaxEnt", bound="MaxEntAlgorithm")
 
 
 def bellman_loss(critic: StackedContinuousCritic, batch: Batch, target_q: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
@@ -46,7 +47,7 @@ def bellman_loss(critic: StackedContinuousCritic, batch: Batch, target_q: th.Ten
     return soft_bellman_error(q_values, target_q), q_values.mean()
 
 
-class MaxEntAlgorithm(SaveAndLoad, MaxEntRollout):
+class MaxEntAlgorithm(Resumable):
     """
     Base of the maximum-entropy algorithms: everything but the update itself.
 
@@ -333,8 +334,8 @@ class MaxEntAlgorithm(SaveAndLoad, MaxEntRollout):
         self.temperature: Temperature
         if learned:
             temperature = LearnedTemperature(value, getattr(self, "ent_coef_loss", "alpha")).to(self.device)
-            policy = self.policy
-            temperature.setup_optimizer(policy.optimizer_class, lr=self.lr_schedule(1), **policy.optimizer_kwargs)
+            # Adam as in SB3, whatever the networks use: weight decay, say, has no meaning for one number
+            temperature.setup_optimizer(th.optim.Adam, lr=self.lr_schedule(1))
             self.temperature = temperature
         else:
             self.temperature = Temperature(value).to(self.device)
@@ -433,6 +434,8 @@ class MaxEntAlgorithm(SaveAndLoad, MaxEntRollout):
             assert isinstance(self.train_freq, TrainFreq)
             if self.train_freq.unit == TrainFrequencyUnit.STEP:
                 steps_left = steps_left * self.gradient_steps / (self.train_freq.frequency * self.n_envs)
+        # A run resumed from a checkpoint takes the engine it had
+        self._planned_steps = steps_left if self._planned_steps is None else self._planned_steps
         learners = list(self.learners.values())
         return make_engine(
             self.engine,
@@ -441,7 +444,7 @@ class MaxEntAlgorithm(SaveAndLoad, MaxEntRollout):
             device=self.device,
             draw_on_device=isinstance(self.replay_buffer, TensorReplayBuffer),
             fullgraph=all(learner.plain_adam for learner in learners),
-            planned_steps=steps_left,
+            planned_steps=self._planned_steps,
             verbose=self.verbose,
         )
 
@@ -461,14 +464,25 @@ class MaxEntAlgorithm(SaveAndLoad, MaxEntRollout):
         super().dump_logs()
 
     def learn(
-        self,
+        self: SelfMaxEnt,
         total_timesteps: int,
         callback: MaybeCallback = None,
         log_interval: int | None = 4,
         tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
-    ) -> Any:
+    ) -> SelfMaxEnt:
+        """
+        Train. As SB3's ``learn``.
+
+        :param total_timesteps: environment steps
+        :param callback: called at each of them
+        :param log_interval: episodes from one log to the next; None for no logs
+        :param tb_log_name: name of the run for TensorBoard, by default the class's
+        :param reset_num_timesteps: whether to count from zero, or go on
+        :param progress_bar: whether to show one
+        :return: the model
+        """
         return super().learn(
             total_timesteps,
             callback,
@@ -488,7 +502,7 @@ class MaxEntAlgorithm(SaveAndLoad, MaxEntRollout):
             learner.refresh()
         if isinstance(self.temperature, LearnedTemperature):
             self.temperature.learner.refresh()
-        self._engine = None
+        self._engine, self._planned_steps = None, None
 
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
         super().load_replay_buffer(path, truncate_last_traj)
