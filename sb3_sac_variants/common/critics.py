@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from abc import abstractmethod
 from typing import Any
 
 import torch as th
@@ -70,10 +71,10 @@ def stacked_mlp(
     return nn.Sequential(*layers, StackedLinear(n, sizes[-1], output_dim))
 
 
-class StackedContinuousCritic(BaseModel):
+class StackedCritic(BaseModel):
     """
-    Action-value networks Q_i(s, a), i = 1..n_critics, for Box actions, as SB3's ``ContinuousCritic`` but evaluated
-    together.
+    Action-value networks Q_i, i = 1..n_critics, evaluated together; what SB3's ``ContinuousCritic`` is for one kind of
+    action space.
 
     :param observation_space: observation space
     :param action_space: action space
@@ -91,7 +92,7 @@ class StackedContinuousCritic(BaseModel):
     def __init__(
         self,
         observation_space: spaces.Space,
-        action_space: spaces.Box,
+        action_space: spaces.Space,
         net_arch: list[int],
         features_extractor: BaseFeaturesExtractor,
         features_dim: int,
@@ -105,39 +106,26 @@ class StackedContinuousCritic(BaseModel):
         )
         self.share_features_extractor = share_features_extractor
         self.n_critics = n_critics
-        self.q_networks = stacked_mlp(
-            n_critics, features_dim + get_action_dim(action_space), 1, net_arch, activation_fn
-        )
+        self.q_networks = stacked_mlp(n_critics, *self._network_sizes(features_dim), net_arch, activation_fn)
 
+    @abstractmethod
+    def _network_sizes(self, features_dim: int) -> tuple[int, int]:
+        """
+        :param features_dim: number of features
+        :return: sizes of a network's input and output
+        """
+
+    @abstractmethod
     def evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
         Q of all critics at one action for each state.
 
         :param obs: observations
-        :param actions: actions in [-1, 1], ``(B, action_dim)``
+        :param actions: actions as the replay buffer has them, ``(B, action_dim)``
         :return: ``(n_critics, B, 1)``
         """
-        # A shared extractor learns from the actor's loss only, as in SB3's ContinuousCritic
-        with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
-            features = self.extract_features(obs, self.features_extractor)
-        return self.q_networks(th.cat([features, actions], dim=1))
 
-    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
-        """
-        :param obs: observations
-        :param actions: actions in [-1, 1], ``(B, action_dim)``
-        :return: one ``(B, 1)`` for each critic, as SB3's ``ContinuousCritic``
-        """
-        return tuple(self.evaluate(obs, actions))
-
-    def q1_forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
-        """
-        :param obs: observations
-        :param actions: actions in [-1, 1], ``(B, action_dim)``
-        :return: Q of the first critic, ``(B, 1)``
-        """
-        return self.evaluate(obs, actions)[0]
-
+    @abstractmethod
     def sample_q(self, obs: PyTorchObs, sample: PolicySample) -> th.Tensor:
         """
         Q of all critics at the actions of a policy sample.
@@ -146,8 +134,15 @@ class StackedContinuousCritic(BaseModel):
         :param sample: the policy's actions
         :return: ``(n_critics, B, K)``
         """
-        assert sample.actions is not None, "a continuous critic needs a sampled action"
-        return self.evaluate(obs, sample.actions)
+
+    def features(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        :param obs: observations
+        :return: features, ``(B, features_dim)``
+        """
+        # A shared extractor learns from the actor's loss only, as in SB3's ContinuousCritic
+        with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
+            return self.extract_features(obs, self.features_extractor)
 
     def min_q(self, obs: PyTorchObs, sample: PolicySample) -> th.Tensor:
         """
@@ -159,7 +154,44 @@ class StackedContinuousCritic(BaseModel):
         """
         return self.sample_q(obs, sample).amin(dim=0)
 
+    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
+        """
+        :param obs: observations
+        :param actions: actions as the replay buffer has them, ``(B, action_dim)``
+        :return: one ``(B, 1)`` for each critic, as SB3's ``ContinuousCritic``
+        """
+        return tuple(self.evaluate(obs, actions))
+
+    def q1_forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        :param obs: observations
+        :param actions: actions as the replay buffer has them, ``(B, action_dim)``
+        :return: Q of the first critic, ``(B, 1)``
+        """
+        return self.evaluate(obs, actions)[0]
+
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
         data.update(n_critics=self.n_critics, share_features_extractor=self.share_features_extractor)
         return data
+
+
+class StackedContinuousCritic(StackedCritic):
+    """Action-value networks Q_i(s, a) for Box actions. Arguments as :class:`StackedCritic`."""
+
+    action_space: spaces.Box
+
+    def _network_sizes(self, features_dim: int) -> tuple[int, int]:
+        return features_dim + get_action_dim(self.action_space), 1
+
+    def evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        return self.q_networks(th.cat([self.features(obs), actions], dim=1))
+
+    def sample_q(self, obs: PyTorchObs, sample: PolicySample) -> th.Tensor:
+        assert sample.actions is not None, "a continuous critic needs sampled actions"
+        if sample.actions.dim() == 2:
+            return self.evaluate(obs, sample.actions)
+        # K actions for each state: its features serve them all
+        features, particles = self.features(obs), sample.actions
+        inputs = th.cat([features.unsqueeze(1).expand(-1, particles.shape[1], -1), particles], dim=2)
+        return self.q_networks(inputs.flatten(0, 1)).view(self.n_critics, *particles.shape[:2])

@@ -1,0 +1,147 @@
+"""
+Networks for discrete actions, where every expectation over actions is an exact sum: nothing is sampled in an update.
+
+A policy sample names no action and weights all of them by their probabilities; the critics answer with Q(s, .). The
+equations of :mod:`sb3_sac_variants.common.losses` then read as for continuous actions (Christodoulou 2019, Soft
+Actor-Critic for Discrete Action Settings, arXiv 1910.07207).
+"""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_sac_variants.common.critics import StackedCritic
+from sb3_sac_variants.common.losses import PolicySample
+
+
+class CategoricalActor(BasePolicy):
+    """A policy over a finite set of actions; a subclass says with which probabilities."""
+
+    action_space: spaces.Discrete
+
+    @abstractmethod
+    def log_prob(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        :param obs: observations
+        :return: log pi(.|s) of all actions, ``(B, |A|)``
+        """
+
+    def noise_shape(self, batch_size: int) -> tuple[int, ...]:
+        """
+        :param batch_size: number of states
+        :return: shape of the noise that :meth:`sample` takes: no number at all
+        """
+        return (batch_size, 0)
+
+    def sample(self, obs: PyTorchObs, noise: th.Tensor, reparameterize: bool = True) -> PolicySample:
+        """
+        All actions and their probabilities.
+
+        :param obs: observations
+        :param noise: empty, of :meth:`noise_shape`
+        :param reparameterize: whether gradients flow through the weights of the sum, or only into the log-probabilities
+            (likelihood ratio); the gradient of the policy's loss is the same
+        :return: no action, meaning all of them, ``(B, |A|)`` log-probabilities and probabilities
+        """
+        log_prob = self.log_prob(obs)
+        weights = log_prob.exp()
+        return PolicySample(None, log_prob, weights if reparameterize else weights.detach())
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        """
+        Action to take in the environment.
+
+        :param obs: observations
+        :param deterministic: whether to take the most likely action
+        :return: numbers of actions, ``(B,)``
+        """
+        log_prob = self.log_prob(obs)
+        if deterministic:
+            return log_prob.argmax(dim=1)
+        return th.multinomial(log_prob.exp(), num_samples=1).squeeze(1)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self(observation, deterministic)
+
+
+class DiscreteActor(CategoricalActor):
+    """
+    A network that gives the logits of the actions.
+
+    :param observation_space: observation space
+    :param action_space: action space
+    :param net_arch: sizes of the hidden layers
+    :param features_extractor: network to extract features
+    :param features_dim: number of features
+    :param activation_fn: activation function
+    :param normalize_images: whether to divide images by 255
+    """
+
+    features_extractor: BaseFeaturesExtractor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Discrete,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+    ):
+        super().__init__(
+            observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
+        )
+        self.net_arch, self.features_dim, self.activation_fn = net_arch, features_dim, activation_fn
+        self.logits = nn.Sequential(*create_mlp(features_dim, int(action_space.n), net_arch, activation_fn))
+
+    def log_prob(self, obs: PyTorchObs) -> th.Tensor:
+        return th.log_softmax(self.logits(self.extract_features(obs, self.features_extractor)), dim=1)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            net_arch=self.net_arch,
+            features_dim=self.features_dim,
+            activation_fn=self.activation_fn,
+            features_extractor=self.features_extractor,
+        )
+        return data
+
+
+class StackedDiscreteCritic(StackedCritic):
+    """
+    Action-value networks Q_i(s, .), i = 1..n_critics, that give all actions of a discrete space at once. Arguments as
+    :class:`~sb3_sac_variants.common.critics.StackedCritic`.
+    """
+
+    action_space: spaces.Discrete
+
+    def _network_sizes(self, features_dim: int) -> tuple[int, int]:
+        return features_dim, int(self.action_space.n)
+
+    def values(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        :param obs: observations
+        :return: Q of all critics at all actions, ``(n_critics, B, |A|)``
+        """
+        return self.q_networks(self.features(obs))
+
+    def evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        Q of all critics at one action for each state.
+
+        :param obs: observations
+        :param actions: numbers of actions, ``(B, 1)``
+        :return: ``(n_critics, B, 1)``
+        """
+        return self.values(obs).gather(2, actions.long().expand(self.n_critics, *actions.shape))
+
+    def sample_q(self, obs: PyTorchObs, sample: PolicySample) -> th.Tensor:
+        return self.values(obs)
