@@ -176,11 +176,10 @@ def test_two_workers_on_one_study(storage: str, tmp_path: Path) -> None:
 @both
 def test_plots(algo: str, tmp_path: Path) -> None:
     zoo("plots.plot_train", algo, cwd=trained(algo))
-    results = tmp_path / "results"
-    output = zoo("plots.all_plots", algo, "--no-million", "-o", results, cwd=trained(algo))
-    assert re.search(rf"\|{algo.upper()}|\| *{algo.upper()} *\|", output)
-    command = (installed_python("wheel"), "-m", "rl_zoo3.plots.plot_from_file", "-i", f"{results}.pkl", "-latex")
-    run(*command[:-1], cwd=tmp_path)
+    output = zoo("plots.all_plots", algo, "--no-million", "-o", tmp_path / "results", cwd=trained(algo))
+    assert re.search(rf"\| *{algo.upper()} *\|", output)
+    assert re.search(r"\|Pendulum-v1 \|-\d+ \+/- \d+", output)
+    assert (tmp_path / "results.pkl").is_file()
 
 
 @slow
