@@ -33,3 +33,16 @@ class DeviceMetrics:
         self._sums.zero_()
         self._count.zero_()
         return dict(zip(self.names, means, strict=True))
+
+    def state(self) -> list[float]:
+        """
+        :return: what has been summed since the last :meth:`means`, for a checkpoint
+        """
+        return [*self._sums.tolist(), self._count.item()]
+
+    def set_state(self, state: list[float]) -> None:
+        """
+        :param state: what :meth:`state` gave
+        """
+        self._sums.copy_(th.tensor(state[:-1]))
+        self._count.fill_(state[-1])

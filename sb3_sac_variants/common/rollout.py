@@ -1,6 +1,7 @@
 """Collecting experience: SB3's rollout with a shorter way from observation to action, and a guard before the buffer."""
 
 import copy
+import warnings
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,10 +11,11 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, TrainFreq
 from stable_baselines3.common.utils import obs_as_tensor
 
 from sb3_sac_variants.common.buffers import TensorReplayBuffer
+from sb3_sac_variants.common.policies import MaxEntPolicy
 from sb3_sac_variants.common.random_state import RandomState, torch_random_state
 from sb3_sac_variants.common.validation import check_action_space, check_finite
 
@@ -22,6 +24,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
     """What :class:`MaxEntAlgorithm` changes in SB3's rollout."""
 
     supported_action_spaces: ClassVar[tuple[type[spaces.Space], ...]]
+    policy: MaxEntPolicy
 
     #: whether a run that stopped here could go on exactly: no step is half stored, no rollout waits for its training
     _between_rollouts: bool = True
@@ -89,10 +92,12 @@ class MaxEntRollout(OffPolicyAlgorithm):
         :param infos: information of the environments
         :raises ValueError: if a reward or observation is NaN or infinite
         """
-        normalize = self._vec_normalize_env
-        # What is stored: VecNormalize clips an infinite value and hides it
-        check_finite("reward", normalize.get_original_reward() if normalize else reward, self.num_timesteps)
-        check_finite("observation", normalize.get_original_obs() if normalize else new_obs, self.num_timesteps)
+        normalizer = self._vec_normalize_env
+        # Look at what will be stored: VecNormalize clips an infinite value and hides it
+        raw_reward = reward if normalizer is None else normalizer.get_original_reward()
+        raw_obs = new_obs if normalizer is None else normalizer.get_original_obs()
+        check_finite("reward", raw_reward, self.num_timesteps)
+        check_finite("observation", raw_obs, self.num_timesteps)
         for index in np.flatnonzero(dones):
             last = infos[index].get("terminal_observation")
             if isinstance(last, dict):
@@ -111,9 +116,10 @@ class MaxEntRollout(OffPolicyAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        self.policy.find_modules()
+        self._warn_of_few_updates()
         # Our buffer sees by itself where a trajectory was cut: SB3's truncation of the last one, which would end the
         # episode as if it had terminated, is for its own memory-saving buffer
-        self.policy.find_modules()
         optimize_memory_usage = self.optimize_memory_usage
         if isinstance(self.replay_buffer, TensorReplayBuffer):
             self.optimize_memory_usage = False
@@ -132,6 +138,20 @@ class MaxEntRollout(OffPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_between_rollouts", "_state_before_rollout", "_resumed"]
+
+    def _warn_of_few_updates(self) -> None:
+        """Say so where many environments outrun the updates, which nobody notices in the logs."""
+        train_freq = self.train_freq
+        if self.n_envs == 1 or self.gradient_steps < 0 or not isinstance(train_freq, TrainFreq):
+            return
+        ratio = self.gradient_steps / (train_freq.frequency * self.n_envs)
+        if ratio < 0.5:
+            warnings.warn(
+                f"gradient_steps={self.gradient_steps} with {self.n_envs} environments and train_freq="
+                f"{train_freq.frequency} makes {ratio:.2g} updates for each environment step: pass gradient_steps=-1 "
+                "for one update a step",
+                stacklevel=4,
+            )
 
     @classmethod
     def _check_env(cls, env: GymEnv | None) -> None:

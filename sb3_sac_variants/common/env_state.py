@@ -1,0 +1,143 @@
+"""
+The state of environments, the episode under way included, as bytes that can be put back into environments built the
+same way.
+
+Every layer (``VecEnv`` wrapper, ``VecEnv``, ``gymnasium`` wrapper, environment) gives its attributes. References from
+one layer to another are stored as numbers and point to the new layers when they are put back, so the environments keep
+their identity: whoever holds one, holds it afterwards.
+
+What cannot be reached, and is said so by a :class:`EnvironmentStateError`: environments in other processes
+(``SubprocVecEnv``), and those with attributes that cannot be pickled (Box2D, an open window). What cannot be
+recognised: a simulator that hides behind a plain number or address. Such an environment has to define
+``__getstate__`` and ``__setstate__`` for its whole state, which are then used, or to raise in ``__getstate__``.
+"""
+
+import io
+import pickle
+from typing import Any
+
+import cloudpickle  # type: ignore[import-untyped]
+import gymnasium as gym
+from gymnasium.utils import EzPickle
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+
+#: attributes that belong to the process, not to the state: descriptions of the class, open log files
+_NOT_STATE = ("class_attributes", "results_writer")
+
+
+class EnvironmentStateError(Exception):
+    """The state of an environment cannot be saved; the message says whose and why."""
+
+
+def layers(env: VecEnv) -> list[list[Any]]:
+    """
+    :param env: vectorised environment
+    :return: its wrappers from the outermost to the innermost, one a group, and a last group with the innermost
+        vectorised environment and, where they are in this process, its environments and their wrappers
+    """
+    groups: list[list[Any]] = []
+    while isinstance(env, VecEnvWrapper):
+        groups.append([env])
+        env = env.venv
+    last: list[Any] = [env]
+    for single in getattr(env, "envs", []):
+        while isinstance(single, gym.Wrapper):
+            last.append(single)
+            single = single.env
+        last.append(single)
+    return [*groups, last]
+
+
+def get_state(group: list[Any], everything: list[Any]) -> bytes:
+    """
+    :param group: layers whose state to take
+    :param everything: all layers of the environment
+    :return: their state
+    :raises EnvironmentStateError: if it cannot be pickled
+    """
+    buffer = io.BytesIO()
+    try:
+        _Pickler(buffer, everything).dump([_attributes(layer) for layer in group])
+    except Exception as error:  # objects may raise anything when they are pickled
+        name = _name(group[-1] if len(group) > 1 else group[0])
+        raise EnvironmentStateError(f"{name} ({type(error).__name__}: {error})") from error
+    return buffer.getvalue()
+
+
+def set_state(group: list[Any], everything: list[Any], state: bytes) -> None:
+    """
+    :param group: layers to put a state into
+    :param everything: all layers of the environment
+    :param state: what :func:`get_state` gave for a group built in the same way
+    """
+    for layer, attributes in zip(group, _Unpickler(io.BytesIO(state), everything).load(), strict=True):
+        if _has_own_state(layer):
+            layer.__setstate__(attributes)
+        else:
+            vars(layer).update(attributes)
+
+
+def names(group: list[Any]) -> list[str]:
+    """
+    :param group: layers
+    :return: the names of their classes
+    """
+    return [_name(layer) for layer in group]
+
+
+def _name(layer: Any) -> str:
+    return f"{type(layer).__module__}.{type(layer).__qualname__}"
+
+
+def _has_own_state(layer: Any) -> bool:
+    """Whether the author of an environment says what its state is. ``EzPickle`` does not: it gives the arguments."""
+    method = getattr(type(layer), "__getstate__", None)
+    defaults = (None, getattr(object, "__getstate__", None), EzPickle.__getstate__)
+    return isinstance(layer, gym.Env) and method not in defaults
+
+
+def _attributes(layer: Any) -> Any:
+    if _has_own_state(layer):
+        return layer.__getstate__()
+    return {name: value for name, value in vars(layer).items() if name not in _NOT_STATE}
+
+
+def _new(cls: type) -> Any:
+    return object.__new__(cls)
+
+
+def _update(instance: Any, attributes: dict[str, Any]) -> None:
+    vars(instance).update(attributes)
+
+
+class _Pickler(cloudpickle.Pickler):
+    """
+    :param file: where to write
+    :param everything: objects that are written as their number
+    """
+
+    def __init__(self, file: io.BytesIO, everything: list[Any]):
+        super().__init__(file)
+        self._numbers = {id(layer): number for number, layer in enumerate(everything)}
+
+    def persistent_id(self, obj: Any) -> int | None:
+        return self._numbers.get(id(obj))
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, EzPickle):  # an environment inside a layer: its arguments are not its state
+            return _new, (type(obj),), vars(obj), None, None, _update
+        return super().reducer_override(obj)
+
+
+class _Unpickler(pickle.Unpickler):
+    """
+    :param file: where to read
+    :param everything: the objects of these numbers
+    """
+
+    def __init__(self, file: io.BytesIO, everything: list[Any]):
+        super().__init__(file)
+        self._everything = everything
+
+    def persistent_load(self, pid: Any) -> Any:
+        return self._everything[pid]

@@ -1,0 +1,115 @@
+"""What the tests over all algorithms share: the list of algorithms, tiny models, and an environment of any spaces."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+
+from sb3_sac_variants import SACv1, SACv2
+
+#: the algorithms on continuous actions: a new one joins all their tests by joining this list
+ALGORITHMS = [SACv1, SACv2]
+
+VECTOR = spaces.Box(-1.0, 1.0, (3,), dtype=np.float32)
+ACTION = spaces.Box(-1.0, 1.0, (2,), dtype=np.float32)
+#: the smallest image that SB3's NatureCNN takes
+IMAGE = spaces.Box(0, 255, (1, 36, 36), dtype=np.uint8)
+DICTIONARY = spaces.Dict({"image": IMAGE, "vector": VECTOR})
+
+TINY: dict[str, Any] = {
+    "learning_starts": 5,
+    "buffer_size": 100,
+    "batch_size": 4,
+    "engine": "eager",
+    "device": "cpu",
+    "seed": 0,
+}
+
+
+class SpacesEnv(gym.Env):
+    """
+    Random observations of any space; the reward falls with the distance of the action from the middle of its range.
+
+    :param observation_space: observation space
+    :param action_space: action space
+    :param episode_length: steps to the end of an episode
+    :param truncate: whether it ends by truncation, not termination
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space = VECTOR,
+        action_space: spaces.Space = ACTION,
+        episode_length: int = 10,
+        truncate: bool = False,
+    ):
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self.episode_length = episode_length
+        self.truncate = truncate
+        self.actions: list[np.ndarray] = []
+        self.steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        self.steps = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(np.asarray(action, dtype=self.action_space.dtype)), action
+        self.actions.append(np.array(action))
+        self.steps += 1
+        over = self.steps >= self.episode_length
+        middle = (self.action_space.low + self.action_space.high) / 2
+        reward = -float(np.square(action - middle).mean())
+        return self.observation_space.sample(), reward, over and not self.truncate, over and self.truncate, {}
+
+
+def make(algorithm: type, env: Any = None, policy: str = "MlpPolicy", **kwargs: Any) -> Any:
+    """
+    :param algorithm: class of the algorithm
+    :param env: environment, a :class:`SpacesEnv` unless given
+    :param policy: name of the policy
+    :param kwargs: arguments of the algorithm; ``net_arch`` is passed on in ``policy_kwargs``
+    :return: a model that learns within milliseconds
+    """
+    policy_kwargs = {"net_arch": kwargs.pop("net_arch", [16]), **kwargs.pop("policy_kwargs", {})}
+    env = SpacesEnv() if env is None else env
+    return algorithm(policy, env, policy_kwargs=policy_kwargs, **{**TINY, **kwargs})
+
+
+def flat_parameters(model: Any) -> dict[str, th.Tensor]:
+    """
+    :param model: a model
+    :return: copies of all its saved tensors (networks, optimisers, temperature) by name
+    """
+    found: dict[str, th.Tensor] = {}
+
+    def visit(name: str, value: Any) -> None:
+        if isinstance(value, th.Tensor):
+            found[name] = value.detach().clone()
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                visit(f"{name}/{key}", item)
+        elif isinstance(value, list | tuple):
+            for index, item in enumerate(value):
+                visit(f"{name}/{index}", item)
+
+    visit("", model.get_parameters())
+    return found
+
+
+def assert_same_parameters(one: Any, other: Any) -> None:
+    """
+    :param one: a model
+    :param other: another
+    :raises AssertionError: if a saved tensor differs in a single bit
+    """
+    left, right = flat_parameters(one), flat_parameters(other)
+    assert left.keys() == right.keys()
+    different = [name for name in left if not th.equal(left[name], right[name])]
+    assert not different, different
