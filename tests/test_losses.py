@@ -278,7 +278,7 @@ def batch_with(**changes: Any) -> Batch:
         ),
         (
             lambda: likelihood_ratio_policy_improvement(ALL, ALL, as_sample(ALL, ALL), COEFFICIENT),
-            "q_values has shape (5, 5), expected ('any', 1)",
+            "values has shape (5, 5), expected (5, 1)",
         ),
         (lambda: temperature_loss(COEFFICIENT, as_sample(FLAT, ONE), 0.0), "values has shape (5,), expected (5, 1)"),
     ],

@@ -43,7 +43,8 @@ class PolicySample(NamedTuple):
     A continuous policy gives one sampled action of weight one, a discrete policy all its actions weighted by their
     probabilities, so that the equations below are written once for both.
 
-    :param actions: the action, ``(B, action_dim)``; None where all actions are meant
+    :param actions: the action, ``(B, action_dim)``, or several, ``(B, K, action_dim)``; None where all actions of a
+        discrete space are meant
     :param log_prob: log pi(a|s), ``(B, K)``
     :param weights: weights of the expectation, ``(B, K)``
     """
@@ -159,16 +160,49 @@ def likelihood_ratio_policy_improvement(
     Likelihood-ratio form of the policy loss, E[log pi(a|s) sg(alpha log pi(a|s) - Q(s, a) + V(s))]: its gradient is
     the score-function gradient of P18, eq. 10, with V as the baseline.
 
-    :param q_values: Q at the sampled action, ``(B, 1)``
+    :param q_values: Q at the policy's actions, ``(B, K)``
     :param values: V(s), ``(B, 1)``
-    :param sample: a sampled action, its log-probability differentiable, the action itself not
+    :param sample: the policy's actions, their log-probabilities differentiable, actions and weights not
     :param ent_coef: temperature alpha, a scalar tensor without gradient
     :return: scalar
     """
-    _check_shape("q_values", q_values, (None, 1))
-    _check_shape("values", values, tuple(q_values.shape))
+    _check_shape("q_values", q_values, (None, None))
+    _check_shape("values", values, (q_values.shape[0], 1))
     _check_shape("sample.log_prob", sample.log_prob, tuple(q_values.shape))
-    return (sample.log_prob * (ent_coef * sample.log_prob - q_values + values).detach()).mean()
+    advantage = q_values - ent_coef * sample.log_prob - values
+    return -expectation(sample, sample.log_prob * advantage.detach()).mean()
+
+
+def importance_sampled_soft_value(q_values: th.Tensor, proposal: PolicySample, ent_coef: th.Tensor) -> th.Tensor:
+    """
+    Soft value of the optimal policy, V(s) = alpha log E_{a ~ q}[exp(Q(s, a)/alpha) / q(a)] (P17, eq. 10).
+
+    With all actions of a discrete space as the proposal this is alpha logsumexp(Q/alpha), without error.
+
+    :param q_values: Q at the proposed actions, ``(B, K)``
+    :param proposal: the actions and their log-density under the proposal q
+    :param ent_coef: temperature alpha, a scalar tensor
+    :return: ``(B, 1)``
+    """
+    _check_shape("q_values", q_values, tuple(proposal.log_prob.shape))
+    log_ratio = q_values / ent_coef - proposal.log_prob + proposal.weights.log()
+    return ent_coef * th.logsumexp(log_ratio, dim=1, keepdim=True)
+
+
+def energy_based_policy(q_values: th.Tensor, proposal: PolicySample, ent_coef: th.Tensor) -> PolicySample:
+    """
+    The optimal policy for Q, pi(a|s) = exp((Q(s, a) - V(s))/alpha) (P17, eq. 6), at the actions of a proposal, weighted
+    so that expectations under the proposal become expectations under the policy (self-normalised importance sampling;
+    exact where the proposal is all actions of a discrete space).
+
+    :param q_values: Q at the proposed actions, ``(B, K)``
+    :param proposal: the actions and their log-density under the proposal
+    :param ent_coef: temperature alpha, a scalar tensor
+    :return: the same actions, as a sample of the policy
+    """
+    value = importance_sampled_soft_value(q_values, proposal, ent_coef)
+    log_prob = (q_values - value) / ent_coef
+    return PolicySample(proposal.actions, log_prob, proposal.weights * (log_prob - proposal.log_prob).exp())
 
 
 def temperature_loss(coefficient: th.Tensor, sample: PolicySample, target_entropy: float) -> th.Tensor:

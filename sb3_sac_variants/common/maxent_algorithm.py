@@ -1,5 +1,6 @@
 """The training loop of all algorithms of this package: sample, update, log, save."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Hashable
 from typing import Any, ClassVar, TypeVar
@@ -24,19 +25,21 @@ from stable_baselines3.common.utils import FloatSchedule
 from sb3_sac_variants.common.actors import SquashedGaussianActor
 from sb3_sac_variants.common.buffers import TensorReplayBuffer
 from sb3_sac_variants.common.checkpoint import Resumable
-from sb3_sac_variants.common.critics import StackedContinuousCritic
+from sb3_sac_variants.common.critics import StackedCritic
+from sb3_sac_variants.common.discrete import CategoricalActor
 from sb3_sac_variants.common.engine import Engine, make_engine
 from sb3_sac_variants.common.learner import Learner, TargetTracker
 from sb3_sac_variants.common.losses import Batch, soft_bellman_error
 from sb3_sac_variants.common.metrics import DeviceMetrics
 from sb3_sac_variants.common.policies import MaxEntPolicy
+from sb3_sac_variants.common.target_entropy import RunawayWatch, parse_target_entropy
 from sb3_sac_variants.common.temperature import LearnedTemperature, Temperature
 from sb3_sac_variants.common.validation import check_choice, check_range, parse_ent_coef
 
 SelfMaxEnt = TypeVar("SelfMaxEnt", bound="MaxEntAlgorithm")
 
 
-def bellman_loss(critic: StackedContinuousCritic, batch: Batch, target_q: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+def bellman_loss(critic: StackedCritic, batch: Batch, target_q: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
     """
     :param critic: Q-functions
     :param batch: transitions
@@ -73,7 +76,8 @@ class MaxEntAlgorithm(Resumable):
     :param ent_coef: temperature alpha: a number of at least 0, "auto" (learned), or "auto_0.1" (learned, from 0.1);
         None for the paper's
     :param target_update_interval: gradient steps, over the whole run, from one update of the targets to the next
-    :param target_entropy: H of the learned temperature in nats: "auto" for -dim(A), or a number
+    :param target_entropy: H of the learned temperature in nats: "auto" for -dim(A), or 0.7 log|A| on discrete actions;
+        or a number; or, on discrete actions, "auto_0.9" for that fraction of log|A|
     :param use_sde: whether to explore with gSDE
     :param sde_sample_freq: steps from one exploration matrix to the next; -1: once a rollout
     :param use_sde_at_warmup: whether gSDE, not random actions, before learning starts
@@ -101,8 +105,10 @@ class MaxEntAlgorithm(Resumable):
     supported_action_spaces: ClassVar[tuple[type[spaces.Space], ...]] = (spaces.Box,)
 
     policy: MaxEntPolicy
-    actor: SquashedGaussianActor
-    critic: StackedContinuousCritic
+    actor: SquashedGaussianActor | CategoricalActor
+    critic: StackedCritic
+    actor_learner: Learner
+    critic_learner: Learner
 
     def __init__(
         self,
@@ -223,19 +229,22 @@ class MaxEntAlgorithm(Resumable):
         """
         self.policy.set_training_mode(False)
         obs, _ = self.policy.obs_to_tensor(observation)
-        assert self.action_space.shape is not None
-        scaled = self.policy.scale_action(np.asarray(action, dtype=np.float32).reshape(-1, *self.action_space.shape))
+        if isinstance(self.action_space, spaces.Box):
+            action = np.asarray(action, dtype=np.float32).reshape(-1, *self.action_space.shape)
+            action = self.policy.scale_action(action)
+        actions = th.as_tensor(action, device=self.device)
         with th.no_grad():
-            q_values = self.critic.evaluate(obs, th.as_tensor(scaled, device=self.device).flatten(1))
+            q_values = self.critic.evaluate(obs, actions.reshape(-1, get_action_dim(self.action_space)))
         return q_values.amin(dim=0).squeeze(1).cpu().numpy()
 
     def soft_value(self, observation: np.ndarray | dict[str, np.ndarray], n_samples: int = 64) -> np.ndarray:
         """
         Soft state value V(s), for analysis and plots: of the value network where the algorithm has one, else the mean
-        of min Q - alpha log pi over sampled actions. Does not touch the random state of the training.
+        of min Q - alpha log pi over sampled actions, or its exact sum over discrete ones. Does not touch the random
+        state of the training.
 
         :param observation: one observation or n of them (normalised, where VecNormalize is used)
-        :param n_samples: actions to sample for each observation
+        :param n_samples: continuous actions to sample for each observation
         :return: ``(n,)``
         """
         check_range("n_samples", n_samples, 1, integer=True)
@@ -243,11 +252,21 @@ class MaxEntAlgorithm(Resumable):
         obs, _ = self.policy.obs_to_tensor(observation)
         batch_size = next(iter(obs.values())).shape[0] if isinstance(obs, dict) else obs.shape[0]
         generator = th.Generator(self.device).manual_seed(0)
-        shape = self.actor.noise_shape(batch_size)
         with th.no_grad():
-            noise = th.randn((n_samples, *shape), generator=generator, device=self.device)
+            noise = self._draw_inspection_noise(n_samples, batch_size, generator)
             values = th.stack([self._soft_value(obs, sample_noise) for sample_noise in noise])
         return values.mean(dim=0).squeeze(1).cpu().numpy()
+
+    def _draw_inspection_noise(self, n_samples: int, batch_size: int, generator: th.Generator) -> th.Tensor:
+        """
+        :param n_samples: actions to sample for each observation
+        :param batch_size: number of observations
+        :param generator: what to draw from
+        :return: arguments of :meth:`_soft_value`, stacked: its results are averaged
+        """
+        shape = self.actor.noise_shape(batch_size)
+        repetitions = n_samples if math.prod(shape) > 0 else 1  # without noise all results are the same
+        return th.randn((repetitions, *shape), generator=generator, device=self.device)
 
     # ---------------------------------------------------------------- construction
 
@@ -276,15 +295,23 @@ class MaxEntAlgorithm(Resumable):
                 f"ent_coef_learning_rate={self.ent_coef_learning_rate} has no effect on the fixed ent_coef="
                 f"{self.ent_coef!r}: leave it out, or pass ent_coef='auto'"
             )
-        if self.target_entropy != "auto":
-            try:
-                self.target_entropy = float(self.target_entropy)
-            except (TypeError, ValueError):
-                raise ValueError(
-                    f"target_entropy={self.target_entropy!r} is not an entropy: pass 'auto' or a number (nats)"
-                ) from None
-            check_range("target_entropy", self.target_entropy)
+        self.target_entropy = parse_target_entropy(self.target_entropy, self.action_space)
         self._check_n_steps()
+        self._check_exploration()
+
+    def _check_exploration(self) -> None:
+        if isinstance(self.action_space, spaces.Box):
+            return
+        if self.action_noise is not None:
+            raise ValueError(
+                f"action_noise={self.action_noise} cannot be added to actions of {self.action_space}: leave it out, "
+                "the policy explores by itself"
+            )
+        if self.use_sde:
+            raise ValueError(
+                f"use_sde=True needs continuous actions, not {self.action_space}: pass use_sde=False, the policy "
+                "explores by itself"
+            )
 
     def _check_n_steps(self) -> None:
         if self.n_steps == 1:
@@ -311,26 +338,28 @@ class MaxEntAlgorithm(Resumable):
         self._create_aliases()
         self._setup_temperature()
         self.learners = {name: Learner(getattr(self, name), name) for name in self.policy.learned_networks}
-        self.actor_learner, self.critic_learner = self.learners["actor"], self.learners["critic"]
+        for name, learner in self.learners.items():
+            setattr(self, f"{name}_learner", learner)
         self.target_trackers = {
             target: TargetTracker(getattr(self, online), getattr(self, target))
             for online, target in self.tracked_networks.items()
         }
         names = (*self.metric_names, "ent_coef_loss") if self.temperature.learned else self.metric_names
         self._metrics = DeviceMetrics(names, self.device)
+        self._runaway_watch = RunawayWatch(parse_ent_coef(self.ent_coef)[0])
         self._engine: Engine | None = None
         self._set_learning_rates(self._current_progress_remaining)
 
     def _create_aliases(self) -> None:
         """SB3's attributes: ``model.actor``, ``model.critic`` and the other networks."""
-        for name in (*self.policy.learned_networks, *self.tracked_networks.values()):
+        for name in self._network_names():
             setattr(self, name, getattr(self.policy, name))
+
+    def _network_names(self) -> set[str]:
+        return {"actor", *self.policy.learned_networks, *self.tracked_networks.values()}
 
     def _setup_temperature(self) -> None:
         value, learned = parse_ent_coef(self.ent_coef)
-        if self.target_entropy == "auto":
-            # Haarnoja et al. 2019, appendix D
-            self.target_entropy = -float(get_action_dim(self.action_space))
         self.temperature: Temperature
         if learned:
             temperature = LearnedTemperature(value, getattr(self, "ent_coef_loss", "alpha")).to(self.device)
@@ -457,8 +486,11 @@ class MaxEntAlgorithm(Resumable):
 
     def dump_logs(self) -> None:
         """Write the logs: only now are the metrics read from the device, as means since the last time."""
-        for name, value in self._metrics.means().items():
+        metrics = self._metrics.means()
+        for name, value in metrics.items():
             self.logger.record(f"train/{name}", value)
+        if self.temperature.learned:
+            self._runaway_watch.check(metrics, self.target_entropy)
         if self.num_timesteps > self._num_timesteps_at_start:
             self.logger.record("train/update_to_data", self._n_updates / max(self.num_timesteps, 1))
         super().dump_logs()
@@ -510,10 +542,9 @@ class MaxEntAlgorithm(Resumable):
             self.replay_buffer.to(self.device)
 
     def _excluded_save_params(self) -> list[str]:
-        networks = [*self.policy.learned_networks, *self.tracked_networks.values()]
         learners = ["temperature", "learners", *(name for name in vars(self) if name.endswith("_learner"))]
-        machinery = [*learners, "target_trackers", "_metrics", "_engine"]
-        return [*super()._excluded_save_params(), *networks, *machinery]
+        machinery = [*learners, "target_trackers", "_metrics", "_runaway_watch", "_engine"]
+        return [*super()._excluded_save_params(), *self._network_names(), *machinery]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts = ["policy", *(f"{name}.optimizer" for name in self.policy.learned_networks)]
