@@ -20,6 +20,18 @@ from sb3_sac_variants.common.critics import StackedCritic
 from sb3_sac_variants.common.losses import PolicySample
 
 
+def check_discrete_start(space: spaces.Space) -> None:
+    """
+    :param space: an action space
+    :raises ValueError: if its first action is not number 0: networks and replay buffers count from there
+    """
+    if isinstance(space, spaces.Discrete) and space.start != 0:
+        raise ValueError(
+            f"action_space={space} starts at {space.start}, and must at 0: wrap the environment with "
+            f"gymnasium.wrappers.TransformAction(env, lambda a: a + {space.start}, spaces.Discrete({space.n}))"
+        )
+
+
 class CategoricalActor(BasePolicy):
     """A policy over a finite set of actions; a subclass says with which probabilities."""
 

@@ -2,27 +2,34 @@
 
 from typing import Any, ClassVar
 
+from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
 from sb3_sac_variants.common.actors import SquashedGaussianActor
-from sb3_sac_variants.common.critics import StackedContinuousCritic
+from sb3_sac_variants.common.critics import StackedContinuousCritic, StackedCritic
+from sb3_sac_variants.common.discrete import CategoricalActor, DiscreteActor, StackedDiscreteCritic
+
+#: arguments of SB3's SACPolicy that concern a Gaussian actor, and their defaults
+GAUSSIAN_ARGUMENTS: dict[str, Any] = {"use_sde": False, "log_std_init": -3, "use_expln": False, "clip_mean": 2.0}
 
 
 class MaxEntPolicy(SACPolicy):
     """
-    Actor and critics of a maximum-entropy algorithm. All arguments are those of SB3's ``SACPolicy``
-    (``net_arch``, ``activation_fn``, ``n_critics``, ``optimizer_class``, ``features_extractor_class``, gSDE, ...).
+    Actor and critics of a maximum-entropy algorithm, for Box or Discrete actions. All arguments are those of SB3's
+    ``SACPolicy`` (``net_arch``, ``activation_fn``, ``n_critics``, ``optimizer_class``, ``features_extractor_class``,
+    gSDE, ...); those of a Gaussian actor are refused where there is none.
 
     Subclasses add the networks their algorithm bootstraps from in :meth:`_build`.
 
     :param features_extractor_class: features extractor to use; by default what the class names
+    :raises ValueError: if an argument has no meaning for the kind of action
     """
 
-    actor: SquashedGaussianActor
-    critic: StackedContinuousCritic  # type: ignore[assignment]
+    actor: SquashedGaussianActor | CategoricalActor  # type: ignore[assignment]
+    critic: StackedCritic  # type: ignore[assignment]
     default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
     #: names of the networks that have an optimiser
     learned_networks: ClassVar[tuple[str, ...]] = ("actor", "critic")
@@ -62,15 +69,35 @@ class MaxEntPolicy(SACPolicy):
             **self.optimizer_kwargs,
         )
 
-    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> SquashedGaussianActor:
+    def make_actor(  # type: ignore[override]
+        self, features_extractor: BaseFeaturesExtractor | None = None
+    ) -> SquashedGaussianActor | CategoricalActor:
+        if isinstance(self.action_space, spaces.Discrete):
+            kwargs = self._update_features_extractor(self._actor_kwargs_without_gaussian(), features_extractor)
+            return DiscreteActor(**kwargs).to(self.device)
         actor_kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
         return SquashedGaussianActor(**actor_kwargs).to(self.device)
 
+    def _actor_kwargs_without_gaussian(self) -> dict[str, Any]:
+        """
+        :return: arguments of an actor that is no Gaussian
+        :raises ValueError: if an argument that would have no effect was passed
+        """
+        for name, default in GAUSSIAN_ARGUMENTS.items():
+            if self.actor_kwargs[name] != default:
+                raise ValueError(
+                    f"policy_kwargs {name}={self.actor_kwargs[name]!r} is for Gaussian policies, and this one is none: "
+                    "leave it out"
+                )
+        return {name: value for name, value in self.actor_kwargs.items() if name not in GAUSSIAN_ARGUMENTS}
+
     def make_critic(  # type: ignore[override]
         self, features_extractor: BaseFeaturesExtractor | None = None
-    ) -> StackedContinuousCritic:
+    ) -> StackedCritic:
         critic_kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
-        return StackedContinuousCritic(**critic_kwargs).to(self.device)
+        discrete = isinstance(self.action_space, spaces.Discrete)
+        critic_class = StackedDiscreteCritic if discrete else StackedContinuousCritic
+        return critic_class(**critic_kwargs).to(self.device)
 
     def set_training_mode(self, mode: bool) -> None:
         """

@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Rollout
 from stable_baselines3.common.utils import obs_as_tensor
 
 from sb3_sac_variants.common.buffers import TensorReplayBuffer
+from sb3_sac_variants.common.discrete import check_discrete_start
 from sb3_sac_variants.common.policies import MaxEntPolicy
 from sb3_sac_variants.common.random_state import RandomState, torch_random_state
 from sb3_sac_variants.common.validation import check_action_space, check_finite
@@ -53,7 +54,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         """
-        As SB3's, without the way through ``predict()``, which unscales an action that is then scaled again.
+        As SB3's, without the way through ``predict()`` (which unscales a Box action that is then scaled again).
 
         :param learning_starts: steps of random actions
         :param action_noise: noise to add
@@ -62,12 +63,15 @@ class MaxEntRollout(OffPolicyAlgorithm):
         """
         self._between_rollouts = False
         warm_up = self.num_timesteps < learning_starts and not (self.use_sde and self.use_sde_at_warmup)
-        if warm_up or not isinstance(self.action_space, spaces.Box):
+        if warm_up:
             return super()._sample_action(learning_starts, action_noise, n_envs)
         assert self._last_obs is not None, "self._last_obs was not set"
         with th.no_grad():
-            scaled = self.actor(obs_as_tensor(self._last_obs, self.device)).cpu().numpy()
-        scaled = scaled.reshape(-1, *self.action_space.shape)
+            actions = self.actor(obs_as_tensor(self._last_obs, self.device)).cpu().numpy()
+        assert self.action_space.shape is not None
+        scaled = actions.reshape(-1, *self.action_space.shape)
+        if not isinstance(self.action_space, spaces.Box):
+            return scaled, scaled
         if action_noise is not None:
             scaled = np.clip(scaled + action_noise(), -1, 1)
         return self.policy.unscale_action(scaled), scaled
@@ -161,3 +165,4 @@ class MaxEntRollout(OffPolicyAlgorithm):
         """
         if env is not None:
             check_action_space(env.action_space, cls.supported_action_spaces, cls.__name__)
+            check_discrete_start(env.action_space)

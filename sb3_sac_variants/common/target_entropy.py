@@ -75,8 +75,8 @@ class RunawayWatch:
             self.warned = True
             warnings.warn(
                 f"The temperature runs away: ent_coef is {alpha:.3g}, and the policy's entropy {entropy:.3g} is still "
-                f"below target_entropy={target_entropy:.3g}, which may be out of reach in this environment. Pass a lower "
-                "target_entropy, or a number for ent_coef; if rewards are simply large, a larger initial temperature "
-                "('auto_100') or a smaller reward_scale",
+                f"below target_entropy={target_entropy:.3g}, which may be out of reach in this environment. Pass a "
+                "lower target_entropy, or a number for ent_coef; if rewards are simply large, a larger initial "
+                "temperature ('auto_100') or a smaller reward_scale",
                 stacklevel=2,
             )

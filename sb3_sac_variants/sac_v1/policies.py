@@ -12,6 +12,7 @@ from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import nn
 
 from sb3_sac_variants.common.actors import SquashedGaussianActor, gaussian_log_prob, log_det_tanh
+from sb3_sac_variants.common.discrete import CategoricalActor
 from sb3_sac_variants.common.learner import target_copy
 from sb3_sac_variants.common.losses import PolicySample
 from sb3_sac_variants.common.policies import MaxEntPolicy
@@ -175,9 +176,16 @@ class SACv1Policy(MaxEntPolicy):
         self._add_optimizer(self.value_net, list(self.value_net.parameters()), lr_schedule)
         self.value_net_target = target_copy(self.value_net)
 
-    def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> SquashedGaussianActor:
+    def make_actor(  # type: ignore[override]
+        self, features_extractor: BaseFeaturesExtractor | None = None
+    ) -> SquashedGaussianActor | CategoricalActor:
         if self.n_components == 1:
             return super().make_actor(features_extractor)
+        if not isinstance(self.action_space, spaces.Box):
+            raise ValueError(
+                f"n_components={self.n_components} needs continuous actions, not {self.action_space}: leave it out, a "
+                "policy over discrete actions has any number of modes"
+            )
         actor_kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
         return GaussianMixtureActor(n_components=self.n_components, **actor_kwargs).to(self.device)
 

@@ -3,10 +3,12 @@
 from typing import Any, ClassVar
 
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import TensorDict
 
 from sb3_sac_variants.common.actors import SquashedGaussianActor
+from sb3_sac_variants.common.discrete import CategoricalActor
 from sb3_sac_variants.common.losses import (
     Batch,
     PolicySample,
@@ -28,7 +30,8 @@ class SACv1(MaxEntAlgorithm):
 
     Paper: Haarnoja et al. 2018, Soft Actor-Critic: Off-Policy Maximum Entropy Deep Reinforcement Learning with a
     Stochastic Actor, https://arxiv.org/abs/1801.01290. Its reward scale is ``reward_scale`` (with ``ent_coef=1``); its
-    hard target copies are ``tau=1`` with ``target_update_interval=1000``.
+    hard target copies are ``tau=1`` with ``target_update_interval=1000``. On discrete actions every expectation over
+    actions is an exact sum.
 
     :param args: as :class:`~sb3_sac_variants.common.maxent_algorithm.MaxEntAlgorithm`, that is as SB3's ``SAC``;
         ``policy_kwargs`` takes ``n_components``, the number of Gaussians in the policy
@@ -39,6 +42,7 @@ class SACv1(MaxEntAlgorithm):
 
     algorithm_id = "sac_v1"
     default_ent_coef = 1.0
+    supported_action_spaces = (spaces.Box, spaces.Discrete)
     tracked_networks: ClassVar[dict[str, str]] = {"value_net": "value_net_target"}
     metric_names = ("value_loss", "critic_loss", "actor_loss", "ent_coef", "entropy", "q_mean")
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -119,7 +123,7 @@ class SACv1(MaxEntAlgorithm):
 
     def _policy_loss(
         self,
-        actor: SquashedGaussianActor,
+        actor: SquashedGaussianActor | CategoricalActor,
         batch: Batch,
         noise: th.Tensor,
         alpha: th.Tensor,

@@ -3,7 +3,7 @@
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import Schedule
 
-from sb3_sac_variants.common.critics import StackedContinuousCritic
+from sb3_sac_variants.common.critics import StackedCritic
 from sb3_sac_variants.common.learner import target_copy
 from sb3_sac_variants.common.policies import MaxEntPolicy
 
@@ -11,7 +11,7 @@ from sb3_sac_variants.common.policies import MaxEntPolicy
 class SACv2Policy(MaxEntPolicy):
     """Actor, twin critics and twin target critics of Haarnoja et al. 2019. Arguments as SB3's ``SACPolicy``."""
 
-    critic_target: StackedContinuousCritic  # type: ignore[assignment]
+    critic_target: StackedCritic  # type: ignore[assignment]
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)

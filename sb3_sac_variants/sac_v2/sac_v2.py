@@ -3,11 +3,13 @@
 from typing import Any, ClassVar, NamedTuple
 
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import TensorDict
 
 from sb3_sac_variants.common.actors import SquashedGaussianActor
-from sb3_sac_variants.common.critics import StackedContinuousCritic
+from sb3_sac_variants.common.critics import StackedCritic
+from sb3_sac_variants.common.discrete import CategoricalActor
 from sb3_sac_variants.common.losses import (
     Batch,
     PolicySample,
@@ -38,6 +40,8 @@ class SACv2(MaxEntAlgorithm):
     Soft actor-critic with twin target critics and automatic entropy adjustment.
 
     Paper: Haarnoja et al. 2018/2019, Soft Actor-Critic Algorithms and Applications, https://arxiv.org/abs/1812.05905.
+    On discrete actions every expectation over actions is an exact sum (Christodoulou 2019,
+    https://arxiv.org/abs/1910.07207).
 
     :param args: as :class:`~sb3_sac_variants.common.maxent_algorithm.MaxEntAlgorithm`, that is as SB3's ``SAC``
     :param ent_coef_loss: what the temperature's objective (eq. 18) is differentiated by: "alpha" (the paper), or
@@ -50,6 +54,7 @@ class SACv2(MaxEntAlgorithm):
 
     algorithm_id = "sac_v2"
     default_ent_coef = "auto"
+    supported_action_spaces = (spaces.Box, spaces.Discrete)
     tracked_networks: ClassVar[dict[str, str]] = {"critic": "critic_target"}
     metric_names = ("critic_loss", "actor_loss", "ent_coef", "entropy", "q_mean")
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -58,7 +63,7 @@ class SACv2(MaxEntAlgorithm):
         "MultiInputPolicy": MultiInputPolicy,
     }
     policy: SACv2Policy
-    critic_target: StackedContinuousCritic
+    critic_target: StackedCritic
 
     def __init__(
         self,
@@ -115,7 +120,7 @@ class SACv2(MaxEntAlgorithm):
         }
 
     def _policy_loss(
-        self, actor: SquashedGaussianActor, batch: Batch, noise: Noise, alpha: th.Tensor
+        self, actor: SquashedGaussianActor | CategoricalActor, batch: Batch, noise: Noise, alpha: th.Tensor
     ) -> tuple[th.Tensor, PolicySample]:
         sample = actor.sample(batch.observations, noise.actions)
         return soft_policy_improvement(self.critic.min_q(batch.observations, sample), sample, alpha), sample
