@@ -97,10 +97,12 @@ class Learner:
         after anything that replaces the optimiser or loads its state.
         """
         optimizer = self.optimizer
-        self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        everything = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        # Frozen ones (of a pretrained features extractor, say) stay with the optimiser, which passes them by
+        self.parameters = [parameter for parameter in everything if parameter.requires_grad]
         names = {id(parameter): name for name, parameter in self._evaluate.named_parameters()}
         self._names = [names[id(parameter)] for parameter in self.parameters]
-        device = self.parameters[0].device
+        device = everything[0].device
         self.plain_adam = is_plain_adam(optimizer) and len(optimizer.param_groups) == 1
         if not isinstance(optimizer, th.optim.Adam):
             self.lr = None
@@ -148,7 +150,8 @@ class Learner:
         with th.enable_grad():
             result = loss(self.module)
         value = result[0] if isinstance(result, tuple) else result
-        gradients = th.autograd.grad(value, self.parameters)
+        # A zero gradient where the loss does not depend on a parameter, as in the functional form
+        gradients = th.autograd.grad(value, self.parameters, allow_unused=True, materialize_grads=True)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         self.optimizer.step()
@@ -191,6 +194,7 @@ def target_copy(module: ModuleT) -> ModuleT:
     :return: an exact copy for the targets: in evaluation mode, without gradients and without an optimiser
     """
     target = copy.deepcopy(module)
+    vars(target).pop("optimizer", None)
     target.train(False)
     return target.requires_grad_(False)
 

@@ -420,6 +420,8 @@ class MaxEntAlgorithm(Resumable):
         if isinstance(self.replay_buffer, TensorReplayBuffer):
             self.replay_buffer.set_normalization(self._vec_normalize_env)
         if self._engine is None:
+            for learner in self.learners.values():
+                learner.refresh()  # parameters may have been frozen since the model was made
             self._engine = self._make_engine()
         self._engine.run(gradient_steps, batch_size, self._engine_signature())
         self._n_updates += gradient_steps

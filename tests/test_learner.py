@@ -1,0 +1,342 @@
+"""The gradient step: eager and functional form against torch.optim, whom gradients reach, and targets."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch as th
+from helpers import make
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from torch import nn
+
+from sb3_sac_variants import SACv1, SACv2
+from sb3_sac_variants.common.critics import stacked_mlp
+from sb3_sac_variants.common.learner import Learner, TargetTracker, is_plain_adam, target_copy
+
+# A power of two, which the learner's float32 tensor holds exactly
+RATE = 2.0**-7
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    th.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)).double()
+
+
+def data(step: int) -> th.Tensor:
+    return th.tensor(np.random.default_rng(step).normal(size=(7, 3)))
+
+
+def loss_of(step: int) -> Callable[[nn.Module], th.Tensor]:
+    return lambda module: (module(data(step)) - 0.3).square().mean()
+
+
+def learner_of(module: nn.Module, optimizer_class: type[th.optim.Optimizer] = th.optim.Adam, **kwargs: Any) -> Learner:
+    module.optimizer = optimizer_class(module.parameters(), **{"lr": RATE, **kwargs})
+    return Learner(module, "network")
+
+
+def widen(learner: Learner) -> None:
+    """
+    Rate and step count of the functional form in float64: they are float32 as in torch.optim, where torch computes the
+    bias correction from them in float64 nevertheless.
+    """
+    optimizer = learner.optimizer
+    learner.lr = learner.lr.double()
+    optimizer.param_groups[0]["lr"] = learner.lr
+    for parameter in learner.parameters:
+        optimizer.state[parameter]["step"] = optimizer.state[parameter]["step"].double()
+
+
+def assert_same(one: nn.Module, other: nn.Module, atol: float = 0.0) -> None:
+    for (name, left), right in zip(one.named_parameters(), other.parameters(), strict=True):
+        th.testing.assert_close(left, right, rtol=0, atol=atol, msg=lambda text, name=name: f"{name}: {text}")
+
+
+OPTIMIZERS: dict[str, tuple[type[th.optim.Optimizer], dict[str, Any]]] = {
+    "Adam": (th.optim.Adam, {}),
+    "Adam with other betas and eps": (th.optim.Adam, {"betas": (0.7, 0.95), "eps": 1e-3}),
+    "Adam with weight decay": (th.optim.Adam, {"weight_decay": 0.1}),
+    "AMSGrad": (th.optim.Adam, {"amsgrad": True}),
+    "AdamW": (th.optim.AdamW, {"weight_decay": 0.1}),
+    "RMSprop": (th.optim.RMSprop, {"momentum": 0.5}),
+    "SGD": (th.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    "Adamax": (th.optim.Adamax, {}),
+}
+
+
+@pytest.mark.parametrize("functional", [False, True], ids=["eager", "functional"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_steps_are_those_of_torch_optim(name, functional):
+    optimizer_class, kwargs = OPTIMIZERS[name]
+    learner = learner_of(network(), optimizer_class, **kwargs)
+    assert learner.plain_adam == (name in ("Adam", "Adam with other betas and eps"))
+    minimize = learner._minimize_functional if functional else learner.minimize
+    if functional and learner.plain_adam:
+        widen(learner)
+    reference = network()
+    optimizer = optimizer_class(reference.parameters(), **{"lr": RATE, **kwargs})
+    for step in range(6):
+        if step == 3:  # the rate changes under way
+            learner.set_learning_rate(RATE / 4)
+            optimizer.param_groups[0]["lr"] = RATE / 4
+        expected = loss_of(step)(reference)
+        optimizer.zero_grad()
+        expected.backward()
+        optimizer.step()
+        value = minimize(loss_of(step))
+        assert value.item() == pytest.approx(expected.item(), rel=1e-12)
+        assert not value.requires_grad
+        assert_same(learner.module, reference, atol=1e-12)
+
+
+def test_functional_steps_in_float32_are_those_of_torch_optim():
+    learner, reference = learner_of(network().float()), network().float()
+    optimizer = th.optim.Adam(reference.parameters(), lr=RATE)
+
+    def loss(module: nn.Module) -> th.Tensor:
+        return (module(x) - 0.3).square().mean()
+
+    for step in range(30):
+        x = data(step).float()
+        optimizer.zero_grad()
+        loss(reference).backward()
+        optimizer.step()
+        learner._minimize_functional(loss)
+    assert_same(learner.module, reference, atol=2e-6)
+
+
+def test_eager_and_functional_steps_share_the_optimizers_state():
+    mixed, eager = learner_of(network()), learner_of(network())
+    for step in range(6):
+        (mixed.minimize if step % 2 else mixed._minimize_functional)(loss_of(step))
+        eager.minimize(loss_of(step))
+    assert_same(mixed.module, eager.module, atol=1e-7)
+    for left, right in zip(mixed.parameters, eager.parameters, strict=True):
+        for key, value in eager.optimizer.state[right].items():
+            th.testing.assert_close(mixed.optimizer.state[left][key], value, rtol=1e-6, atol=1e-9)
+        assert mixed.optimizer.state[left]["step"].item() == 6
+
+
+class Sample(NamedTuple):
+    """A tuple with names, as losses return beside their value."""
+
+    first: th.Tensor
+    second: th.Tensor
+
+
+@pytest.mark.parametrize("functional", [False, True], ids=["eager", "functional"])
+def test_what_a_loss_returns_beside_its_value_comes_back_without_gradients(functional):
+    learner = learner_of(network())
+    minimize = learner._minimize_functional if functional else learner.minimize
+
+    def loss(module: nn.Module) -> tuple[th.Tensor, Any]:
+        output = module(data(0))
+        return output.square().mean(), Sample(output, output + 1)
+
+    expected = learner.module(data(0)).detach()
+    value, sample = minimize(loss)
+    assert isinstance(sample, Sample)
+    assert not any(tensor.requires_grad for tensor in (value, *sample))
+    th.testing.assert_close(sample.second, expected + 1)
+    # A tensor alone
+    expected = learner.module(data(1)).detach()
+    value, output = minimize(lambda module: (module(data(1)).mean(), module(data(1))))
+    th.testing.assert_close(output, expected)
+    assert not output.requires_grad
+
+
+@pytest.mark.parametrize("functional", [False, True], ids=["eager", "functional"])
+def test_gradients_never_reach_another_module(functional):
+    actor, critic = learner_of(network(0)), learner_of(network(1))
+    before = [parameter.clone() for parameter in critic.parameters]
+
+    def loss(module: nn.Module) -> th.Tensor:  # through the critic, as the loss of a policy goes
+        return critic.module(th.cat([module(data(0)), data(0)[:, :1]], dim=1)).mean()
+
+    with th.no_grad():
+        expected = actor.module[2].weight.clone()
+        (actor._minimize_functional if functional else actor.minimize)(loss)
+    assert not th.equal(actor.module[2].weight, expected)
+    for parameter, old in zip(critic.parameters, before, strict=True):
+        assert parameter.grad is None
+        assert parameter.requires_grad
+        assert th.equal(parameter, old)
+
+
+@pytest.mark.parametrize("algorithm", [SACv1, SACv2])
+def test_each_loss_of_an_update_moves_only_its_own_network(monkeypatch, algorithm):
+    model = make(algorithm, ent_coef="auto")
+    model.learn(6)
+    names = [*model.learners, *model.target_trackers]
+    moved: dict[str, list[str]] = {}
+
+    def watch(name: str, owner: Any, method: str) -> None:
+        original = getattr(owner, method)
+
+        def watched(*args: Any) -> Any:
+            before = {other: [p.clone() for p in getattr(model, other).parameters()] for other in names}
+            alpha = model.log_ent_coef.clone()
+            result = original(*args)
+            moved[name] = [
+                other for other in names if not all(map(th.equal, before[other], getattr(model, other).parameters()))
+            ]
+            if not th.equal(alpha, model.log_ent_coef):
+                moved[name].append("temperature")
+            return result
+
+        monkeypatch.setattr(owner, method, watched)
+
+    for name, learner in model.learners.items():
+        watch(name, learner, "minimize")
+    watch("temperature", model.temperature.learner, "minimize")
+    for name, tracker in model.target_trackers.items():
+        watch(name, tracker, "step")
+    model.train(1, 4)
+    assert moved == {name: [name] for name in [*names, "temperature"]}
+
+
+# ---------------------------------------------------------------- parameters that take no part
+
+
+class PartlyUsed(FlattenExtractor):
+    """As pretrained extractors are: one layer is frozen, one belongs to a head that is not used."""
+
+    def __init__(self, observation_space: Any, freeze: bool = True):
+        super().__init__(observation_space)
+        self.backbone = nn.Linear(3, 3)
+        self.backbone.requires_grad_(not freeze)
+        self.unused_head = nn.Linear(3, 3)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.backbone(super().forward(observations))
+
+
+@pytest.mark.parametrize("freeze_later", [False, True])
+@pytest.mark.parametrize("functional", [False, True], ids=["eager", "functional"])
+def test_frozen_and_unused_parameters_stay_as_they_are(monkeypatch, functional, freeze_later):
+    kwargs = {"features_extractor_class": PartlyUsed, "features_extractor_kwargs": {"freeze": not freeze_later}}
+    model = make(SACv2, policy_kwargs=kwargs)
+    networks = [getattr(model, name) for name in model.learners]
+    if freeze_later:
+        for network_ in networks:
+            network_.features_extractor.backbone.requires_grad_(False)
+    if functional:
+        monkeypatch.setattr(th.compiler, "is_compiling", lambda: True)
+        monkeypatch.setattr(th.compiler, "disable", lambda function: function)
+    before = [[p.clone() for p in network_.parameters()] for network_ in networks]
+    model.learn(10)
+    for network_, old in zip(networks, before, strict=True):
+        for (name, parameter), was in zip(network_.named_parameters(), old, strict=True):
+            assert th.equal(parameter, was) == ("backbone" in name or "unused" in name), name
+
+
+# ---------------------------------------------------------------- options
+
+
+def test_only_plain_adam_is_replaced_by_its_formula():
+    parameters = [nn.Parameter(th.zeros(2))]
+    assert is_plain_adam(th.optim.Adam(parameters))
+    for option in ("weight_decay", "amsgrad", "maximize"):
+        assert not is_plain_adam(th.optim.Adam(parameters, **{option: True}))
+    assert not is_plain_adam(th.optim.AdamW(parameters))
+
+    class Custom(th.optim.Adam):
+        pass
+
+    assert not is_plain_adam(Custom(parameters))
+
+
+def test_loading_an_optimizers_state_needs_but_a_refresh():
+    trained, fresh = learner_of(network()), learner_of(network())
+    for step in range(3):
+        trained.minimize(loss_of(step))
+    fresh.module.load_state_dict(trained.module.state_dict())
+    fresh.optimizer.load_state_dict(copy.deepcopy(trained.optimizer.state_dict()))  # torch loads no copies
+    fresh.refresh()
+    trained.set_learning_rate(RATE / 2)
+    fresh.set_learning_rate(RATE / 2)
+    for learner in (trained, fresh):
+        learner.minimize(loss_of(3))
+    assert_same(trained.module, fresh.module)
+
+
+# ---------------------------------------------------------------- targets
+
+
+@pytest.mark.parametrize(("tau", "interval"), [(0.005, 1), (0.25, 1), (0.25, 3), (1.0, 1), (1.0, 4)])
+def test_target_tracker_follows_by_the_persistent_counter(tau, interval):
+    online, target = network(0), network(1)
+    tracker = TargetTracker(online, target)
+    done = 0
+    for gradient_steps in (1, 1, 2, 1, 5, 1, 1):  # each one call of train()
+        tracker.configure(tau, interval, done)
+        for _ in range(gradient_steps):
+            with th.no_grad():
+                for parameter in online.parameters():
+                    parameter += 0.1
+            done += 1
+            expected = [parameter.clone() for parameter in target.parameters()]
+            if done % interval == 0:
+                expected = [(1 - tau) * old + tau * new for old, new in zip(expected, online.parameters(), strict=True)]
+            tracker.step()
+            for parameter, value in zip(target.parameters(), expected, strict=True):
+                exact = tau == 1 or done % interval != 0
+                th.testing.assert_close(parameter.data, value.data, rtol=0, atol=0 if exact else 1e-14)
+
+
+@pytest.mark.parametrize("interval", [1, 2])
+def test_target_tracker_copies_running_statistics(interval):
+    online = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    target = target_copy(online)
+    assert not any(parameter.requires_grad for parameter in target.parameters())
+    assert not target.training
+    tracker = TargetTracker(online, target)
+    tracker.configure(0.01, interval, 0)
+    for step in range(1, 5):
+        online(th.randn(8, 3))
+        before = target[1].running_mean.clone()
+        tracker.step()
+        expected = online[1].running_mean if step % interval == 0 else before
+        assert th.equal(target[1].running_mean, expected)
+
+
+@pytest.mark.parametrize("algorithm", [SACv1, SACv2])
+def test_targets_begin_as_exact_copies_without_optimizers(algorithm):
+    model = make(algorithm)
+    for online, target in model.tracked_networks.items():
+        online, target = getattr(model, online), getattr(model, target)
+        assert all(map(th.equal, online.parameters(), target.parameters()))
+        assert not any(parameter.requires_grad for parameter in target.parameters())
+        assert not hasattr(target, "optimizer")
+        assert not {id(p) for p in online.parameters()} & {id(p) for p in target.parameters()}
+
+
+# ---------------------------------------------------------------- stacked networks
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("net_arch", [[], [4], [4, 6]])
+@pytest.mark.parametrize("output_dim", [1, 2])
+def test_stacked_networks_are_independent_networks(n, net_arch, output_dim):
+    th.manual_seed(0)
+    stacked = stacked_mlp(n, 3, output_dim, net_arch, nn.Tanh).double()
+    outputs = stacked(data(0))
+    assert outputs.shape == (n, 7, output_dim)
+    for index in range(n):
+        value = data(0)
+        for layer in stacked:
+            value = value @ layer.weight[index] + layer.bias[index, 0] if hasattr(layer, "weight") else layer(value)
+        th.testing.assert_close(outputs[index], value, rtol=1e-12, atol=1e-14)
+        (gradient,) = th.autograd.grad(outputs[index].sum(), stacked[0].weight, retain_graph=True)
+        assert gradient[index].any()
+        assert not th.cat([gradient[:index], gradient[index + 1 :]]).any()
+
+
+def test_stacked_networks_begin_as_torch_begins_linear_layers():
+    th.manual_seed(0)
+    layer = stacked_mlp(50, 16, 8, [], nn.ReLU)[0]
+    for tensor in (layer.weight, layer.bias):
+        assert tensor.abs().max() <= 0.25  # 1 / sqrt(16)
+        assert tensor.std().item() == pytest.approx(0.25 / np.sqrt(3), rel=0.1)
