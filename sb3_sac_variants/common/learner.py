@@ -111,7 +111,7 @@ class Learner:
                     group["capturable"] = device.type == "cuda"
             return
         # torch warns when a step that could be captured runs outside a graph, as warm-up and the eager engine do
-        optimizer._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
+        optimizer._warned_capturable_if_run_uncaptured = True
         rate = th.tensor(float(optimizer.param_groups[0]["lr"]), dtype=th.float32, device=device)
         self.lr = rate
         for group in optimizer.param_groups:

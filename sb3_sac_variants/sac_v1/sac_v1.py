@@ -33,7 +33,7 @@ class SACv1(MaxEntAlgorithm):
     hard target copies are ``tau=1`` with ``target_update_interval=1000``. On discrete actions every expectation over
     actions is an exact sum.
 
-    :param args: as :class:`~sb3_sac_variants.common.maxent_algorithm.MaxEntAlgorithm`, that is as SB3's ``SAC``;
+    :param args: as :class:`~sb3_sac_variants.common.arguments.MaxEntArguments`, that is as SB3's ``SAC``;
         ``policy_kwargs`` takes ``n_components``, the number of Gaussians in the policy
     :param policy_gradient: "reparameterized" (eq. 12) or "likelihood_ratio" (of eq. 10; what a mixture policy needs)
     :param policy_q: which Q the policy follows: "min" (section 4.2 of the paper) or "q1" (the authors' code)

@@ -43,7 +43,7 @@ class SACv2(MaxEntAlgorithm):
     On discrete actions every expectation over actions is an exact sum (Christodoulou 2019,
     https://arxiv.org/abs/1910.07207).
 
-    :param args: as :class:`~sb3_sac_variants.common.maxent_algorithm.MaxEntAlgorithm`, that is as SB3's ``SAC``
+    :param args: as :class:`~sb3_sac_variants.common.arguments.MaxEntArguments`, that is as SB3's ``SAC``
     :param ent_coef_loss: what the temperature's objective (eq. 18) is differentiated by: "alpha" (the paper), or
         "log_alpha" (the authors' early code and SB3)
     :param update_order: "paper" (Q-functions, policy, temperature, targets) or "sb3" (temperature first). SB3 goes on
