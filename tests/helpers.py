@@ -1,11 +1,15 @@
 """What the tests over all algorithms share: the list of algorithms, tiny models, and an environment of any spaces."""
 
+import copy
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.envs import BitFlippingEnv
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import nn
 
 from sb3_sac_variants import SACv1, SACv2
 
@@ -45,8 +49,9 @@ class SpacesEnv(gym.Env):
         episode_length: int = 10,
         truncate: bool = False,
     ):
-        self.observation_space = observation_space
-        self.action_space = action_space
+        # Spaces hold a random generator: environments must not share it
+        self.observation_space = copy.deepcopy(observation_space)
+        self.action_space = copy.deepcopy(action_space)
         self.episode_length = episode_length
         self.truncate = truncate
         self.actions: list[np.ndarray] = []
@@ -67,6 +72,35 @@ class SpacesEnv(gym.Env):
         middle = (self.action_space.low + self.action_space.high) / 2
         reward = -float(np.square(action - middle).mean())
         return self.observation_space.sample(), reward, over and not self.truncate, over and self.truncate, {}
+
+
+class NormalizingExtractor(BaseFeaturesExtractor):
+    """
+    Features with batch normalisation and dropout, which behave differently in training and evaluation.
+
+    :param observation_space: observation space
+    :param features_dim: number of features
+    :param dropout: probability of leaving a feature out
+    """
+
+    def __init__(self, observation_space: spaces.Box, features_dim: int = 8, dropout: float = 0.5):
+        super().__init__(observation_space, features_dim)
+        self.layers = nn.Sequential(
+            nn.Linear(observation_space.shape[0], features_dim),
+            nn.BatchNorm1d(features_dim),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+        )
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.layers(observations)
+
+
+def goal_env() -> gym.Env:
+    """
+    :return: an environment for hindsight experience replay, episodes of at most four steps
+    """
+    return BitFlippingEnv(n_bits=4, continuous=True)
 
 
 def make(algorithm: type, env: Any = None, policy: str = "MlpPolicy", **kwargs: Any) -> Any:

@@ -1,0 +1,493 @@
+"""A run that is interrupted and resumed from its checkpoint gives the numbers of a run that was not, bit for bit."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch as th
+from helpers import (
+    ALGORITHMS,
+    DICTIONARY,
+    NormalizingExtractor,
+    SpacesEnv,
+    assert_same_parameters,
+    flat_parameters,
+    goal_env,
+    make,
+)
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback, StopTrainingOnMaxEpisodes
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
+
+from sb3_sac_variants import SACv1, SACv2
+from sb3_sac_variants.common import checkpoint
+from sb3_sac_variants.common.callbacks import RunCheckpointCallback
+
+TOTAL = 36
+
+
+class Crash(Exception):
+    """The power is cut."""
+
+
+class CrashAt(BaseCallback):
+    """
+    :param step: when
+    """
+
+    def __init__(self, step: int):
+        super().__init__()
+        self.step = step
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps >= self.step:
+            raise Crash
+        return True
+
+
+def several(truncate: bool = True) -> DummyVecEnv:
+    return make_vec_env(SpacesEnv, 2, env_kwargs={"truncate": truncate, "episode_length": 7})
+
+
+def ou_noise() -> OrnsteinUhlenbeckActionNoise:
+    return OrnsteinUhlenbeckActionNoise(np.zeros(2), 0.3 * np.ones(2), theta=0.5)
+
+
+#: name: environment and arguments, each made anew
+SCENARIOS: dict[str, tuple[Callable[[], Any], Callable[[], dict[str, Any]]]] = {
+    "plain": (lambda: SpacesEnv(episode_length=7), dict),
+    "truncated, buffer full": (lambda: SpacesEnv(truncate=True), lambda: {"buffer_size": 17}),
+    "learning-rate schedules": (
+        SpacesEnv,
+        lambda: {"learning_rate": lambda p: 1e-2 * p, "qf_learning_rate": lambda p: 1e-3 + p},
+    ),
+    "long rollouts": (SpacesEnv, lambda: {"train_freq": 4, "gradient_steps": 2, "target_update_interval": 3}),
+    "episodes": (SpacesEnv, lambda: {"train_freq": (1, "episode"), "gradient_steps": -1}),
+    "still random": (SpacesEnv, lambda: {"learning_starts": 40}),
+    "learned temperature": (SpacesEnv, lambda: {"ent_coef": "auto_0.3"}),
+    "momentum": (SpacesEnv, lambda: {"policy_kwargs": {"optimizer_class": th.optim.RMSprop}}),
+    "batch norm and dropout": (
+        SpacesEnv,
+        lambda: {"policy_kwargs": {"features_extractor_class": NormalizingExtractor}},
+    ),
+    "gSDE": (
+        several,
+        lambda: {
+            "use_sde": True,
+            "sde_sample_freq": 3,
+            "train_freq": 4,
+            "gradient_steps": -1,
+            "use_sde_at_warmup": True,
+        },
+    ),
+    "correlated noise": (several, lambda: {"action_noise": ou_noise(), "gradient_steps": -1}),
+    "correlated noise, one environment": (SpacesEnv, lambda: {"action_noise": ou_noise()}),
+    "VecFrameStack and VecNormalize": (lambda: VecNormalize(VecFrameStack(several(), 3)), dict),
+    "n-step returns": (SpacesEnv, lambda: {"n_steps": 3}),
+    "HER": (
+        lambda: make_vec_env(goal_env, 2),
+        lambda: {"policy": "MultiInputPolicy", "replay_buffer_class": HerReplayBuffer, "learning_starts": 16},
+    ),
+    "images stored once": (
+        lambda: SpacesEnv(DICTIONARY, truncate=True),
+        lambda: {"policy": "MultiInputPolicy", "optimize_memory_usage": True, "net_arch": []},
+    ),
+}
+
+
+def evidence(model: Any) -> dict[str, Any]:
+    """
+    :param model: at the end of a run
+    :return: numbers that tell two runs apart; taking them changes the model
+    """
+    found = {
+        "random": (random.random(), np.random.rand(), th.rand(1).item(), model.action_space.sample()),  # noqa: NPY002
+        "parameters": {name: value.numpy() for name, value in flat_parameters(model).items()},
+        "counters": (model.num_timesteps, model._episode_num, model._n_updates),
+        "observation": model._last_obs,
+        "episodes": [(info["r"], info["l"]) for info in model.ep_info_buffer],
+        "metrics": model._metrics.means(),
+        "batch": as_arrays(model.replay_buffer.sample(64, model._vec_normalize_env)),
+        "next step": model.env.step(np.zeros((model.n_envs, *model.action_space.shape), dtype=np.float32))[:3],
+    }
+    if (normalize := model._vec_normalize_env) is not None:
+        found["statistics"] = (normalize.obs_rms.mean, normalize.ret_rms.var, normalize.returns)
+    return found
+
+
+def as_arrays(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: as_arrays(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [as_arrays(item) for item in value]
+    return value.numpy() if isinstance(value, th.Tensor) else value
+
+
+def scramble() -> None:
+    """What other programs do between a crash and the next start."""
+    random.seed(123)
+    np.random.seed(123)  # noqa: NPY002
+    th.manual_seed(123)
+
+
+def interrupted_run(algorithm: type, folder: Path, make_env: Callable[[], Any], **kwargs: Any) -> Any:
+    """
+    :param algorithm: class
+    :param folder: for the checkpoint
+    :param make_env: makes the environment
+    :param kwargs: arguments of the algorithm
+    :return: a model that crashed at about half of its run, and was resumed
+    """
+    model = make(algorithm, make_env(), **kwargs)
+    with pytest.raises(Crash):
+        model.learn(TOTAL, callback=[RunCheckpointCallback(folder, 11), CrashAt(31)])
+    scramble()
+    resumed = algorithm.load_checkpoint(folder, make_env(), device="cpu")
+    assert 11 <= resumed.num_timesteps < 31
+    return resumed.learn(TOTAL - resumed.num_timesteps, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_resumed_run_is_the_uninterrupted_run(algorithm: type, scenario: str, tmp_path: Path) -> None:
+    make_env, make_kwargs = SCENARIOS[scenario]
+    whole = evidence(make(algorithm, make_env(), **make_kwargs()).learn(TOTAL))
+    resumed = evidence(interrupted_run(algorithm, tmp_path, make_env, **make_kwargs()))
+    np.testing.assert_equal(resumed, whole)
+
+
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "HalfCheetah-v5", "Reacher-v5"])
+def test_simulators_resume_in_the_middle_of_an_episode(env_id: str, tmp_path: Path) -> None:
+    if "v5" in env_id:
+        pytest.importorskip("mujoco")
+    make_env = lambda: make_vec_env(env_id, 2, monitor_dir=str(tmp_path / "monitor"))  # noqa: E731
+    whole = evidence(make(SACv2, make_env()).learn(TOTAL))
+    resumed = evidence(interrupted_run(SACv2, tmp_path / "run", make_env))
+    np.testing.assert_equal(resumed, whole)
+
+
+@pytest.mark.slow
+def test_resumed_in_another_process(tmp_path: Path) -> None:
+    program = """
+        import sys
+        from pathlib import Path
+        import numpy as np
+        sys.path.insert(0, {tests!r})
+        from helpers import SACv2, flat_parameters, make
+        from stable_baselines3.common.env_util import make_vec_env
+        from sb3_sac_variants.common.callbacks import RunCheckpointCallback
+
+        folder, env = Path(sys.argv[1]), make_vec_env("Pendulum-v1", 2)
+        if sys.argv[2] == "whole":
+            model = make(SACv2, env).learn(400)
+        elif sys.argv[2] == "first":
+            stop = [RunCheckpointCallback(folder, 150), lambda names, _: names["self"].num_timesteps < 290]
+            model = make(SACv2, env).learn(400, callback=stop)
+        else:
+            model = SACv2.load_checkpoint(folder, env, device="cpu")
+            assert model.num_timesteps == 150, model.num_timesteps
+            model.learn(400 - model.num_timesteps, reset_num_timesteps=False)
+        np.savez(folder.with_name(sys.argv[2]), **{{str(i): x for i, x in enumerate(flat_parameters(model).values())}})
+    """
+    code = textwrap.dedent(program.format(tests=str(Path(__file__).parent)))
+    for part in ("whole", "first", "second"):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / "run"), part], check=True)
+    whole, resumed = (dict(np.load(tmp_path / f"{part}.npz")) for part in ("whole", "second"))
+    np.testing.assert_equal(resumed, whole)
+
+
+def test_engine_is_chosen_by_the_plan_of_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sb3_sac_variants.common import maxent_algorithm
+
+    plans = []
+    make_engine = maxent_algorithm.make_engine
+
+    def spy(*args: Any, planned_steps: float, **kwargs: Any) -> Any:
+        plans.append(planned_steps)
+        return make_engine(*args, planned_steps=planned_steps, **kwargs)
+
+    monkeypatch.setattr(maxent_algorithm, "make_engine", spy)
+    resumed = interrupted_run(SACv2, tmp_path, SpacesEnv)
+    resumed.set_parameters(resumed.get_parameters())
+    resumed.learn(5, reset_num_timesteps=False)
+    assert plans[0] == plans[1] > 2 * plans[2]
+
+
+# ---------------------------------------------------------------- where the episode cannot go on
+
+
+class WithWindow(SpacesEnv):
+    """An environment with something that cannot be pickled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.window = os.scandir()
+
+
+def in_processes() -> SubprocVecEnv:
+    return SubprocVecEnv([SpacesEnv, SpacesEnv], start_method="fork")
+
+
+@pytest.mark.parametrize(
+    ("make_env", "name"),
+    [(lambda: DummyVecEnv([WithWindow]), "WithWindow"), (in_processes, "SubprocVecEnv")],
+    ids=["window", "processes"],
+)
+def test_new_episode_where_the_environment_cannot_be_saved(
+    make_env: Callable[[], Any], name: str, tmp_path: Path
+) -> None:
+    model = make(SACv1, VecNormalize(make_env())).learn(17)
+    with pytest.warns(UserWarning, match=f"begin a new episode, because .*{name}"):
+        model.save_checkpoint(tmp_path)
+    resumed = SACv1.load_checkpoint(tmp_path, VecNormalize(make_env()), device="cpu")
+    assert resumed._last_obs is None
+    assert_same_parameters(model, resumed)
+    np.testing.assert_equal(resumed._vec_normalize_env.obs_rms.mean, model._vec_normalize_env.obs_rms.mean)
+    steps = resumed.num_timesteps
+    resumed.learn(20, reset_num_timesteps=False)
+    assert resumed.num_timesteps == steps + 20
+    for each in (model, resumed):
+        each.env.close()
+
+
+def test_new_episode_is_not_the_first_one_again(tmp_path: Path) -> None:
+    model = make(SACv1, WithWindow())
+    model.learn(1)
+    first = model.replay_buffer.sample(1).observations
+    with pytest.warns(UserWarning, match="new episode"):
+        model.save_checkpoint(tmp_path)
+    resumed = SACv1.load_checkpoint(tmp_path, WithWindow(), device="cpu")
+    resumed.replay_buffer.reset()
+    resumed.learn(1, reset_num_timesteps=False)
+    assert not th.equal(resumed.replay_buffer.sample(1).observations, first)
+
+
+def test_environment_that_says_itself_what_its_state_is(tmp_path: Path) -> None:
+    class Handle(SpacesEnv):
+        """Keeps its state in a simulator behind a number."""
+
+        simulator: ClassVar[dict[int, int]] = {}
+
+        def step(self, action: np.ndarray) -> Any:
+            self.simulator[id(self)] = self.steps + 1
+            return super().step(action)
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {**vars(self), "simulated": self.simulator[id(self)]}
+
+        def __setstate__(self, state: dict[str, Any]) -> None:
+            self.simulator[id(self)] = state.pop("simulated")
+            vars(self).update(state)
+
+    model = make(SACv1, Handle()).learn(13)
+    model.save_checkpoint(tmp_path)
+    env = Handle()
+    SACv1.load_checkpoint(tmp_path, env, device="cpu")
+    assert env.steps == env.simulator[id(env)] == 3
+
+
+@pytest.mark.parametrize("train_freq", [1, 4])
+def test_middle_of_a_step_begins_a_new_episode_with_a_warning(train_freq: int, tmp_path: Path) -> None:
+    class SaveInStep(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 14:
+                with pytest.warns(UserWarning, match=r"begin a new episode, because .* in the middle of a step"):
+                    self.model.save_checkpoint(tmp_path)
+            return True
+
+    model = make(SACv2, SpacesEnv(), train_freq=train_freq).learn(16, callback=SaveInStep())
+    resumed = SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu")
+    assert (resumed.num_timesteps, resumed._last_obs) == (14, None)
+    resumed.learn(10, reset_num_timesteps=False)
+    # At the end of learn() nothing is half done
+    model.save_checkpoint(tmp_path)
+    assert SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu")._last_obs is not None
+
+
+def test_training_stopped_by_a_callback_begins_a_new_episode(tmp_path: Path) -> None:
+    model = make(SACv2, SpacesEnv()).learn(100, callback=StopTrainingOnMaxEpisodes(2))
+    assert model.num_timesteps == 20
+    with pytest.warns(UserWarning, match="in the middle of a step"):
+        model.save_checkpoint(tmp_path)
+    resumed = SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu").learn(10, reset_num_timesteps=False)
+    assert resumed.num_timesteps == 30
+
+
+def test_hindsight_episodes_are_cut_where_a_new_one_begins(tmp_path: Path) -> None:
+    model = make(
+        SACv1, make_vec_env(goal_env, 2), "MultiInputPolicy", learning_starts=30, replay_buffer_class=HerReplayBuffer
+    )
+    model.learn(10)
+    model.env.envs[0].unwrapped.window = os.scandir()
+    with pytest.warns(UserWarning, match="new episode"):
+        model.save_checkpoint(tmp_path)
+    with pytest.warns(UserWarning, match="last trajectory .* will be truncated"):
+        buffer = SACv1.load_checkpoint(tmp_path, make_vec_env(goal_env, 2), device="cpu").replay_buffer
+    assert (buffer.ep_length[: buffer.pos] > 0).all()
+
+
+# ---------------------------------------------------------------- writing is all or nothing
+
+
+def fail(*args: Any, **kwargs: Any) -> Any:
+    raise OSError(28, "No space left on device")
+
+
+def fail_late(times: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """
+    :param times: calls that go well
+    :param function: what they do
+    :return: the function, until it fails
+    """
+    left = [times]
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        left[0] -= 1
+        return fail() if left[0] < 0 else function(*args, **kwargs)
+
+    return failing
+
+
+FAILURES = {
+    "second network": ("torch.save", 2),
+    "model in place": ("os.replace", 0),
+    "replay buffer": ("pickle.dump", 0),
+    "rest": ("sb3_sac_variants.common.checkpoint.random_state", 0),
+    "flush": ("os.fsync", 3),
+    "pointer": ("os.replace", 1),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_interrupted_writing_leaves_the_old_checkpoint(
+    failure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make(SACv2, SpacesEnv()).learn(12)
+    model.save_checkpoint(tmp_path)
+    old = sorted(tmp_path.rglob("*"))
+    before = flat_parameters(model)
+    model.learn(8, reset_num_timesteps=False)
+    target, times = FAILURES[failure]
+    with monkeypatch.context() as patch:
+        patch.setattr(target, fail_late(times, resolve_name(target)))
+        with pytest.raises(OSError, match="No space"):
+            model.save_checkpoint(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == old
+    resumed = SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu")
+    assert resumed.num_timesteps == 12
+    np.testing.assert_equal(as_arrays(flat_parameters(resumed)), as_arrays(before))
+    model.save_checkpoint(tmp_path)
+    assert SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu").num_timesteps == 20
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_remains_of_a_killed_process_do_no_harm(tmp_path: Path) -> None:
+    model = make(SACv2, SpacesEnv()).learn(12)
+    model.save_checkpoint(tmp_path)
+    remains = tmp_path / f"{checkpoint.VERSION}20-abcdefgh"
+    remains.mkdir()
+    (remains / "model.zip").write_bytes(b"half")
+    assert SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu").num_timesteps == 12
+    model.save_checkpoint(tmp_path)
+    assert not remains.exists()
+
+
+@pytest.mark.slow
+def test_killed_while_writing(tmp_path: Path) -> None:
+    code = textwrap.dedent(f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from helpers import SACv2, make
+        model = make(SACv2, buffer_size=200_000)
+        model.learn(20)
+        model.replay_buffer.pos = 150_000
+        while True:
+            model.save_checkpoint(sys.argv[1])
+            print("saved", flush=True)
+            model.num_timesteps += 1
+    """)
+    for attempt in range(5):
+        with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(0.05 * attempt + 0.01)
+            process.send_signal(signal.SIGKILL)
+        resumed = SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu")
+        assert resumed.replay_buffer.size() == 150_000
+
+
+# ---------------------------------------------------------------- what is no checkpoint of this run
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    make(SACv2, VecNormalize(several())).learn(12).save_checkpoint(tmp_path)
+    return tmp_path
+
+
+def test_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"path='.*nowhere' holds no checkpoint: pass a folder"):
+        SACv2.load_checkpoint(tmp_path / "nowhere", SpacesEnv())
+
+
+@pytest.mark.parametrize("name", ["model.zip", "replay_buffer.pkl", "state.pkl", "checkpoint.json"])
+@pytest.mark.parametrize("damage", ["half", "empty", "noise"])
+def test_damaged_checkpoint(name: str, damage: str, saved: Path) -> None:
+    (file,) = saved.rglob(name)
+    content = file.read_bytes()
+    file.write_bytes({"half": content[: len(content) // 2], "empty": b"", "noise": bytes(range(256))}[damage])
+    with pytest.raises(ValueError, match=r"path='.*(damaged|holds something else).*load (another|a file written)"):
+        SACv2.load_checkpoint(saved, VecNormalize(several()))
+
+
+def test_other_algorithm(saved: Path) -> None:
+    with pytest.raises(ValueError, match=r"sac_v2\), not SACv1: load it with the class"):
+        SACv1.load_checkpoint(saved, VecNormalize(several()))
+
+
+@pytest.mark.parametrize(
+    "make_env",
+    [several, lambda: VecFrameStack(several(), 1), lambda: VecNormalize(make_vec_env(SpacesEnv, 3))],
+    ids=["no VecNormalize", "other wrapper", "other number"],
+)
+def test_environment_built_otherwise(make_env: Callable[[], Any], saved: Path) -> None:
+    with pytest.raises(ValueError, match=r"(?s)(env=.*build the environment as in|n_envs=2, not 3: load)"):
+        SACv2.load_checkpoint(saved, make_env())
+
+
+def test_nothing_to_resume_without_environment(tmp_path: Path) -> None:
+    model = make(SACv2)
+    model.save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"env=None leaves nothing to resume: call set_env"):
+        SACv2.load(tmp_path / "model").save_checkpoint(tmp_path / "run")
+
+
+def test_path_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"path='.*file' is a file: pass a folder"):
+        make(SACv2).save_checkpoint(tmp_path / "file")
+
+
+@pytest.mark.parametrize("save_freq", [0, -5, 1.5, None])
+def test_checkpoint_frequency(save_freq: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"save_freq={save_freq} .*: pass an integer at least 1"):
+        RunCheckpointCallback(tmp_path, save_freq)
+
+
+def test_callback_says_what_it_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(SACv2).learn(25, callback=RunCheckpointCallback(tmp_path, 10, verbose=1))
+    assert capsys.readouterr().out.count("Saved a checkpoint of step") == 2
+    assert json.loads((tmp_path / checkpoint.POINTER).read_text())["num_timesteps"] == 20
