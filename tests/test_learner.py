@@ -286,6 +286,16 @@ def test_target_tracker_follows_by_the_persistent_counter(tau, interval):
                 th.testing.assert_close(parameter.data, value.data, rtol=0, atol=0 if exact else 1e-14)
 
 
+def test_target_tracker_goes_on_counting_in_a_resumed_run():
+    online, target = network(0), network(1)
+    tracker = TargetTracker(online, target)  # as after loading: a new object
+    tracker.configure(1.0, 5, steps=13)
+    tracker.step()
+    assert not th.equal(online[0].weight, target[0].weight)
+    tracker.step()
+    assert_same(online, target)
+
+
 @pytest.mark.parametrize("interval", [1, 2])
 def test_target_tracker_copies_running_statistics(interval):
     online = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
