@@ -51,7 +51,7 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
     """
 
     #: what :meth:`update` reports
-    metric_names: ClassVar[tuple[str, ...]]
+    metric_names: tuple[str, ...]
     #: pairs of networks (online, target)
     tracked_networks: ClassVar[dict[str, str]]
     supported_action_spaces: ClassVar[tuple[type[spaces.Space], ...]] = (spaces.Box,)

@@ -32,7 +32,7 @@ class MaxEntPolicy(SACPolicy):
     critic: StackedCritic  # type: ignore[assignment]
     default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
     #: names of the networks that have an optimiser
-    learned_networks: ClassVar[tuple[str, ...]] = ("actor", "critic")
+    learned_networks: tuple[str, ...] = ("actor", "critic")
 
     def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] | None = None, **kwargs: Any):
         self._modules_with_mode: list[nn.Module] | None = None

@@ -1,0 +1,218 @@
+"""
+What soft Q-learning has to do differently for continuous and discrete actions: propose actions to integrate over, and
+improve the actor.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import ClassVar, NamedTuple
+
+import torch as th
+from gymnasium import spaces
+
+from sb3_sac_variants.common.learner import Learner
+from sb3_sac_variants.common.losses import Batch, PolicySample
+from sb3_sac_variants.common.validation import check_choice, check_range, parse_ent_coef
+from sb3_sac_variants.sql.policies import SoftmaxActor, SQLPolicy, SteinActor, uniform_particles
+from sb3_sac_variants.sql.svgd import SQUASH_GRADIENTS, squashed_stein_direction, stein_loss
+
+
+class Noise(NamedTuple):
+    """
+    Random numbers of one update.
+
+    :param value_particles: uniform actions to estimate V with, ``(B, n_value_particles, D)``; ``(B, 0)`` where the
+        sum is exact
+    :param sampler: standard normal noise of the sampler, ``(B, n_svgd_particles, D)``; likewise
+    """
+
+    value_particles: th.Tensor
+    sampler: th.Tensor
+
+
+@dataclass(frozen=True)
+class ParticleOptions:
+    """
+    Arguments of soft Q-learning that concern continuous actions, with the paper's values as defaults.
+
+    :param n_value_particles: uniform actions a state that V is estimated with
+    :param n_svgd_particles: actions a state that the sampler learns from
+    :param svgd_update_ratio: fraction of these that are updated; the others are held fixed and attract or repel them
+    :param squash_gradient: see :mod:`sb3_sac_variants.sql.svgd`
+    """
+
+    n_value_particles: int = 50
+    n_svgd_particles: int = 32
+    svgd_update_ratio: float = 0.5
+    squash_gradient: str = "pre_tanh"
+
+    def check(self) -> None:
+        """
+        :raises ValueError: if a value has no meaning
+        """
+        check_range("n_value_particles", self.n_value_particles, 1, integer=True)
+        check_range("n_svgd_particles", self.n_svgd_particles, 2, integer=True)
+        check_range("svgd_update_ratio", self.svgd_update_ratio, 0, 1, low_open=True)
+        check_choice("squash_gradient", self.squash_gradient, tuple(SQUASH_GRADIENTS))
+        if not 1 <= self.n_updated < self.n_svgd_particles:
+            raise ValueError(
+                f"svgd_update_ratio={self.svgd_update_ratio} of n_svgd_particles={self.n_svgd_particles} updates "
+                f"{self.n_updated} and fixes {self.n_svgd_particles - self.n_updated}: pass a ratio or a number of "
+                "particles that leaves at least one of each"
+            )
+
+    def check_untouched(self, action_space: spaces.Space) -> None:
+        """
+        :param action_space: what these arguments do not concern
+        :raises ValueError: if one was passed nevertheless
+        """
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                raise ValueError(
+                    f"{field.name}={value!r} is for continuous actions, not {action_space}: leave it out, sums over "
+                    "discrete actions are exact"
+                )
+
+    @property
+    def n_updated(self) -> int:
+        """
+        :return: particles that are updated
+        """
+        return int(self.n_svgd_particles * self.svgd_update_ratio)
+
+
+class ActionKind(ABC):
+    """
+    One kind of action space.
+
+    :param policy: the networks
+    :param learners: of the networks that learn
+    :param options: numbers of particles and the like
+    """
+
+    #: what :meth:`improve_policy` reports
+    metric_names: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def __init__(self, policy: SQLPolicy, learners: dict[str, Learner], options: ParticleOptions): ...
+
+    @staticmethod
+    @abstractmethod
+    def check(options: ParticleOptions, ent_coef: str | float, action_space: spaces.Space) -> None:
+        """
+        :param options: numbers of particles and the like
+        :param ent_coef: the temperature as it was passed
+        :param action_space: the action space
+        :raises ValueError: if an argument has no meaning on this kind of action space
+        """
+
+    @abstractmethod
+    def draw_noise(self, batch_size: int) -> Noise:
+        """
+        :param batch_size: number of states
+        :return: random numbers of one update
+        """
+
+    @abstractmethod
+    def draw_particles(self, n_particles: int, batch_size: int, generator: th.Generator | None = None) -> th.Tensor:
+        """
+        :param n_particles: how many for each state, where there are any
+        :param batch_size: number of states
+        :param generator: what to draw from, torch's own by default
+        :return: what :meth:`proposal` takes
+        """
+
+    @abstractmethod
+    def proposal(self, particles: th.Tensor) -> PolicySample:
+        """
+        :param particles: of :meth:`draw_particles`
+        :return: actions to integrate over, as a sample of the uniform policy
+        """
+
+    @abstractmethod
+    def improve_policy(self, batch: Batch, noise: Noise, ent_coef: th.Tensor) -> dict[str, th.Tensor]:
+        """
+        One step of the actor towards exp(Q/alpha).
+
+        :param batch: transitions
+        :param noise: of :meth:`draw_noise`
+        :param ent_coef: temperature alpha, a scalar tensor
+        :return: metrics to log
+        """
+
+
+class SampledActions(ActionKind):
+    """Continuous actions: V is estimated from uniform ones, and a Stein sampler learns to draw those of the policy."""
+
+    metric_names = ("actor_loss",)
+
+    def __init__(self, policy: SQLPolicy, learners: dict[str, Learner], options: ParticleOptions):
+        assert isinstance(policy.actor, SteinActor)
+        self.actor, self.critic, self.learner = policy.actor, policy.critic, learners["actor"]
+        self.options, self.squash = options, SQUASH_GRADIENTS[options.squash_gradient]
+
+    @staticmethod
+    def check(options: ParticleOptions, ent_coef: str | float, action_space: spaces.Space) -> None:
+        options.check()
+        if parse_ent_coef(ent_coef)[1]:
+            raise ValueError(
+                f"ent_coef={ent_coef!r} needs the policy's entropy, and nobody knows the density of actions from a "
+                "Stein sampler: pass a number greater than 0, or take SACv2"
+            )
+
+    def draw_noise(self, batch_size: int) -> Noise:
+        shape = (batch_size, self.options.n_svgd_particles, self.actor.action_dim)
+        value_particles = self.draw_particles(self.options.n_value_particles, batch_size)
+        return Noise(value_particles, th.randn(shape, device=self.actor.device))
+
+    def draw_particles(self, n_particles: int, batch_size: int, generator: th.Generator | None = None) -> th.Tensor:
+        shape = (batch_size, n_particles, self.actor.action_dim)
+        return 2.0 * th.rand(shape, generator=generator, device=self.actor.device) - 1.0
+
+    def proposal(self, particles: th.Tensor) -> PolicySample:
+        return uniform_particles(particles)
+
+    def improve_policy(self, batch: Batch, noise: Noise, ent_coef: th.Tensor) -> dict[str, th.Tensor]:
+        obs, squash, n_updated = batch.observations, self.squash, self.options.n_updated
+
+        def log_density(actions: th.Tensor) -> th.Tensor:
+            return self.critic.min_q(obs, uniform_particles(actions)) / ent_coef
+
+        # Where the particles should move, P17 eq. 13
+        pre_tanh = self.actor.pre_tanh(obs, noise.sampler)
+        updated, fixed = pre_tanh[:, :n_updated], pre_tanh[:, n_updated:]
+        direction = squashed_stein_direction(fixed, updated, log_density, squash)
+        # The network follows, eq. 14
+        updated_noise = noise.sampler[:, :n_updated]
+        actor_loss = self.learner.minimize(
+            lambda actor: stein_loss(actor.pre_tanh(obs, updated_noise), direction, squash)
+        )
+        return {"actor_loss": actor_loss}
+
+
+class AllActions(ActionKind):
+    """Discrete actions: V is an exact sum, and the policy the softmax of Q, with nothing to learn."""
+
+    def __init__(self, policy: SQLPolicy, learners: dict[str, Learner], options: ParticleOptions):
+        assert isinstance(policy.actor, SoftmaxActor)
+        self.actor = policy.actor
+        self.n_actions = int(policy.actor.action_space.n)
+
+    @staticmethod
+    def check(options: ParticleOptions, ent_coef: str | float, action_space: spaces.Space) -> None:
+        options.check_untouched(action_space)
+
+    def draw_noise(self, batch_size: int) -> Noise:
+        return Noise(self.draw_particles(0, batch_size), self.draw_particles(0, batch_size))
+
+    def draw_particles(self, n_particles: int, batch_size: int, generator: th.Generator | None = None) -> th.Tensor:
+        return th.empty((batch_size, 0), device=self.actor.device)
+
+    def proposal(self, particles: th.Tensor) -> PolicySample:
+        probability = particles.new_full((particles.shape[0], self.n_actions), 1.0 / self.n_actions)
+        return PolicySample(None, probability.log(), probability)
+
+    def improve_policy(self, batch: Batch, noise: Noise, ent_coef: th.Tensor) -> dict[str, th.Tensor]:
+        self.actor.ent_coef.copy_(ent_coef)
+        return {}

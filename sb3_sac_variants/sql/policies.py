@@ -1,0 +1,219 @@
+"""Networks of soft Q-learning: critics, target critics, and an actor that samples exp(Q(s, .)/alpha)."""
+
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import get_action_dim
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN, create_mlp
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import nn
+
+from sb3_sac_variants.common.critics import StackedCritic
+from sb3_sac_variants.common.discrete import CategoricalActor, StackedDiscreteCritic
+from sb3_sac_variants.common.learner import target_copy
+from sb3_sac_variants.common.losses import PolicySample
+from sb3_sac_variants.common.policies import MaxEntPolicy
+
+#: sampled actions that the deterministic policy takes the best of
+DETERMINISTIC_CANDIDATES = 32
+
+
+def uniform_particles(actions: th.Tensor) -> PolicySample:
+    """
+    :param actions: K actions for each state, uniform on [-1, 1]^D, ``(B, K, D)``
+    :return: the same as a sample of the uniform policy
+    """
+    batch_size, n_particles, action_dim = actions.shape
+    density = actions.new_full((batch_size, n_particles), 0.5**action_dim)
+    return PolicySample(actions, density.log(), th.full_like(density, 1.0 / n_particles))
+
+
+class SteinActor(BasePolicy):
+    """
+    A network that maps noise to actions, a = tanh(f(s, xi)) with xi ~ N(0, I) (Haarnoja et al. 2017, section 3.3). Its
+    samples have a density that nobody knows; it learns from where they should move
+    (:mod:`sb3_sac_variants.sql.svgd`).
+
+    f adds its output to the noise, f(s, xi) = xi + g(s, xi): at the beginning the actions then cover the cube, while
+    those of a network with small initial weights would all lie near 0 and find but one of several modes.
+
+    :param observation_space: observation space
+    :param action_space: action space
+    :param net_arch: sizes of the hidden layers
+    :param features_extractor: network to extract features
+    :param features_dim: number of features
+    :param activation_fn: activation function
+    :param normalize_images: whether to divide images by 255
+    """
+
+    action_space: spaces.Box
+    features_extractor: BaseFeaturesExtractor
+    critic: StackedCritic
+    candidates: th.Tensor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Box,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+    ):
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+            squash_output=True,
+        )
+        self.net_arch, self.features_dim, self.activation_fn = net_arch, features_dim, activation_fn
+        self.action_dim = get_action_dim(action_space)
+        layers = create_mlp(features_dim + self.action_dim, self.action_dim, net_arch, activation_fn)
+        self.sampler = nn.Sequential(*layers)
+        # Noise of the deterministic policy: the same in each run, drawn without touching the run's random state
+        noise = th.randn(DETERMINISTIC_CANDIDATES, self.action_dim, generator=th.Generator().manual_seed(0))
+        self.register_buffer("candidates", noise, persistent=False)
+
+    def follow(self, critic: StackedCritic) -> None:
+        """
+        :param critic: Q-functions that :meth:`forward` chooses by when it is to be deterministic
+        """
+        object.__setattr__(self, "critic", critic)  # not a part of this module
+
+    def noise_shape(self, batch_size: int) -> tuple[int, ...]:
+        """
+        :param batch_size: number of states
+        :return: shape of the noise for one action in each state
+        """
+        return (batch_size, 1, self.action_dim)
+
+    def pre_tanh(self, obs: PyTorchObs, noise: th.Tensor) -> th.Tensor:
+        """
+        :param obs: observations
+        :param noise: standard normal noise xi of K actions for each state, ``(B, K, D)``
+        :return: u = f(s, xi), ``(B, K, D)``
+        """
+        features = self.extract_features(obs, self.features_extractor)
+        features = features.unsqueeze(1).expand(-1, noise.shape[1], -1)
+        return noise + self.sampler(th.cat([features, noise], dim=2))
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        """
+        Action to take in the environment.
+
+        :param obs: observations
+        :param deterministic: whether to take, of some actions always sampled with the same noise, the one with the
+            highest Q (the mean of a policy with several modes would lie between them)
+        :return: actions in [-1, 1], ``(B, D)``
+        """
+        batch_size = next(iter(obs.values())).shape[0] if isinstance(obs, dict) else obs.shape[0]
+        if not deterministic:
+            noise = th.randn(self.noise_shape(batch_size), device=self.device)
+            return th.tanh(self.pre_tanh(obs, noise)).squeeze(1)
+        actions = th.tanh(self.pre_tanh(obs, self.candidates.expand(batch_size, -1, -1)))
+        best = self.critic.min_q(obs, uniform_particles(actions)).argmax(dim=1)
+        return actions[th.arange(batch_size, device=actions.device), best]
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self(observation, deterministic)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            net_arch=self.net_arch,
+            features_dim=self.features_dim,
+            activation_fn=self.activation_fn,
+            features_extractor=self.features_extractor,
+        )
+        return data
+
+
+class SoftmaxActor(CategoricalActor):
+    """
+    The policy softmax(min_i Q_i(s, .)/alpha) over discrete actions: it has no parameters of its own.
+
+    :param observation_space: observation space
+    :param action_space: action space
+    :param normalize_images: whether to divide images by 255
+    """
+
+    critic: StackedDiscreteCritic
+    ent_coef: th.Tensor
+
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Discrete, normalize_images: bool = True):
+        super().__init__(observation_space, action_space, normalize_images=normalize_images)
+        # Saved with the policy, which can then act by itself
+        self.register_buffer("ent_coef", th.ones(1))
+
+    def follow(self, critic: StackedDiscreteCritic) -> None:
+        """
+        :param critic: Q-functions to act by
+        """
+        object.__setattr__(self, "critic", critic)  # not a part of this module
+
+    def log_prob(self, obs: PyTorchObs) -> th.Tensor:
+        return th.log_softmax(self.critic.values(obs).amin(dim=0) / self.ent_coef, dim=1)
+
+
+class SQLPolicy(MaxEntPolicy):
+    """
+    Networks of soft Q-learning. Arguments as SB3's ``SACPolicy`` but for those of its Gaussian; on discrete actions
+    there is no actor network, and with it nothing to share features with.
+
+    :raises ValueError: if an argument has no meaning here
+    """
+
+    actor: SteinActor | SoftmaxActor  # type: ignore[assignment]
+    critic_target: StackedCritic  # type: ignore[assignment]
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        if isinstance(self.action_space, spaces.Discrete):
+            self._build_without_actor_network(lr_schedule)
+        else:
+            super()._build(lr_schedule)
+        self.actor.follow(self.critic)  # type: ignore[arg-type]
+        self.critic_target = target_copy(self.critic)
+
+    def _build_without_actor_network(self, lr_schedule: Schedule) -> None:
+        actor_arch, critic_arch = self.net_args["net_arch"], self.critic_kwargs["net_arch"]
+        for name, used, value in (
+            ("net_arch's pi", actor_arch == critic_arch, actor_arch),
+            ("share_features_extractor", not self.share_features_extractor, self.share_features_extractor),
+        ):
+            if not used:
+                raise ValueError(
+                    f"policy_kwargs {name}={value} is for an actor network, which soft Q-learning does without on "
+                    f"{self.action_space}: leave it out"
+                )
+        self.learned_networks = ("critic",)
+        self.critic = self.make_critic()
+        self._add_optimizer(self.critic, list(self.critic.parameters()), lr_schedule)
+        self.actor = self.make_actor()
+
+    def make_actor(  # type: ignore[override]
+        self, features_extractor: BaseFeaturesExtractor | None = None
+    ) -> SteinActor | SoftmaxActor:
+        kwargs = self._actor_kwargs_without_gaussian()
+        if isinstance(self.action_space, spaces.Discrete):
+            names = ("observation_space", "action_space", "normalize_images")
+            return SoftmaxActor(**{name: kwargs[name] for name in names}).to(self.device)
+        return SteinActor(**self._update_features_extractor(kwargs, features_extractor)).to(self.device)
+
+
+MlpPolicy = SQLPolicy
+
+
+class CnnPolicy(SQLPolicy):
+    """Networks of soft Q-learning for images. Arguments as :class:`SQLPolicy`."""
+
+    default_features_extractor_class = NatureCNN
+
+
+class MultiInputPolicy(SQLPolicy):
+    """Networks of soft Q-learning for dictionary observations. Arguments as :class:`SQLPolicy`."""
+
+    default_features_extractor_class = CombinedExtractor
