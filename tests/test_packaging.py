@@ -81,10 +81,10 @@ def test_installed_hook_starts_with_python_and_imports_nothing_else(kind: str, t
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_installed_zoo_knows_our_algorithms_and_files(kind: str, tmp_path: Path) -> None:
+def test_installed_zoo_knows_our_algorithms_environments_and_files(kind: str, tmp_path: Path) -> None:
     output = run(
         installed_python(kind),
-        *("-m", "rl_zoo3.train", "--algo", "sac_v1", "--env", "Pendulum-v1"),
+        *("-m", "rl_zoo3.train", "--algo", "sac_v1", "--env", "MultiGoal-v0"),
         *("-n", 5, "--eval-freq", -1, "--verbose", 0, "--device", "cpu"),
         cwd=tmp_path,
     )
@@ -92,7 +92,7 @@ def test_installed_zoo_knows_our_algorithms_and_files(kind: str, tmp_path: Path)
     assert file is not None
     in_checkout = Path(file[1]) == CHECKOUT / "hyperparams" / "sac_v1.yml"
     assert in_checkout == (kind == "editable")
-    assert (tmp_path / "logs" / "sac_v1" / "Pendulum-v1_1" / "Pendulum-v1.zip").is_file()
+    assert (tmp_path / "logs" / "sac_v1" / "MultiGoal-v0_1" / "MultiGoal-v0.zip").is_file()
 
 
 def test_switched_off_the_zoo_is_as_it_was(tmp_path: Path) -> None:

@@ -161,10 +161,11 @@ def test_sac_v1_has_the_reward_scales_and_warm_up_of_the_paper() -> None:
     assert HYPERPARAMS["sac_v1"]["HumanoidStandup-v5"]["reward_scale"] == 100
 
 
-def test_temperature_is_fixed_in_one_way_only() -> None:
-    """reward_scale and a learned temperature together would undo each other; a fixed one would say the same twice."""
+def test_every_entry_says_how_reward_and_entropy_weigh() -> None:
+    """A reward scale beside a learned temperature would only be undone by it."""
     for entry in HYPERPARAMS["sac_v1"].values():
-        assert ("reward_scale" in entry) != ("ent_coef" in entry)
+        learned = entry.get("ent_coef") == "auto"
+        assert learned != ("reward_scale" in entry)
     for entry in HYPERPARAMS["sac_v2"].values():
         assert "reward_scale" not in entry
 

@@ -140,6 +140,11 @@ def test_sac_v2_samples_target_entropies_around_the_papers(n_actions: int) -> No
     assert 0.01 <= min(map(float, temperatures)) < max(map(float, temperatures)) <= 1.0
 
 
-def test_sac_v2_leaves_the_target_entropy_of_discrete_actions_to_the_algorithm() -> None:
+def test_sac_v2_samples_ratios_of_the_greatest_entropy_for_discrete_actions() -> None:
     """The zoo says 0 actions for every action space that is not a Box."""
-    assert "target_entropy" not in sampled(sample_sac_v2_params, 1, n_actions=0)[0][0]
+    env = gym.make("CartPole-v1")
+    for hyperparams in sampled(sample_sac_v2_params, 5, n_actions=0)[0]:
+        ratio = float(hyperparams["target_entropy"].removeprefix("auto_"))
+        model = SACv2("MlpPolicy", env, **hyperparams)
+        assert 0.2 <= ratio <= 0.95
+        assert model.target_entropy == pytest.approx(ratio * np.log(2))

@@ -64,8 +64,8 @@ def sample_sac_v2_params(
     """
     Sample hyperparameters for SACv2: SAC's, the target entropy, the first temperature and the target interval.
 
-    The target entropy lies around the -dim(A) of Haarnoja et al. 2019 (appendix D), from a quarter to twice of it.
-    With discrete actions it stays the algorithm's own.
+    The target entropy lies around the -dim(A) of Haarnoja et al. 2019 (appendix D), from a quarter to twice of it; with
+    discrete actions it is a fraction of the uniform policy's entropy.
 
     :param trial: Optuna trial
     :param n_actions: Dimension of the actions, 0 when they are discrete
@@ -75,6 +75,8 @@ def sample_sac_v2_params(
     """
     if n_actions > 0:
         trial.suggest_float("target_entropy", -2.0 * n_actions, -0.25 * n_actions)
+    else:
+        trial.suggest_float("target_entropy_ratio", 0.2, 0.95)
     trial.suggest_float("initial_ent_coef", 0.01, 1.0, log=True)
     trial.suggest_int("target_update_interval", 1, 8, log=True)
     _suggest_shared_params(trial, n_actions, n_envs, additional_args)
@@ -90,6 +92,8 @@ def convert_sac_v2_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """
     hyperparams = _convert_shared_params(sampled_params)
     hyperparams["ent_coef"] = f"auto_{hyperparams.pop('initial_ent_coef')}"
+    if "target_entropy_ratio" in hyperparams:
+        hyperparams["target_entropy"] = f"auto_{hyperparams.pop('target_entropy_ratio')}"
     return hyperparams
 
 
