@@ -1,0 +1,123 @@
+"""The Markdown table of a study: final returns over seeds, against the threshold and the baseline."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from aggregate import bootstrap_interval, iqm, spread
+from collect import Row
+from studies import Study
+
+
+@dataclass(frozen=True)
+class Line:
+    """The result of one algorithm on one environment.
+
+    :param env: Environment id
+    :param algo: Name of the algorithm in the study
+    :param label: Its name for readers
+    :param returns: Mean final return of each seed
+    :param low: Lower end of the interval of the interquartile mean
+    :param high: Upper end
+    :param reaches: Whether the mean over all seeds reaches the study's threshold; None without a threshold
+    :param keeps_up: Whether the mean is not below the baseline's by more than the spread over seeds; None without a
+        baseline, for the baseline itself, and with a single seed
+    """
+
+    env: str
+    algo: str
+    label: str
+    returns: np.ndarray
+    low: float
+    high: float
+    reaches: bool | None
+    keeps_up: bool | None
+
+
+def not_below(returns: np.ndarray, baseline: np.ndarray) -> bool | None:
+    """Whether results are not below others by more than the seeds' spread.
+
+    :param returns: One value for each seed
+    :param baseline: One value for each seed
+    :return: Whether the difference of the means is above minus the standard deviation of a difference of two seeds,
+        ``sqrt(std^2 + std_baseline^2)``; None with a single seed on either side, which has no spread
+    """
+    if min(len(returns), len(baseline)) < 2:
+        return None
+    return bool(np.mean(returns) - np.mean(baseline) >= -math.hypot(spread(returns), spread(baseline)))
+
+
+def summarise(study: Study, summary: list[Row]) -> list[Line]:
+    """
+    :param study: The study
+    :param summary: Its summary rows
+    :return: One line for each environment and algorithm that has finished runs
+    """
+    lines = []
+    for env in study.environments:
+        by_algo = {
+            variant.name: np.array(
+                [float(row["final_return_mean"]) for row in summary if (row["env"], row["algo"]) == (env, variant.name)]
+            )
+            for variant in study.variants
+        }
+        for variant in study.variants:
+            returns = by_algo[variant.name]
+            if len(returns) == 0:
+                continue
+            low, high = bootstrap_interval(returns)
+            threshold = study.final.threshold
+            compared = study.baseline not in (None, variant.name)
+            lines.append(
+                Line(
+                    env=env,
+                    algo=variant.name,
+                    label=variant.label,
+                    returns=returns,
+                    low=float(low),
+                    high=float(high),
+                    reaches=None if threshold is None else bool(returns.mean() >= threshold),
+                    keeps_up=not_below(returns, by_algo[str(study.baseline)]) if compared else None,
+                )
+            )
+    return lines
+
+
+def markdown(study: Study, lines: list[Line]) -> str:
+    """
+    :param study: The study
+    :param lines: Its results
+    :return: A Markdown table
+    """
+    header = ["Environment", "Algorithm", "Seeds", "Mean ± std over seeds", "IQM [95 % interval]"]
+    if study.final.threshold is not None:
+        header.append(f"At least {study.final.threshold:g}")
+    labels = {variant.name: variant.label for variant in study.variants}
+    if study.baseline is not None:
+        header.append(f"Beside {labels[study.baseline]}")
+    rows = [header, ["---"] * 2 + ["---:"] * 3 + ["---"] * (len(header) - 5)]
+    means = {(line.env, line.algo): line.returns.mean() for line in lines}
+    for line in lines:
+        digits = 0 if max(abs(line.returns)) >= 1000 else 1 if max(abs(line.returns)) >= 10 else 2
+        std = spread(line.returns)
+        cells = [line.env, line.label, str(len(line.returns)), f"{line.returns.mean():.{digits}f}"]
+        middle = f"{iqm(line.returns):.{digits}f}"
+        if math.isnan(std):
+            cells.append(middle)
+        else:
+            cells[-1] += f" ± {std:.{digits}f}"
+            cells.append(f"{middle} [{line.low:.{digits}f}, {line.high:.{digits}f}]")
+        if study.final.threshold is not None:
+            above = int((line.returns >= study.final.threshold).sum())
+            cells.append(f"{'yes' if line.reaches else 'no'} ({above} of {len(line.returns)} seeds)")
+        if study.baseline is not None:
+            base = means.get((line.env, study.baseline))
+            if line.algo == study.baseline or base is None:
+                cells.append("")
+            else:
+                verdict = {True: "", False: ", beyond the spread", None: ""}[line.keeps_up]
+                cells.append(f"{line.returns.mean() - base:+.{digits}f}{verdict}")
+        rows.append(cells)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -1,0 +1,271 @@
+"""What the learning studies compute: statistics, the table of studies, zoo commands, the state of a run."""
+
+import json
+import os
+import shlex
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from learning_studies import FIELDS, study
+from scipy import stats
+
+# isort: split
+from aggregate import bootstrap_interval, iqm, spread
+from collect import mean_by_interval
+from figure import appearance, curves_by_seed
+from run_folder import RunFolder, State
+from studies import Run, load_studies, merge_runs, parse_study, python_expression, select, zoo_command
+from table import not_below
+
+# Statistics
+
+
+@pytest.mark.parametrize("count", [4, 8, 20])
+def test_iqm_is_the_trimmed_mean_for_multiples_of_four(count: int, rng: np.random.Generator) -> None:
+    values = rng.standard_normal((count, 5))
+    np.testing.assert_allclose(iqm(values), stats.trim_mean(values, 0.25, axis=0), rtol=1e-12)
+
+
+def test_iqm_counts_border_values_in_part() -> None:
+    # Of three sorted values, a quarter of the whole cuts off three quarters of the first and of the last.
+    assert iqm(np.array([100.0, 0.0, 1.0])) == pytest.approx((0.25 * 0 + 1 + 0.25 * 100) / 1.5)
+    assert iqm(np.array([7.0])) == 7.0
+    assert iqm(np.array([1.0, 2.0])) == 1.5
+
+
+@pytest.mark.parametrize("values", [[], [1.0, np.nan], [np.inf]])
+def test_iqm_refuses_what_has_no_mean(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="iqm needs"):
+        iqm(np.array(values))
+
+
+def test_interval_agrees_with_scipy(rng: np.random.Generator) -> None:
+    values = rng.standard_normal(20)
+    low, high = bootstrap_interval(values, resamples=20_000)
+    expected = stats.bootstrap(
+        (values,), lambda x, axis: iqm(x, axis), n_resamples=20_000, method="percentile", vectorized=True
+    ).confidence_interval
+    np.testing.assert_allclose((low, high), expected, atol=0.03)
+    assert low < iqm(values) < high
+
+
+def test_interval_of_three_seeds_is_their_range(rng: np.random.Generator) -> None:
+    values = rng.standard_normal((3, 6))
+    low, high = bootstrap_interval(values)
+    np.testing.assert_array_equal(low, values.min(axis=0))
+    np.testing.assert_array_equal(high, values.max(axis=0))
+
+
+def test_interval_narrows_with_seeds_and_is_absent_for_one(rng: np.random.Generator) -> None:
+    few, many = rng.standard_normal(5), rng.standard_normal(100)
+    assert np.diff(bootstrap_interval(many)) < np.diff(bootstrap_interval(few))
+    assert np.isnan(bootstrap_interval(np.ones((1, 4)))).all()
+    with pytest.raises(ValueError, match=r"confidence=95"):
+        bootstrap_interval(few, confidence=95)
+
+
+def test_not_below_allows_the_spread_of_a_difference() -> None:
+    baseline = np.array([9.0, 10.0, 11.0])
+    assert spread(baseline) == 1.0
+    assert not_below(baseline - 1.4, baseline)
+    assert not_below(baseline - 1.5, baseline) is False
+    assert not_below(baseline[:1] - 9, baseline) is None
+
+
+def test_logged_values_are_averaged_between_evaluations() -> None:
+    logged = np.array([[50, 1.0], [100, 3.0], [101, 5.0], [350, 7.0]])
+    assert mean_by_interval(logged, [100, 200, 300, 400]) == [(100, 2.0), (200, 5.0), (400, 7.0)]
+
+
+# The table of studies
+
+
+def test_declared_studies_agree_with_each_other() -> None:
+    studies = load_studies()
+    assert {"pendulum", "mountain_car_continuous", "reacher", "mujoco_100k"} <= set(studies)
+    assert merge_runs(studies.values())
+    thresholds = {name: studies[name].final.threshold for name in ("pendulum", "mountain_car_continuous", "reacher")}
+    assert thresholds == {"pendulum": -200, "mountain_car_continuous": 90, "reacher": -6}
+
+
+def test_runs_take_the_most_special_parameters() -> None:
+    runs = study(params={"ent_coef": "auto", "gamma": 0.9, "learning_starts": 5}).runs()
+    assert [run.seed for run in runs] == [1] * 4 + [2] * 4
+    by_folder = {str(run.folder): run for run in runs}
+    assert by_folder["cold/Pendulum-v1/seed2"].params == {"ent_coef": 0.1, "gamma": 0.9, "learning_starts": 100}
+    assert by_folder["sac/Reacher-v5/seed1"].params == {"ent_coef": "auto", "gamma": 0.9, "learning_starts": 5}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"eval_feq": 5}, "eval_feq"),
+        ({"steps": 450}, "multiple of eval_freq=200"),
+        ({"steps": "1e5"}, "steps='1e5'"),
+        ({"seeds": [1, 1]}, "twice"),
+        ({"seeds": [-1]}, r"seeds=\[-1\]"),
+        ({"algorithms": ["a/b"]}, "'a/b'"),
+        ({"algorithms": {"sac": {"parms": {}}}}, "parms"),
+        ({"algorithms": []}, "algorithms"),
+        ({"baseline": "td3"}, "'td3'"),
+        ({"final": {"threshold": "90"}}, "threshold='90'"),
+        ({"final": {"deterministic": "no"}}, "deterministic='no'"),
+        ({"scalars": "train/entropy"}, "scalars"),
+    ],
+)
+def test_wrong_fields_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        study(**fields)
+
+
+def test_missing_fields_are_refused() -> None:
+    with pytest.raises(ValueError, match="eval_freq"):
+        parse_study("tiny", {key: value for key, value in FIELDS.items() if key != "eval_freq"})
+
+
+def test_studies_share_runs_or_say_that_they_cannot() -> None:
+    other = parse_study(
+        "other", {**FIELDS, "final": {"episodes": 9}, "scalars": ["train/entropy"], "algorithms": ["sac"]}
+    )
+    merged = merge_runs([study(), other])
+    assert len(merged) == 8
+    assert merged[0].ids == ("tiny/sac/Pendulum-v1/seed1", "other/sac/Pendulum-v1/seed1")
+    assert merged[0].final.episodes == 9
+    assert merged[0].scalars == ("train/entropy",)
+    with pytest.raises(ValueError, match="sac/Pendulum-v1/seed1 but differ"):
+        merge_runs([study(), parse_study("longer", {**FIELDS, "steps": 800})])
+
+
+def test_filter_matches_parts_and_whole_ids() -> None:
+    runs = study().runs()
+    assert len(select(runs, [])) == 8
+    assert {run.env for run in select(runs, ["Reach*"])} == {"Reacher-v5"}
+    assert [str(run.folder) for run in select(runs, ["cold", "seed2", "Pendulum-v1"])] == ["cold/Pendulum-v1/seed2"]
+    assert len(select(runs, ["tiny/*/seed1"])) == 4
+    assert select(runs, ["sac_v1"]) == []
+
+
+def test_command_is_the_zoos_own() -> None:
+    run = Run(
+        name="cold", algo="sac_v2", env="Pendulum-v1", seed=3, steps=400, eval_freq=200, eval_episodes=5,
+        params={"ent_coef": "auto_0.1", "policy_kwargs": {"net_arch": [64, 64]}, "tau": 0.01},
+    )  # fmt: skip
+    assert shlex.join(zoo_command(run, device="cuda")) == (
+        "python -m rl_zoo3.train --algo sac_v2 --env Pendulum-v1 -n 400 -params 'ent_coef:\"auto_0.1\"' "
+        "'policy_kwargs:dict(net_arch=[64,64])' tau:0.01 --seed 3 --eval-freq 200 --eval-episodes 5 --num-threads 1 "
+        "--device cuda --verbose 0 -f cold/Pendulum-v1/seed3"
+    )
+
+
+@pytest.mark.parametrize("value", [1, 1e-3, True, None, "it's", [1, ["a"]], {"a": {"b": [0.5]}}])
+def test_expressions_evaluate_to_the_value(value: Any) -> None:
+    assert eval(python_expression(value)) == value
+
+
+# The state of a run, from its files
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> RunFolder:
+    run = study(algorithms=["sac"], environments=["Pendulum-v1"], seeds=[1], params={}).runs()[0]
+    folder = RunFolder(tmp_path, run)
+    (folder.zoo / "Pendulum-v1").mkdir(parents=True)
+    save_arguments(folder, run, "{}")
+    rewrite_steps(folder, [200, 400])
+    with zipfile.ZipFile(folder.model, "w") as archive:
+        archive.writestr("data", "x" * 100)
+    folder.write_record(state="trained", started=3.0)
+    assert folder.state() is State.TRAINED
+    folder.final_file.write_text(json.dumps({"deterministic": True, "returns": [1.0] * 4}))
+    assert folder.state() is State.FINISHED
+    return folder
+
+
+def save_arguments(folder: RunFolder, run: Run, hyperparams: str) -> None:
+    # As the zoo does: an OrderedDict, with whatever Stable-Baselines3 has put among the hyperparameters.
+    pairs: list[list[Any]] = [[key, value] for key, value in run.settings().items() if key != "hyperparams"]
+    text = yaml.dump([*pairs, ["tensorboard_log", ""]]).replace("\n", "\n  ")
+    (folder.zoo / run.env / "args.yml").write_text(
+        f"!!python/object/apply:collections.OrderedDict\n- \n  {text}\n  - [hyperparams, {hyperparams}]\n"
+    )
+
+
+def rewrite_steps(folder: RunFolder, steps: list[int]) -> None:
+    results = np.zeros((len(steps), 3))
+    np.savez(folder.evaluations_file, timesteps=steps, results=results, ep_lengths=results)
+
+
+def test_a_run_is_trained_only_with_its_last_evaluation_and_a_whole_model(trained: RunFolder) -> None:
+    rewrite_steps(trained, [200])
+    assert trained.state() is State.INTERRUPTED
+    rewrite_steps(trained, [198, 396])  # three environments side by side
+    assert trained.state() is State.FINISHED
+    whole = trained.model.read_bytes()
+    trained.model.write_bytes(whole[: len(whole) // 2])
+    assert trained.state() is State.INTERRUPTED
+    trained.model.unlink()
+    assert trained.state() is State.INTERRUPTED
+    trained.model.write_bytes(whole)
+    content = trained.evaluations_file.read_bytes()
+    trained.evaluations_file.write_bytes(content[:50])
+    assert trained.evaluations() is None
+    assert trained.state() is State.INTERRUPTED
+
+
+def test_a_run_started_by_hand_is_left_alone_while_it_writes(trained: RunFolder) -> None:
+    trained.record_file.unlink()
+    rewrite_steps(trained, [200])
+    assert trained.state() is State.RUNNING
+    an_hour_ago = time.time() - 3600
+    for path in (trained.root, *trained.root.rglob("*")):
+        os.utime(path, (an_hour_ago, an_hour_ago))
+    assert trained.state() is State.INTERRUPTED
+
+
+def test_arguments_are_compared_as_the_zoo_saves_them(trained: RunFolder) -> None:
+    run = Run(
+        name="sac", algo="sac", env="Pendulum-v1", seed=1, steps=400, eval_freq=200, eval_episodes=3,
+        params={"policy_kwargs": {"net_arch": [64, 64]}},
+    )  # fmt: skip
+    folder = RunFolder(trained.out, run)
+    kwargs = "policy_kwargs: {net_arch: [64, 64], use_sde: false, activation_fn: !!python/name:torch.nn.ReLU ''}"
+    save_arguments(folder, run, f"{{{kwargs}}}")
+    assert folder.conflicts() == []
+    save_arguments(folder, run, f"{{{kwargs.replace('64, 64', '64, 32')}}}")
+    assert len(folder.conflicts()) == 1
+    save_arguments(folder, run, f"{{{kwargs}, gamma: 0.9}}")
+    assert len(folder.conflicts()) == 1
+
+
+def test_progress_counts_finished_episodes(trained: RunFolder) -> None:
+    rewrite_steps(trained, [200])
+    assert trained.steps_done() == 200
+    (trained.zoo / "0.monitor.csv").write_text('#{"t_start": 5.0}\nr,l,t\n1.0,150,2\n1.0,120,3\n-3.')
+    assert trained.steps_done() == 270
+    assert trained.started() == 3.0
+    trained.record_file.unlink()
+    assert trained.started() == 5.0
+
+
+# The figure
+
+
+def test_known_algorithms_keep_their_colours() -> None:
+    looks = appearance(study(algorithms=["other", "sac_v2", "sac", "another"], baseline="sac").variants)
+    assert len({colour for colour, _ in looks.values()}) == 4
+    assert looks["sac_v2"][0] == appearance(study(algorithms=["sac_v2"], baseline=None).variants)["sac_v2"][0]
+
+
+def test_curves_keep_the_steps_that_all_seeds_have() -> None:
+    rows = [
+        {"seed": seed, "step": step, "value": 10 * seed + step}
+        for seed, step in [(1, 3), (1, 1), (1, 2), (2, 1), (2, 3)]
+    ]
+    steps, values = curves_by_seed(rows, "value")
+    np.testing.assert_array_equal(steps, [1, 3])
+    np.testing.assert_array_equal(values, [[11, 13], [21, 23]])
