@@ -3,20 +3,25 @@
 from typing import Any
 
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
 
-class DoubleExtractor(FlattenExtractor):
-    """SB3's preprocessing ends in ``obs.float()``; what follows this extractor computes in float64."""
+class AnyFloatExtractor(FlattenExtractor):
+    """SB3's preprocessing ends in ``obs.float()``; what follows this extractor computes in the type of the network."""
+
+    def __init__(self, observation_space: spaces.Space):
+        super().__init__(observation_space)
+        self.register_buffer("of_type", th.zeros(()), persistent=False)
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
-        return super().forward(observations).double()
+        return super().forward(observations).to(self.of_type.dtype)
 
 
 def to_double(model: Any) -> Any:
     """
-    :param model: a model of SB3 or of this package, with :class:`DoubleExtractor`
+    :param model: a model of SB3 or of this package, with :class:`AnyFloatExtractor`
     :return: the same with parameters and states of its optimisers in float64
     """
     model.policy.double()

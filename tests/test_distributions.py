@@ -11,9 +11,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch as th
-from float64 import DoubleExtractor
+from float64 import AnyFloatExtractor
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from sb3_sac_variants.common.actors import SquashedGaussianActor, gaussian_log_prob, log_det_tanh
 from sb3_sac_variants.common.losses import likelihood_ratio_policy_improvement, soft_policy_improvement
@@ -28,9 +27,8 @@ def make_actor(
     action_dim: int, n_components: int = 1, use_sde: bool = False, dtype: th.dtype = th.float64, **kwargs
 ) -> SquashedGaussianActor:
     th.manual_seed(3)
-    extractor = (DoubleExtractor if dtype == th.float64 else FlattenExtractor)(OBSERVATION_SPACE)
     action_space = spaces.Box(-1.0, 1.0, (action_dim,))
-    arguments = (OBSERVATION_SPACE, action_space, [6], extractor, 2, th.nn.Tanh)
+    arguments = (OBSERVATION_SPACE, action_space, [6], AnyFloatExtractor(OBSERVATION_SPACE), 2, th.nn.Tanh)
     if n_components > 1:
         actor = GaussianMixtureActor(*arguments, n_components=n_components)
     else:

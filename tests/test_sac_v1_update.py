@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from float64 import DoubleExtractor, to_double
+from float64 import AnyFloatExtractor, to_double
 from gymnasium import spaces
 from stable_baselines3.common.logger import Logger
 
@@ -34,7 +34,7 @@ class Spaces(gym.Env):
 def make_model(**arguments: Any) -> SACv1:
     policy_kwargs = {
         "net_arch": [5, 4],
-        "features_extractor_class": DoubleExtractor,
+        "features_extractor_class": AnyFloatExtractor,
         **arguments.pop("policy_kwargs", {}),
     }
     arguments = {"learning_rate": RATE, "tau": TAU, "policy_kwargs": policy_kwargs, "buffer_size": 10, **arguments}

@@ -74,7 +74,7 @@ class SaveAndLoad(MaxEntRollout):
         :raises ValueError: if the file is damaged, or is no model of this algorithm
         :raises TypeError: if an argument is unknown
         """
-        saved = _read_description(path)
+        saved = read_description(path)
         found = saved.get("algorithm")
         if found != cls.algorithm_id:
             policy_class = saved.get("policy_class") or {}
@@ -144,7 +144,7 @@ def describe(path: Path) -> str:
     return str(path) if isinstance(path, str | pathlib.Path) else f"<{type(path).__name__}>"
 
 
-def _read_description(path: Path) -> dict[str, Any]:
+def read_description(path: Path) -> dict[str, Any]:
     """
     :param path: path to a saved model, or a file-like object
     :return: the saved attributes, those that are not plain data in their serialised form

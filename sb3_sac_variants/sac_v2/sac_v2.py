@@ -4,8 +4,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3 import SAC
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import TensorDict
+from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 
 from sb3_sac_variants.common.actors import SquashedGaussianActor
 from sb3_sac_variants.common.critics import StackedCritic
@@ -19,7 +20,9 @@ from sb3_sac_variants.common.losses import (
     soft_value,
 )
 from sb3_sac_variants.common.maxent_algorithm import MaxEntAlgorithm, bellman_loss
+from sb3_sac_variants.common.save_load import Path
 from sb3_sac_variants.common.validation import check_choice
+from sb3_sac_variants.sac_v2 import interchange
 from sb3_sac_variants.sac_v2.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SACv2Policy
 
 
@@ -128,3 +131,37 @@ class SACv2(MaxEntAlgorithm):
     def _soft_value(self, obs: th.Tensor | TensorDict, noise: th.Tensor) -> th.Tensor:
         sample = self.actor.sample(obs, noise)
         return soft_value(self.critic.min_q(obs, sample), sample, self.temperature.value)
+
+    # ---------------------------------------------------------------- interchange
+
+    @classmethod
+    def from_sb3(
+        cls, sac_or_path: SAC | Path, env: GymEnv | str | None = None, device: th.device | str = "auto", **kwargs: Any
+    ) -> "SACv2":
+        """
+        Take over a model of Stable-Baselines3's SAC: networks, states of the optimisers, temperature, arguments and
+        counters of steps. By default it goes on learning as there (``update_order="sb3"``,
+        ``ent_coef_loss="log_alpha"``). Replay buffer and random state are not taken over.
+
+        :param sac_or_path: the model, or path to a saved one
+        :param env: environment of the new model; by default the one of a model that is given
+        :param device: device of the new model
+        :param kwargs: arguments of the new model to change, ``policy_kwargs`` excepted
+        :return: the new model
+        :raises ValueError: if it is no model of SAC, or one with networks of its own kind
+        :raises TypeError: if ``sac_or_path`` is neither a model nor a path
+        """
+        return interchange.from_sb3(cls, sac_or_path, env, device, **kwargs)
+
+    def to_sb3(self, exact: bool = True, **kwargs: Any) -> SAC:
+        """
+        Hand over to Stable-Baselines3's SAC: networks, states of the optimisers, temperature, arguments and counters of
+        steps. Replay buffer and random state are not handed over.
+
+        :param exact: whether to refuse a model with options that SAC does not know (``reward_scale``, say), which would
+            go on learning differently there; False hands over its networks all the same
+        :param kwargs: arguments of the new model to change; ``buffer_size=1`` is enough to play
+        :return: the new model, on the same environment
+        :raises ValueError: if SAC has no counterpart of an option, of the action space or of the policy
+        """
+        return interchange.to_sb3(self, exact, **kwargs)

@@ -1,0 +1,115 @@
+"""
+Parameters and states of optimisers in the layout of Stable-Baselines3's SAC and in that of SACv2.
+
+The actors have the same parameters. SB3's critics are networks of their own (``qf0``, ``qf1``, ...) with weights
+``(out, in)``; here they are one network with stacked weights ``(n_critics, in, out)``. The states of the optimisers are
+converted with the parameters they belong to.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch as th
+
+#: options of an optimiser that say how it computes, not what
+IMPLEMENTATION = ("params", "foreach", "fused", "capturable")
+
+SEPARATE = re.compile(r"((?:critic\.|critic_target\.)?)qf(\d+)\.(.+)")
+STACKED = re.compile(r"((?:critic\.|critic_target\.)?)q_networks\.(.+)")
+
+Named = dict[str, Any]
+
+
+def stack_critics(separate: Named) -> Named:
+    """
+    :param separate: parameters (or what an optimiser keeps for each of them) by SB3's names
+    :return: the same by the names of this package, those of the critics stacked
+    """
+    stacked: Named = {}
+    groups: dict[str, dict[int, Any]] = {}
+    for name, value in separate.items():
+        match = SEPARATE.fullmatch(name)
+        if match is None:
+            stacked[name] = own_copy(value)
+        else:
+            groups.setdefault(f"{match[1]}q_networks.{match[3]}", {})[int(match[2])] = value
+    for name, of_critic in groups.items():
+        values = [of_critic[index] for index in sorted(of_critic)]
+        if isinstance(values[0], th.Tensor) and values[0].dim() > 0:
+            # Weights (out, in) and biases (out,)
+            stacked[name] = th.stack([value.unsqueeze(0) if value.dim() == 1 else value.T for value in values])
+        else:
+            stacked[name] = own_copy(values[0])
+    return stacked
+
+
+def unstack_critics(stacked: Named, n_critics: int) -> Named:
+    """
+    :param stacked: parameters (or what an optimiser keeps for each of them) by the names of this package
+    :param n_critics: number of critics
+    :return: the same by SB3's names, each critic for itself
+    """
+    separate: Named = {}
+    for name, value in stacked.items():
+        match = STACKED.fullmatch(name)
+        if match is None:
+            separate[name] = own_copy(value)
+            continue
+        for index in range(n_critics):
+            own = value
+            if isinstance(value, th.Tensor) and value.dim() > 0:
+                own = value[index].squeeze(0) if name.endswith("bias") else value[index].T
+            separate[f"{match[1]}qf{index}.{match[2]}"] = own_copy(own)
+    return separate
+
+
+def own_copy(value: Any) -> Any:
+    """
+    :param value: a tensor, or anything else
+    :return: a copy of a tensor: torch's ``load_state_dict()`` takes over those of an optimiser's state as they are
+    """
+    return value.detach().clone(memory_format=th.contiguous_format) if isinstance(value, th.Tensor) else value
+
+
+def optimizer_state(
+    source: th.optim.Optimizer,
+    source_parameters: Iterable[tuple[str, th.Tensor]],
+    target: th.optim.Optimizer,
+    target_parameters: Iterable[tuple[str, th.Tensor]],
+    convert: Callable[[Named], Named],
+    learning_rate: float,
+) -> Named:
+    """
+    :param source: an optimiser
+    :param source_parameters: its parameters, and others, with names
+    :param target: an optimiser of the same class
+    :param target_parameters: likewise
+    :param convert: converts what belongs to ``source_parameters`` into what belongs to ``target_parameters``
+    :param learning_rate: until the next call of ``train()`` sets it
+    :return: ``state_dict`` for ``target`` to load
+    :raises ValueError: if the optimiser's state is not element by element
+    """
+    by_key: dict[str, Named] = {}
+    for name, parameter in source_parameters:
+        for key, value in source.state.get(parameter, {}).items():
+            if isinstance(value, th.Tensor) and value.dim() > 0 and value.shape != parameter.shape:
+                raise ValueError(
+                    f"policy_kwargs optimizer_class={type(source).__name__} cannot be taken over: its state {key!r} "
+                    "is not kept element by element. Train with another, for example torch.optim.Adam"
+                )
+            by_key.setdefault(key, {})[name] = value
+    by_name: dict[str, Named] = {}
+    for key, values in by_key.items():
+        for name, value in convert(values).items():
+            # Step counts: on the CPU, from where each class moves them to where it wants them
+            by_name.setdefault(name, {})[key] = (
+                value.cpu() if isinstance(value, th.Tensor) and not value.dim() else value
+            )
+    names = {id(parameter): name for name, parameter in target_parameters}
+    order = [names[id(parameter)] for parameter in target.param_groups[0]["params"]]
+    options = {key: value for key, value in source.param_groups[0].items() if key not in IMPLEMENTATION}
+    kept = {key: value for key, value in target.param_groups[0].items() if key in IMPLEMENTATION}
+    group = {**options, **kept, "lr": learning_rate, "params": list(range(len(order)))}
+    state = {index: by_name[name] for index, name in enumerate(order) if name in by_name}
+    return {"state": state, "param_groups": [group]}
