@@ -52,6 +52,7 @@ def machine(tmp_path: Path) -> Machine:
 
 def test_start_up_imports_the_hook_alone(machine: Machine) -> None:
     code = f"""
+        import encodings.utf_8_sig  # site reads .pth files with it from Python 3.13 on
         before = set(sys.modules)
         site.addsitedir({str(STARTUP)!r})
         print(sorted(set(sys.modules) - before))
