@@ -98,9 +98,9 @@ class NormalizingExtractor(BaseFeaturesExtractor):
 
 def goal_env() -> gym.Env:
     """
-    :return: an environment for hindsight experience replay, episodes of at most four steps
+    :return: an environment for hindsight experience replay, episodes of at most five steps
     """
-    return BitFlippingEnv(n_bits=4, continuous=True)
+    return BitFlippingEnv(n_bits=5, continuous=True)
 
 
 def make(algorithm: type, env: Any = None, policy: str = "MlpPolicy", **kwargs: Any) -> Any:

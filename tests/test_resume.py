@@ -187,20 +187,24 @@ def test_resumed_in_another_process(tmp_path: Path) -> None:
         import numpy as np
         sys.path.insert(0, {tests!r})
         from helpers import SACv2, flat_parameters, make
+        from test_resume import Crash, CrashAt
         from stable_baselines3.common.env_util import make_vec_env
         from sb3_sac_variants.common.callbacks import RunCheckpointCallback
 
-        folder, env = Path(sys.argv[1]), make_vec_env("Pendulum-v1", 2)
-        if sys.argv[2] == "whole":
-            model = make(SACv2, env).learn(400)
-        elif sys.argv[2] == "first":
-            stop = [RunCheckpointCallback(folder, 150), lambda names, _: names["self"].num_timesteps < 290]
-            model = make(SACv2, env).learn(400, callback=stop)
-        else:
+        folder, env, part = Path(sys.argv[1]), make_vec_env("Pendulum-v1", 2), sys.argv[2]
+        if part == "second":
             model = SACv2.load_checkpoint(folder, env, device="cpu")
             assert model.num_timesteps == 150, model.num_timesteps
             model.learn(400 - model.num_timesteps, reset_num_timesteps=False)
-        np.savez(folder.with_name(sys.argv[2]), **{{str(i): x for i, x in enumerate(flat_parameters(model).values())}})
+        else:
+            model = make(SACv2, env)
+            crash = [RunCheckpointCallback(folder, 150), CrashAt(290)]
+            try:
+                model.learn(400, callback=crash if part == "first" else None)
+            except Crash:
+                sys.exit()
+        tensors = flat_parameters(model).values()
+        np.savez(folder.with_name(part), **{{str(number): tensor for number, tensor in enumerate(tensors)}})
     """
     code = textwrap.dedent(program.format(tests=str(Path(__file__).parent)))
     for part in ("whole", "first", "second"):

@@ -10,6 +10,14 @@ from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 
 from sb3_sac_variants.common.checkpoint import Resumable
+from sb3_sac_variants.common.compatibility import (
+    check_features_extractor,
+    check_instance,
+    check_policy,
+    check_policy_kwargs,
+    check_replay_buffer,
+    check_train_freq,
+)
 from sb3_sac_variants.common.policies import MaxEntPolicy
 from sb3_sac_variants.common.target_entropy import parse_target_entropy
 from sb3_sac_variants.common.validation import check_choice, check_range, parse_ent_coef
@@ -96,9 +104,13 @@ class MaxEntArguments(Resumable):
         qf_learning_rate: float | Schedule | None = None,
         ent_coef_learning_rate: float | Schedule | None = None,
     ):
+        check_range("verbose", verbose, 0, 2, integer=True)
         if isinstance(env, str):
             env = maybe_make_env(env, verbose)
         self._check_env(env)
+        check_policy(policy, self.policy_aliases)
+        for name, value in (("replay_buffer_kwargs", replay_buffer_kwargs), ("policy_kwargs", policy_kwargs)):
+            check_instance(name, value, (dict, type(None)), "a dictionary of arguments, or None")
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]
@@ -143,6 +155,8 @@ class MaxEntArguments(Resumable):
         """
         :raises ValueError: if an argument has no meaning
         """
+        if getattr(self, "observation_space", None) is None:
+            raise ValueError("env=None says nothing about observations and actions: pass an environment, or its id")
         check_range("tau", self.tau, 0, 1, low_open=True)
         check_range("gamma", self.gamma, 0, 1)
         check_range("batch_size", self.batch_size, 1, integer=True)
@@ -151,6 +165,11 @@ class MaxEntArguments(Resumable):
         check_range("n_steps", self.n_steps, 1, integer=True)
         check_range("target_update_interval", self.target_update_interval, 1, integer=True)
         check_range("reward_scale", self.reward_scale, 0, low_open=True)
+        check_range("stats_window_size", self._stats_window_size, 1, integer=True)
+        if self.sde_sample_freq != -1:
+            check_range("sde_sample_freq", self.sde_sample_freq, 1, integer=True)
+        if self.seed is not None:
+            check_range("seed", self.seed, 0, 2**32 - 1, integer=True)
         if self.gradient_steps != -1:
             check_range("gradient_steps", self.gradient_steps, 1, integer=True)
         check_choice("engine", self.engine, ("auto", "eager", "compile", "cudagraph"))
@@ -165,10 +184,17 @@ class MaxEntArguments(Resumable):
                 f"{self.ent_coef!r}: leave it out, or pass ent_coef='auto'"
             )
         self.target_entropy = parse_target_entropy(self.target_entropy, self.action_space)
+        check_train_freq(self.train_freq, self.n_envs)
+        check_policy_kwargs(self.policy_class, self.policy_kwargs, self.policy_aliases)
+        check_features_extractor(self.policy_class, self.policy_kwargs, self.observation_space)
         self._check_n_steps()
+        check_replay_buffer(self)
         self._check_exploration()
 
     def _check_exploration(self) -> None:
+        check_instance(
+            "action_noise", self.action_noise, (ActionNoise, type(None)), "an ActionNoise of Stable-Baselines3, or None"
+        )
         if isinstance(self.action_space, spaces.Box):
             return
         if self.action_noise is not None:

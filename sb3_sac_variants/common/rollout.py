@@ -15,10 +15,11 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Rollout
 from stable_baselines3.common.utils import obs_as_tensor
 
 from sb3_sac_variants.common.buffers import TensorReplayBuffer
+from sb3_sac_variants.common.compatibility import check_env
 from sb3_sac_variants.common.discrete import check_discrete_start
 from sb3_sac_variants.common.policies import MaxEntPolicy
 from sb3_sac_variants.common.random_state import RandomState, torch_random_state
-from sb3_sac_variants.common.validation import check_action_space, check_finite
+from sb3_sac_variants.common.validation import check_action_space, check_finite, check_range
 
 
 class MaxEntRollout(OffPolicyAlgorithm):
@@ -120,6 +121,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        check_range("total_timesteps", total_timesteps, 0)
         self.policy.find_modules()
         self._warn_of_few_updates()
         # Our buffer sees by itself where a trajectory was cut: SB3's truncation of the last one, which would end the
@@ -161,8 +163,10 @@ class MaxEntRollout(OffPolicyAlgorithm):
     def _check_env(cls, env: GymEnv | None) -> None:
         """
         :param env: the environment
-        :raises ValueError: if its actions are of an unsupported kind
+        :raises TypeError: if it is none
+        :raises ValueError: if its observations or actions are of an unsupported kind
         """
         if env is not None:
+            check_env(env)
             check_action_space(env.action_space, cls.supported_action_spaces, cls.__name__)
             check_discrete_start(env.action_space)

@@ -14,6 +14,7 @@ import torch as th
 from stable_baselines3.common.type_aliases import GymEnv
 
 from sb3_sac_variants.common.rollout import MaxEntRollout
+from sb3_sac_variants.common.validation import parse_ent_coef
 
 Path = str | pathlib.Path | io.BufferedIOBase
 
@@ -85,10 +86,17 @@ class SaveAndLoad(MaxEntRollout):
             raise ValueError(
                 f"path={describe(path)!r} holds a model of another algorithm ({origin}), not {cls.__name__}: {remedy}"
             )
+        if "stats_window_size" in kwargs:
+            kwargs["_stats_window_size"] = kwargs.pop("stats_window_size")
         unknown = sorted(set(kwargs) - set(saved) - {"seed"})
         if unknown:
             raise TypeError(
                 f"{cls.__name__}.load() got unknown arguments {unknown}: pass names of the algorithm's arguments"
+            )
+        if "ent_coef" in kwargs and parse_ent_coef(kwargs["ent_coef"])[1] != parse_ent_coef(saved["ent_coef"])[1]:
+            raise ValueError(
+                f"ent_coef={kwargs['ent_coef']!r} does not go with path={describe(path)!r}, saved with ent_coef="
+                f"{saved['ent_coef']!r}: make a new model, and give its policy the state_dict of the saved one's"
             )
         return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
 

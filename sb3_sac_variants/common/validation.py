@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+#: what is beyond it becomes infinite in the replay buffer
+LARGEST = np.finfo(np.float32).max
+
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """
@@ -97,7 +100,7 @@ def check_finite(name: str, values: np.ndarray | dict[str, np.ndarray], step: in
     :param values: one row for each environment, or a dictionary of such
     :param step: total number of environment steps so far
     :param first_env: number of the environment of the first row
-    :raises ValueError: if one is NaN or infinite; names the environment and the step
+    :raises ValueError: if one is NaN or infinite (in single precision); names the environment and the step
     """
     if isinstance(values, dict):
         for key, value in values.items():
@@ -105,7 +108,7 @@ def check_finite(name: str, values: np.ndarray | dict[str, np.ndarray], step: in
         return
     if not np.issubdtype(values.dtype, np.floating):
         return
-    finite = np.isfinite(values)
+    finite = np.abs(values) <= LARGEST
     if finite.all():
         return
     rows = np.flatnonzero(~finite.reshape(len(values), -1).all(axis=1))

@@ -16,6 +16,7 @@ from sb3_sac_variants.common.discrete import CategoricalActor
 from sb3_sac_variants.common.learner import target_copy
 from sb3_sac_variants.common.losses import PolicySample
 from sb3_sac_variants.common.policies import MaxEntPolicy
+from sb3_sac_variants.common.validation import check_range
 
 
 class ValueNetwork(BaseModel):
@@ -163,8 +164,7 @@ class SACv1Policy(MaxEntPolicy):
     learned_networks = ("actor", "critic", "value_net")
 
     def __init__(self, *args: Any, n_components: int = 1, **kwargs: Any):
-        if not isinstance(n_components, int) or n_components < 1:
-            raise ValueError(f"n_components must be an integer of at least 1, got {n_components!r}")
+        check_range("policy_kwargs n_components", n_components, 1, integer=True)
         if n_components > 1 and kwargs.get("use_sde"):
             raise ValueError(f"n_components={n_components} does not go with use_sde=True: choose one of the two")
         self.n_components = n_components

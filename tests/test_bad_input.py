@@ -1,0 +1,501 @@
+"""Bad input is refused with an error that names the argument, its value and the remedy."""
+
+import io
+import json
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from helpers import ACTION, ALGORITHMS, DICTIONARY, VECTOR, SpacesEnv, goal_env, make
+from stable_baselines3 import PPO, SAC, HerReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.sac.policies import SACPolicy
+from torch import nn
+
+from sb3_sac_variants import SACv1, SACv2
+
+NAN, INF = float("nan"), float("inf")
+
+#: argument: values without a meaning, and what the error advises
+RANGES: dict[str, tuple[list[Any], str]] = {
+    "learning_rate": ([-1e-3, NAN, "fast"], "pass a number at least 0"),
+    "qf_learning_rate": ([-1e-3, INF, "fast"], "pass a number at least 0"),
+    "buffer_size": ([0, -1, 1e6, NAN, None], "pass an integer at least 1"),
+    "learning_starts": ([-1, 0.5, "soon"], "pass an integer at least 0"),
+    "batch_size": ([0, -4, 2.5, True, None], "pass an integer at least 1"),
+    "tau": ([0, -0.1, 1.001, NAN, "0.5", None], "pass a number greater than 0 and at most 1"),
+    "gamma": ([-0.1, 1.1, NAN, None], "pass a number at least 0 and at most 1"),
+    "gradient_steps": ([0, -2, 1.5, None], "pass an integer at least 1"),
+    "n_steps": ([0, -1, 2.5, None], "pass an integer at least 1"),
+    "target_update_interval": ([0, -1, 1.5, None], "pass an integer at least 1"),
+    "reward_scale": ([0, -5, NAN, INF, "large"], "pass a number greater than 0"),
+    "sde_sample_freq": ([0, -2, 1.5], "pass an integer at least 1"),
+    "stats_window_size": ([0, -1, 1.5], "pass an integer at least 1"),
+    "verbose": ([-1, 3, "loud"], "pass an integer at least 0 and at most 2"),
+    "seed": ([-1, 2**32, 1.5, "luck"], "pass an integer at least 0 and at most"),
+    "ent_coef": (
+        [-0.1, NAN, INF, "automatic", "auto_", "auto_0", "auto_-1", "autofoo", [1.0], "warm"],
+        "pass a number of at least 0, 'auto', or 'auto_<initial value>'",
+    ),
+    "target_entropy": ([NAN, INF, "automatic", "auto_", [1.0]], "pass"),
+    "engine": (["fast", None, 3], "pass one of 'auto', 'eager', 'compile', 'cudagraph'"),
+    "train_freq": (
+        [0, -1, 1.5, "often", None, (1, "day"), (0, "episode"), (1.5, "step"), (1,), (1, "step", 2), [1, "step"], True],
+        "pass a number of steps of at least 1, or (number, 'step'), or (number, 'episode')",
+    ),
+    "policy": (["MLP", "", "LstmPolicy"], "pass one of 'MlpPolicy', 'CnnPolicy', 'MultiInputPolicy'"),
+}
+
+OWN_CHOICES = [
+    (SACv1, "policy_gradient", ["score", None], "pass one of 'reparameterized', 'likelihood_ratio'"),
+    (SACv1, "policy_q", ["mean", 1], "pass one of 'min', 'q1'"),
+    (SACv2, "ent_coef_loss", ["log", None], "pass one of 'alpha', 'log_alpha'"),
+    (SACv2, "update_order", ["random", None], "pass one of 'paper', 'sb3'"),
+]
+
+TYPES = [
+    ("policy", SACPolicy, "pass one"),
+    ("policy", 3, "pass one"),
+    ("replay_buffer_class", dict, "no subclass of ReplayBuffer: pass one"),
+    ("replay_buffer_class", "TensorReplayBuffer", "no subclass of ReplayBuffer: pass one"),
+    ("replay_buffer_kwargs", [1], "pass a dictionary"),
+    ("policy_kwargs", "small", "pass a dictionary"),
+    ("action_noise", 0.1, "pass an ActionNoise"),
+]
+
+POLICY_KWARGS = [
+    ("net_arch", [0], "pass the sizes of the hidden layers"),
+    ("net_arch", [16.5], "pass the sizes of the hidden layers"),
+    ("net_arch", 64, "pass the sizes of the hidden layers"),
+    ("net_arch", {"pi": [8]}, "pass the sizes of the hidden layers"),
+    ("net_arch", {"pi": [8], "vf": [8]}, "pass the sizes of the hidden layers"),
+    ("n_critics", 0, "pass an integer at least 1"),
+    ("n_critics", 1.5, "pass an integer at least 1"),
+    ("activation_fn", "relu", "no subclass of Module: pass one"),
+    ("activation_fn", nn.ReLU(), "no subclass of Module: pass one"),
+    ("optimizer_class", "adam", "no subclass of Optimizer: pass one"),
+    ("features_extractor_class", nn.Linear, "no subclass of BaseFeaturesExtractor: pass one"),
+    ("net_arhc", [8], "has the unknown arguments ['net_arhc']: pass those of"),
+]
+
+
+def refused(error: type[Exception], name: str, value: Any, remedy: str) -> Any:
+    """
+    :param error: class of the error
+    :param name: of the argument, which the message names
+    :param value: its value, which the message shows
+    :param remedy: what the message advises
+    :return: a context that expects the error
+    """
+    return pytest.raises(error, match=f"(?s){re.escape(name)}.*{re.escape(repr(value))}.*{re.escape(remedy)}")
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in RANGES for value in RANGES[name][0]])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_values_without_a_meaning(algorithm: type, name: str, value: Any) -> None:
+    with refused(ValueError, name, value, RANGES[name][1]):
+        make(algorithm, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "name", "value", "remedy"),
+    [(algorithm, name, value, remedy) for algorithm, name, values, remedy in OWN_CHOICES for value in values],
+)
+def test_unknown_choices(algorithm: type, name: str, value: Any, remedy: str) -> None:
+    with refused(ValueError, name, value, remedy):
+        make(algorithm, **{name: value})
+
+
+@pytest.mark.parametrize(("name", "value", "remedy"), TYPES)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_values_of_a_wrong_type(algorithm: type, name: str, value: Any, remedy: str) -> None:
+    arguments = {"policy": "MlpPolicy", "env": SpacesEnv(), "engine": "eager", name: value}
+    with refused(TypeError, name, value, remedy):
+        algorithm(**arguments)
+
+
+@pytest.mark.parametrize(("name", "value", "remedy"), POLICY_KWARGS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_policy_arguments(algorithm: type, name: str, value: Any, remedy: str) -> None:
+    with refused((ValueError, TypeError), f"policy_kwargs {name}" if name != "net_arhc" else name, value, remedy):
+        make(algorithm, policy_kwargs={name: value})
+
+
+def test_a_good_value_at_each_bound() -> None:
+    bounds = {"tau": 1, "gamma": 1.0, "batch_size": 1, "buffer_size": 1, "learning_starts": 0, "ent_coef": 0}
+    make(SACv1, **bounds, gradient_steps=-1, train_freq=(1, "episode"), learning_rate=0.0, seed=2**32 - 1).learn(12)
+    make(SACv2, gamma=0, ent_coef="auto_1e-8", target_entropy=0, batch_size=np.int64(4)).learn(8)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_argument_with_no_effect(algorithm: type) -> None:
+    with refused(ValueError, "ent_coef_learning_rate", 0.1, "leave it out, or pass ent_coef='auto'"):
+        make(algorithm, ent_coef=0.5, ent_coef_learning_rate=0.1)
+    with refused(ValueError, "ent_coef_learning_rate", -0.1, "pass a number at least 0"):
+        make(algorithm, ent_coef="auto", ent_coef_learning_rate=-0.1)
+
+
+# ---------------------------------------------------------------- arguments that do not go together
+
+
+@pytest.mark.parametrize("n_components", [0, -1, 1.5, "many"])
+def test_number_of_mixture_components(n_components: Any) -> None:
+    with refused(ValueError, "n_components", n_components, "pass an integer at least 1"):
+        make(SACv1, policy_gradient="likelihood_ratio", policy_kwargs={"n_components": n_components})
+
+
+def test_mixture_needs_the_likelihood_ratio() -> None:
+    with refused(ValueError, "n_components", 4, "pass policy_gradient='likelihood_ratio'"):
+        make(SACv1, policy_kwargs={"n_components": 4})
+    with refused(ValueError, "n_components", 4, "use_sde=True: choose one of the two"):
+        make(SACv1, policy_kwargs={"n_components": 4}, policy_gradient="likelihood_ratio", use_sde=True)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_n_step_returns_with_buffers_that_ignore_them(algorithm: type) -> None:
+    with refused(
+        ValueError, "n_steps", 3, "replay_buffer_class=HerReplayBuffer, which would ignore it: pass n_steps=1"
+    ):
+        make(algorithm, goal_env(), "MultiInputPolicy", n_steps=3, replay_buffer_class=HerReplayBuffer)
+    with refused(ValueError, "n_steps", 3, "replay_buffer_class=ReplayBuffer, which would ignore it: pass n_steps=1"):
+        make(algorithm, n_steps=3, replay_buffer_class=ReplayBuffer)
+    with refused(ValueError, "n_steps", 3, "not supported for dictionary observations: pass n_steps=1, or flatten"):
+        make(algorithm, SpacesEnv(DICTIONARY), "MultiInputPolicy", n_steps=3)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_replay_buffers_that_do_not_fit(algorithm: type, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"replay_buffer_class=ReplayBuffer cannot store observation_space=Dict.*pass Di"
+    ):
+        make(algorithm, SpacesEnv(DICTIONARY), "MultiInputPolicy", replay_buffer_class=ReplayBuffer)
+    with pytest.raises(ValueError, match=r"replay_buffer_class=DictReplayBuffer needs dict.*Box.*: leave it out"):
+        make(algorithm, replay_buffer_class=DictReplayBuffer)
+    with pytest.raises(ValueError, match=r"=HerReplayBuffer needs a goal environment.*\['achieved_goal', 'de.*: leave"):
+        make(algorithm, SpacesEnv(DICTIONARY), "MultiInputPolicy", replay_buffer_class=HerReplayBuffer)
+    with pytest.raises(ValueError, match=r"optimize_memory_usage=True does not go with .*=HerReplayBuffer: leave one"):
+        make(
+            algorithm,
+            goal_env(),
+            "MultiInputPolicy",
+            replay_buffer_class=HerReplayBuffer,
+            optimize_memory_usage=True,
+        )
+    with pytest.raises(
+        ValueError, match=r"buffer_size=3 holds less than two steps of 2 environments.*raise buffer_size"
+    ):
+        make(algorithm, make_vec_env(SpacesEnv, 2), buffer_size=3, optimize_memory_usage=True, gradient_steps=-1)
+    make(algorithm, goal_env(), "MultiInputPolicy", replay_buffer_class=HerReplayBuffer).save(tmp_path / "her")
+    with pytest.raises(
+        ValueError, match=r"env=None does not go with replay_buffer_class=HerReplayBuffer.*: pass an env"
+    ):
+        algorithm.load(tmp_path / "her")
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_policies_for_other_observations(algorithm: type) -> None:
+    with pytest.raises(ValueError, match=r"CnnPolicy.*needs images, not observation_space=Box.*: pass 'MlpPolicy'"):
+        make(algorithm, policy="CnnPolicy")
+    with pytest.raises(ValueError, match=r"CnnPolicy.*needs images.*normalize_images=False"):
+        make(algorithm, SpacesEnv(spaces.Box(0, 1, (1, 36, 36))), "CnnPolicy")
+    with pytest.raises(ValueError, match=r"MultiInputPolicy.*needs dictionary obs.*not observation_space=Box.*'MlpPo"):
+        make(algorithm, policy="MultiInputPolicy")
+    with pytest.raises(ValueError, match=r"You must use `MultiInputPolicy` when working with dict.* not MlpPolicy"):
+        make(algorithm, SpacesEnv(DICTIONARY))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_whole_episodes_with_several_environments(algorithm: type) -> None:
+    with refused(
+        ValueError, "train_freq", (1, "episode"), "2 environments, whose episodes end at different times: pass"
+    ):
+        make(algorithm, make_vec_env(SpacesEnv, 2), train_freq=(1, "episode"))
+
+
+# ---------------------------------------------------------------- environments
+
+
+@pytest.mark.parametrize("env", [3, object, spaces.Box(0, 1)], ids=["number", "class", "space"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_is_no_environment(algorithm: type, env: Any) -> None:
+    with refused(TypeError, "env", env, "pass a gymnasium environment, a VecEnv, or the id"):
+        make(algorithm, env)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_no_environment(algorithm: type) -> None:
+    with refused(ValueError, "env", None, "pass an environment, or its id"):
+        algorithm("MlpPolicy", None)
+    with pytest.raises(gym.error.NameNotFound):
+        algorithm("MlpPolicy", "NoSuchEnvironment-v0")
+
+
+@pytest.mark.parametrize(
+    "space", [spaces.MultiDiscrete([2, 2]), spaces.MultiBinary(3), spaces.Dict({"a": ACTION}), spaces.Tuple([ACTION])]
+)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_unsupported_actions(algorithm: type, space: spaces.Space) -> None:
+    with refused(ValueError, "action_space", space, "Wrap the environment"):
+        make(algorithm, SpacesEnv(action_space=space))
+
+
+@pytest.mark.parametrize("bounds", [(-INF, INF), (0, INF), (-INF, 1)])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_unbounded_actions(algorithm: type, bounds: tuple[float, float]) -> None:
+    space = spaces.Box(*bounds, (2,))
+    for env in (SpacesEnv(action_space=space), make_vec_env(SpacesEnv, 2, env_kwargs={"action_space": space})):
+        with refused(ValueError, "action_space", space, "bound it, for example with gymnasium.wrappers.RescaleAction"):
+            make(algorithm, env)
+
+
+@pytest.mark.parametrize(
+    ("space", "remedy"),
+    [
+        (spaces.Tuple([VECTOR, VECTOR]), "FlattenObservation"),
+        (spaces.Dict({"a": VECTOR, "b": spaces.Dict({"c": VECTOR})}), "FlattenObservation"),
+        (spaces.Discrete(4, start=2), "lambda s: s - 2"),
+        (spaces.MultiDiscrete([[2, 2], [3, 3]]), "FlattenObservation"),
+    ],
+    ids=["tuple", "nested", "start", "matrix"],
+)
+def test_unsupported_observations(space: spaces.Space, remedy: str) -> None:
+    with pytest.raises(ValueError, match=f"(?s)observation_space.*: wrap the environment.*{re.escape(remedy)}"):
+        make(SACv2, SpacesEnv(space), "MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy")
+
+
+class Faulty(SpacesEnv):
+    """
+    An environment that one day gives something infinite.
+
+    :param step: when, counted over episodes; 0 is the first observation
+    :param what: "reward", "observation" or "last observation"
+    :param value: that something
+    :param kwargs: as :class:`SpacesEnv`
+    """
+
+    def __init__(self, step: int, what: str, value: float, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.fault, self.what, self.value = step, what, value
+        self.count = -1
+
+    def spoil(self, observation: Any) -> Any:
+        part = observation["vector"] if isinstance(observation, dict) else observation
+        part[-1] = self.value
+        return observation
+
+    def reset(self, **kwargs: Any) -> Any:
+        observation, info = super().reset(**kwargs)
+        self.count += self.count < 0
+        return (self.spoil(observation) if self.fault == 0 else observation), info
+
+    def step(self, action: np.ndarray) -> Any:
+        observation, reward, terminated, truncated, info = super().step(action)
+        self.count += 1
+        if self.count == self.fault:
+            if self.what == "reward":
+                reward = self.value
+            elif self.what == "observation" or terminated or truncated:
+                observation = self.spoil(observation)
+        return observation, reward, terminated, truncated, info
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+@pytest.mark.parametrize("what", ["reward", "observation", "last observation"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_is_not_finite_stays_out_of_the_replay_buffer(algorithm: type, what: str, value: float) -> None:
+    fault = 20 if what == "last observation" else 13
+    envs = [SpacesEnv, lambda: Faulty(fault, what, value), SpacesEnv]
+    model = make(algorithm, make_vec_env(lambda: envs.pop(0)(), 3), gradient_steps=-1)
+    name = {"last observation": "terminal observation"}.get(what, what)
+    with pytest.raises(
+        ValueError, match=rf"^{name} of environment 1 at step {3 * fault} is not finite: .*(nan|inf).*Fix "
+    ):
+        model.learn(100)
+    assert model.replay_buffer.pos == fault - 1
+    batch = model.replay_buffer.sample(256)
+    assert all(tensor.isfinite().all() for tensor in batch if tensor is not None)
+
+
+def test_first_observation_is_looked_at() -> None:
+    with pytest.raises(ValueError, match=r"^observation of environment 0 at step 0 is not finite: .*nan.*Fix the env"):
+        make(SACv2, Faulty(0, "observation", NAN)).learn(10)
+
+
+def test_dictionary_observations_are_looked_at() -> None:
+    env = Faulty(7, "observation", INF, observation_space=DICTIONARY)
+    with pytest.raises(ValueError, match=r"^observation\['vector'\] of environment 0 at step 7 is not finite: .*inf"):
+        make(SACv2, env, "MultiInputPolicy", learning_starts=50).learn(20)
+    env = Faulty(10, "last observation", NAN, observation_space=DICTIONARY)
+    with pytest.raises(ValueError, match=r"^terminal observation\['vector'\] of environment 0 at step 10 is not fin"):
+        make(SACv2, env, "MultiInputPolicy", learning_starts=50).learn(20)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("what", ["reward", "observation"])
+@pytest.mark.parametrize("value", [NAN, INF])
+def test_normalisation_hides_nothing(what: str, value: float) -> None:
+    # VecNormalize clips an infinite value to a harmless one, and its running mean is lost
+    env = VecNormalize(make_vec_env(lambda: Faulty(7, what, value), 1))
+    with pytest.raises(ValueError, match=f"^{what} of environment 0 at step 7 is not finite"):
+        make(SACv1, env).learn(20)
+
+
+def test_what_single_precision_cannot_hold_is_not_finite() -> None:
+    env = Faulty(7, "observation", 1e39, observation_space=spaces.Box(-INF, INF, (3,), dtype=np.float64))
+    with pytest.raises(ValueError, match=r"^observation of environment 0 at step 7 is not finite: .*e\+39"):
+        make(SACv1, env).learn(20)
+
+
+@pytest.mark.parametrize("total_timesteps", [-1, NAN, "many", None])
+def test_length_of_the_training(total_timesteps: Any) -> None:
+    with refused(ValueError, "total_timesteps", total_timesteps, "pass a number at least 0"):
+        make(SACv1).learn(total_timesteps)
+
+
+# ---------------------------------------------------------------- files
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "model.zip"
+    make(SACv2).learn(8).save(path)
+    return path
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"path='.*nothing': there is no such file, with or without \.zip"):
+        SACv2.load(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.01, 0.5, 0.9, 0.999])
+def test_truncated_file(keep: float, saved: Path, tmp_path: Path) -> None:
+    content = saved.read_bytes()
+    (tmp_path / "cut.zip").write_bytes(content[: int(keep * len(content))])
+    with pytest.raises(
+        ValueError, match=r"path='.*cut\.zip' is damaged, or no saved model \(.*\): load a file written"
+    ):
+        SACv2.load(tmp_path / "cut.zip")
+
+
+def test_flipped_bits(saved: Path, tmp_path: Path) -> None:
+    content = bytearray(saved.read_bytes())
+    with zipfile.ZipFile(saved) as archive:
+        start = archive.getinfo("policy.pth").header_offset
+    content[start + 500 : start + 600] = bytes(100)
+    (tmp_path / "flipped.zip").write_bytes(content)
+    with pytest.raises(ValueError, match=r"path='.*flipped\.zip' is damaged \(in 'policy\.pth'\): load another copy"):
+        SACv2.load(tmp_path / "flipped.zip")
+
+
+@pytest.mark.parametrize("content", [{}, {"data": "no json"}, {"data": "[1, 2]"}, {"readme.txt": "hello"}], ids=str)
+def test_foreign_zip(content: dict[str, str], tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "foreign.zip", "w") as archive:
+        for name, text in content.items():
+            archive.writestr(name, text)
+    with pytest.raises(ValueError, match=r"path='.*foreign\.zip' is .*no saved model.*: load a file written by save"):
+        SACv2.load(tmp_path / "foreign.zip")
+
+
+def test_what_is_no_zip(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"path='<BytesIO>' is damaged, or no saved model \(File is not a zip file\)"):
+        SACv2.load(io.BytesIO(b"nothing that was ever saved"))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_zip_of_another_algorithm(algorithm: type, tmp_path: Path) -> None:
+    make(algorithm).save(tmp_path / "model")
+    for other in ALGORITHMS:
+        if other is not algorithm:
+            message = (
+                rf"path='.*model' holds a model of another algorithm \({algorithm.algorithm_id}\), not {other.__name__}"
+            )
+            with pytest.raises(ValueError, match=message + ": load it with the class it was saved with"):
+                other.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_zip_of_stable_baselines3(algorithm: type, tmp_path: Path) -> None:
+    SAC("MlpPolicy", SpacesEnv(), buffer_size=10, policy_kwargs={"net_arch": [4]}).save(tmp_path / "sac")
+    with pytest.raises(
+        ValueError, match=r"another algorithm \(stable_baselines3\.sac.*take it over with SACv2\.from_sb3"
+    ):
+        algorithm.load(tmp_path / "sac")
+    PPO("MlpPolicy", SpacesEnv(), device="cpu", policy_kwargs={"net_arch": [4]}).save(tmp_path / "ppo")
+    with pytest.raises(
+        ValueError, match=r"another algorithm \(stable_baselines3\..*\), not .*: load it with the class"
+    ):
+        algorithm.load(tmp_path / "ppo")
+
+
+def test_unknown_arguments_of_load(saved: Path) -> None:
+    with pytest.raises(
+        TypeError, match=r"SACv2\.load\(\) got unknown arguments \['bath_size'\]: pass names of the algo"
+    ):
+        SACv2.load(saved, bath_size=3)
+
+
+def test_values_without_a_meaning_in_load(saved: Path) -> None:
+    with refused(ValueError, "batch_size", 0, "pass an integer at least 1"):
+        SACv2.load(saved, batch_size=0)
+    with pytest.raises(ValueError, match="policy kwargs do not equal the stored"):
+        SACv2.load(saved, policy_kwargs={"net_arch": [8]})
+
+
+def test_temperature_of_another_kind_in_load(saved: Path) -> None:
+    with refused(ValueError, "ent_coef", 0.1, "saved with ent_coef='auto': make a new model"):
+        SACv2.load(saved, ent_coef=0.1)
+
+
+def test_environment_with_other_spaces_in_load(saved: Path) -> None:
+    with pytest.raises(ValueError, match="Observation spaces do not match"):
+        SACv2.load(saved, env=SpacesEnv(spaces.Box(-1, 1, (7,))))
+    with pytest.raises(ValueError, match="Action spaces do not match"):
+        SACv2.load(saved, env=SpacesEnv(action_space=spaces.Box(-2, 2, (2,))))
+
+
+def test_saved_model_says_what_it_is(saved: Path) -> None:
+    with zipfile.ZipFile(saved) as archive:
+        assert json.loads(archive.read("data"))["algorithm"] == "sac_v2"
+
+
+@pytest.mark.parametrize("content", [b"", b"noise" * 20, "another object"], ids=["empty", "noise", "object"])
+def test_damaged_replay_buffer(content: Any, tmp_path: Path) -> None:
+    import pickle
+
+    model = make(SACv1).learn(8)
+    before = model.replay_buffer
+    (tmp_path / "buffer.pkl").write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
+    with pytest.raises(
+        ValueError, match=r"path='.*buffer\.pkl' is damaged, or holds something else \(.*\): load another"
+    ):
+        model.load_replay_buffer(tmp_path / "buffer.pkl")
+    assert model.replay_buffer is before
+
+
+def test_replay_buffer_of_other_environments(tmp_path: Path) -> None:
+    model = make(SACv1).learn(8)
+    for name, env in {
+        "n_envs": make_vec_env(SpacesEnv, 2),
+        "observation_space": SpacesEnv(spaces.Box(-1, 1, (5,))),
+        "action_space": SpacesEnv(action_space=spaces.Box(-1, 1, (1,))),
+    }.items():
+        make(SACv1, env, gradient_steps=-1).learn(8).save_replay_buffer(tmp_path / "buffer.pkl")
+        with pytest.raises(ValueError, match=rf"path='.*' holds a replay buffer with {name}=.*, not .*: load one of"):
+            model.load_replay_buffer(tmp_path / "buffer.pkl")
+
+
+def test_parameters_of_another_model() -> None:
+    model = make(SACv1)
+    with pytest.raises(ValueError, match="Key nothing is an invalid object name"):
+        model.set_parameters({"nothing": {}})
+    with pytest.raises(ValueError, match="Names of parameters do not match"):
+        model.set_parameters({"policy": model.get_parameters()["policy"]})
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        model.set_parameters(make(SACv1, net_arch=[8]).get_parameters())
