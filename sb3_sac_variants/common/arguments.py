@@ -18,6 +18,7 @@ from sb3_sac_variants.common.compatibility import (
     check_replay_buffer,
     check_train_freq,
 )
+from sb3_sac_variants.common.discrete import check_sde
 from sb3_sac_variants.common.policies import MaxEntPolicy
 from sb3_sac_variants.common.target_entropy import parse_target_entropy
 from sb3_sac_variants.common.validation import check_choice, check_range, parse_ent_coef
@@ -108,6 +109,8 @@ class MaxEntArguments(Resumable):
         if isinstance(env, str):
             env = maybe_make_env(env, verbose)
         self._check_env(env)
+        if env is not None:
+            check_sde(use_sde, env.action_space)
         check_policy(policy, self.policy_aliases)
         for name, value in (("replay_buffer_kwargs", replay_buffer_kwargs), ("policy_kwargs", policy_kwargs)):
             check_instance(name, value, (dict, type(None)), "a dictionary of arguments, or None")
@@ -202,11 +205,7 @@ class MaxEntArguments(Resumable):
                 f"action_noise={self.action_noise} cannot be added to actions of {self.action_space}: leave it out, "
                 "the policy explores by itself"
             )
-        if self.use_sde:
-            raise ValueError(
-                f"use_sde=True needs continuous actions, not {self.action_space}: pass use_sde=False, the policy "
-                "explores by itself"
-            )
+        check_sde(self.use_sde, self.action_space)
 
     def _check_n_steps(self) -> None:
         if self.n_steps == 1:

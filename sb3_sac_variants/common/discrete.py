@@ -32,6 +32,18 @@ def check_discrete_start(space: spaces.Space) -> None:
         )
 
 
+def check_sde(use_sde: bool, space: spaces.Space) -> None:
+    """
+    :param use_sde: whether to explore with gSDE
+    :param space: the action space
+    :raises ValueError: if the actions are not continuous
+    """
+    if use_sde and not isinstance(space, spaces.Box):
+        raise ValueError(
+            f"use_sde={use_sde} needs continuous actions, not {space}: pass use_sde=False, the policy explores itself"
+        )
+
+
 class CategoricalActor(BasePolicy):
     """A policy over a finite set of actions; a subclass says with which probabilities."""
 
