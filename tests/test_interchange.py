@@ -155,6 +155,11 @@ def test_models_that_have_not_learned_yet(monkeypatch, optimizer):
 def test_policies_and_critics_are_the_same_functions(use_sde):
     sac = make_sb3(use_sde=use_sde)
     ours = SACv2.from_sb3(sac)
+    if use_sde:  # the rollout explores with the noise that was learned, not the initial one
+        sac.actor.log_std.data += 1
+        ours = SACv2.from_sb3(sac)
+        for model in (ours, ours.to_sb3()):
+            assert th.equal(model.actor.action_dist.weights_dist.scale, sac.actor.get_std())
     obs = np.random.default_rng(0).uniform(-1, 1, (5, 3)).astype(np.float32)
     actions, _ = sac.predict(obs, deterministic=True)
     np.testing.assert_array_equal(ours.predict(obs, deterministic=True)[0], actions)
