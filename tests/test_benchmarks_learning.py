@@ -242,6 +242,16 @@ def test_arguments_are_compared_as_the_zoo_saves_them(trained: RunFolder) -> Non
     assert len(folder.conflicts()) == 1
 
 
+def test_the_final_evaluation_must_be_the_one_asked_for(trained: RunFolder) -> None:
+    for result, state in [
+        ({"deterministic": True, "returns": [1.0] * 3}, State.TRAINED),
+        ({"deterministic": False, "returns": [1.0] * 4}, State.TRAINED),
+        ({"deterministic": True, "returns": [1.0] * 5}, State.FINISHED),
+    ]:
+        trained.final_file.write_text(json.dumps(result))
+        assert trained.state() is state
+
+
 def test_progress_counts_finished_episodes(trained: RunFolder) -> None:
     rewrite_steps(trained, [200])
     assert trained.steps_done() == 200

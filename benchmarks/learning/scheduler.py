@@ -126,6 +126,7 @@ class Job:
                 start_new_session=True,
                 pass_fds=(self.lock,),
             )
+        self.folder.write_record(pid=self._process.pid)
 
     def _end(self, state: str, **fields: int) -> None:
         self.folder.write_record(state=state, **fields)
