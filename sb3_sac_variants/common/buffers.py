@@ -207,11 +207,12 @@ class TensorReplayBuffer(ReplayBuffer):
             # A copy: pickling a view writes all the memory behind it
             state["_rows"] = self._rows[:filled].to("cpu", copy=True)
             state["_image_rows"] = {key: rows[:filled].to("cpu", copy=True) for key, rows in self._image_rows.items()}
-            for name in ("_start", "_count", "_final_of"):
-                if name in state:
-                    state[name] = state[name].cpu()
-            if "_final" in state:
+            for name in ("_start", "_count"):
+                state[name] = state[name].cpu()
+            if self.optimize_memory_usage:
                 state["_final"] = {key: value.cpu() for key, value in self._final.items()}
+                del state["_final_of"]  # _final_of_host says the same
+                state["_final_of_host"] = self._final_of_host[:filled].copy()
         state["device"] = th.device("cpu")
         return state
 
@@ -228,6 +229,10 @@ class TensorReplayBuffer(ReplayBuffer):
 
             self._rows = grown(self._rows)
             self._image_rows = {key: grown(value) for key, value in self._image_rows.items()}
+            if self.optimize_memory_usage:
+                final_of = np.full(rows, -1, dtype=np.int64)
+                final_of[: len(self._final_of_host)] = self._final_of_host
+                self._final_of_host, self._final_of = final_of, th.from_numpy(final_of.copy())
 
     # ---------------------------------------------------------------- writing
 
