@@ -1,5 +1,6 @@
 """What the policies (SB3's word for all networks of an algorithm) have in common: an actor and stacked critics."""
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from gymnasium import spaces
@@ -14,6 +15,18 @@ from sb3_sac_variants.common.discrete import CategoricalActor, DiscreteActor, St
 
 #: arguments of SB3's SACPolicy that concern a Gaussian actor, and their defaults
 GAUSSIAN_ARGUMENTS: dict[str, Any] = {"use_sde": False, "log_std_init": -3, "use_expln": False, "clip_mean": 2.0}
+
+
+def modules_with_mode(module: nn.Module) -> Iterator[nn.Module]:
+    """
+    :param module: a network
+    :return: the modules in it that have to be told of training and evaluation: all, except those below a module with
+        a ``train`` of its own, which may want to keep them as they are (frozen batch normalisation, say)
+    """
+    yield module
+    if type(module).train is nn.Module.train:
+        for child in module.children():
+            yield from modules_with_mode(child)
 
 
 class MaxEntPolicy(SACPolicy):
@@ -108,11 +121,11 @@ class MaxEntPolicy(SACPolicy):
         """
         if self._modules_with_mode is None:
             networks: list[nn.Module] = [getattr(self, name) for name in self.learned_networks]
-            self._modules_with_mode = [module for network in networks for module in network.modules()]
+            self._modules_with_mode = [module for network in networks for module in modules_with_mode(network)]
         for module in self._modules_with_mode:
             if type(module).train is nn.Module.train:
                 module.__dict__["training"] = mode
-            else:  # it has something of its own to do
+            else:  # what is below it is its own affair
                 module.train(mode)
         self.training = mode
 
