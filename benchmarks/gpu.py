@@ -8,6 +8,7 @@ measured against Stable-Baselines3's SAC in the same run. Writes ``gpu.csv`` and
 """
 
 import argparse
+import functools
 import sys
 import time
 from collections.abc import Callable
@@ -118,7 +119,7 @@ def speed_of_updates(device: str, seconds: float, rounds: int) -> list[dict[str,
         measures: dict[str, Callable[[], float]] = {}
         for name, model in models.items():
             updates_per_second(model, steps_a_call, 0.3)  # compile, capture, warm up
-            measures[name] = lambda model=model: updates_per_second(model, steps_a_call, seconds)
+            measures[name] = functools.partial(updates_per_second, model, steps_a_call, seconds)
         for name, (rate, ratio) in median_ratio(alternate(measures, rounds), "SB3 SAC").items():
             rows.append(
                 {

@@ -1,4 +1,4 @@
-"""What the speed benchmarks share: random environments, filled replay buffers, timing side by side, a record of where."""
+"""What the speed benchmarks share: random environments, filled replay buffers, timing side by side."""
 
 import csv
 import importlib.metadata
