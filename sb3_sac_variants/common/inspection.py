@@ -43,8 +43,8 @@ class Inspection(OffPolicyAlgorithm):
         self.policy.set_training_mode(False)
         obs, _ = self.policy.obs_to_tensor(observation)
         if isinstance(self.action_space, spaces.Box):
-            action = np.asarray(action, dtype=np.float32).reshape(-1, *self.action_space.shape)
-            action = self.policy.scale_action(action)
+            action = np.asarray(action).reshape(-1, *self.action_space.shape)
+            action = self.policy.scale_action(action).astype(np.float32)  # the bounds may be float64
         actions = th.as_tensor(action, device=self.device)
         with th.no_grad():
             q_values = self.critic.evaluate(obs, actions.reshape(-1, get_action_dim(self.action_space)))
