@@ -1,0 +1,440 @@
+"""Saving and loading of models, parameters and replay buffers."""
+
+import io
+import pathlib
+import pickle
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from helpers import (
+    ALGORITHMS,
+    DICTIONARY,
+    IMAGE,
+    TINY,
+    VECTOR,
+    NormalizingExtractor,
+    SpacesEnv,
+    assert_same_parameters,
+    flat_parameters,
+    goal_env,
+    make,
+)
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_sac_variants import SACv1
+from sb3_sac_variants.common.buffers import TensorReplayBuffer
+
+every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
+
+#: models that differ in what has to be saved: environment, policy, arguments
+MODELS: dict[str, tuple[Callable[[], Any], str, dict[str, Any]]] = {
+    "plain": (SpacesEnv, "MlpPolicy", {}),
+    "learned temperature": (SpacesEnv, "MlpPolicy", {"ent_coef": "auto_0.2", "target_entropy": -0.5}),
+    "fixed temperature": (SpacesEnv, "MlpPolicy", {"ent_coef": 0.3}),
+    "architecture": (
+        SpacesEnv,
+        "MlpPolicy",
+        {"net_arch": {"pi": [7], "qf": [5, 6]}, "policy_kwargs": {"n_critics": 3, "activation_fn": th.nn.Tanh}},
+    ),
+    "shared extractor": (SpacesEnv, "MlpPolicy", {"policy_kwargs": {"share_features_extractor": True}}),
+    "batch norm": (SpacesEnv, "MlpPolicy", {"policy_kwargs": {"features_extractor_class": NormalizingExtractor}}),
+    "optimiser": (
+        SpacesEnv,
+        "MlpPolicy",
+        {"policy_kwargs": {"optimizer_class": th.optim.RMSprop, "optimizer_kwargs": {"momentum": 0.5}}},
+    ),
+    "gSDE": (SpacesEnv, "MlpPolicy", {"use_sde": True, "sde_sample_freq": 4}),
+    "images": (
+        lambda: SpacesEnv(IMAGE),
+        "CnnPolicy",
+        {"policy_kwargs": {"features_extractor_kwargs": {"features_dim": 4}}},
+    ),
+    "dictionary": (
+        lambda: SpacesEnv(DICTIONARY),
+        "MultiInputPolicy",
+        {"policy_kwargs": {"features_extractor_kwargs": {"cnn_output_dim": 4}}, "optimize_memory_usage": True},
+    ),
+    "n-step returns": (SpacesEnv, "MlpPolicy", {"n_steps": 3}),
+    "schedules": (SpacesEnv, "MlpPolicy", {"learning_rate": lambda p: 1e-3 * p, "qf_learning_rate": lambda p: p}),
+}
+
+
+def trained(algorithm: type, kind: str = "plain", **kwargs: Any) -> Any:
+    """
+    :param algorithm: class
+    :param kind: of :data:`MODELS`
+    :param kwargs: arguments of the algorithm
+    :return: a model after a few updates
+    """
+    make_env, policy, arguments = MODELS[kind]
+    return make(algorithm, make_env(), policy, **{**arguments, **kwargs}).learn(15)
+
+
+def predictions(model: Any) -> np.ndarray:
+    """
+    :param model: a model
+    :return: its deterministic actions in a few fixed states
+    """
+    model.observation_space.seed(0)
+    return np.stack([model.predict(model.observation_space.sample(), deterministic=True)[0] for _ in range(5)])
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@every_algorithm
+def test_loaded_model_is_the_saved_one(algorithm: type, kind: str, tmp_path: pathlib.Path) -> None:
+    model = trained(algorithm, kind)
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", env=MODELS[kind][0](), device="cpu")
+    assert_same_parameters(model, loaded)
+    np.testing.assert_array_equal(predictions(model), predictions(loaded))
+    for name in ("num_timesteps", "_n_updates", "_episode_num", "ent_coef", "target_entropy", "reward_scale", "tau"):
+        assert getattr(loaded, name) == getattr(model, name), name
+    assert loaded.policy_kwargs == model.policy_kwargs
+    # It learns as the original would: the same step from the same batch and random state
+    loaded.replay_buffer = pickle.loads(pickle.dumps(model.replay_buffer))
+    for each in (model, loaded):
+        th.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        each._current_progress_remaining = 0.5
+        each.set_logger(model.logger)
+        each.train(2, 4)
+    assert_same_parameters(model, loaded)
+    loaded.learn(10, reset_num_timesteps=False)
+    assert loaded.num_timesteps == model.num_timesteps + 10
+
+
+@every_algorithm
+def test_kinds_of_paths(algorithm: type, tmp_path: pathlib.Path) -> None:
+    model = trained(algorithm)
+    for path in (tmp_path / "a", str(tmp_path / "b"), tmp_path / "new" / "folder" / "c.zip", str(tmp_path / "d.v1")):
+        model.save(path)
+        assert_same_parameters(algorithm.load(path, device="cpu"), model)
+    found = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file())
+    assert found == ["a.zip", "b.zip", "d.v1", "new/folder/c.zip"]
+    memory = io.BytesIO()
+    model.save(memory)
+    memory.seek(0)
+    assert_same_parameters(algorithm.load(memory, device="cpu"), model)
+    with open(tmp_path / "file.zip", "wb") as file:
+        model.save(file)
+    with open(tmp_path / "file.zip", "rb") as file:
+        assert_same_parameters(algorithm.load(file, device="cpu"), model)
+
+
+@every_algorithm
+def test_interrupted_save_leaves_the_old_file(
+    algorithm: type, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = trained(algorithm)
+    model.save(tmp_path / "model.zip")
+    content = (tmp_path / "model.zip").read_bytes()
+    save, calls = th.save, []
+
+    def fail_at_the_second(*args: Any, **kwargs: Any) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        save(*args, **kwargs)
+
+    monkeypatch.setattr(th, "save", fail_at_the_second)
+    with pytest.raises(OSError, match="No space left"):
+        model.save(tmp_path / "model.zip")
+    assert (tmp_path / "model.zip").read_bytes() == content
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@every_algorithm
+def test_saved_model_holds_no_engine_and_no_environment(algorithm: type) -> None:
+    memory = io.BytesIO()
+    model = trained(algorithm)
+    model.save(memory)
+    data, params, _ = load_from_zip_file(memory)
+    expected = {"policy", *(f"{name}.optimizer" for name in model.policy.learned_networks)}
+    assert set(params) - {"temperature", "temperature.optimizer"} == expected
+    private = {name for name in data if name.startswith("_")}
+    machinery = ("engine", "metrics", "learner", "tracker", "rollout", "resumed", "planned")
+    assert not [name for name in private if any(word in name for word in machinery)]
+    assert not {"env", "replay_buffer", "actor", "critic", *model.tracked_networks.values()} & set(data)
+    assert len(memory.getvalue()) < 300_000
+
+
+@every_algorithm
+def test_exclude_and_include(algorithm: type) -> None:
+    memory = io.BytesIO()
+    trained(algorithm).save(memory, exclude=["learning_starts"], include=["_custom_logger"])
+    data, _, _ = load_from_zip_file(memory)
+    assert "learning_starts" not in data
+    assert "_custom_logger" in data
+
+
+@every_algorithm
+def test_model_can_be_pickled(algorithm: type) -> None:
+    model = trained(algorithm)
+    del model.env
+    model.env = None
+    copied = pickle.loads(pickle.dumps(model))
+    assert_same_parameters(model, copied)
+    np.testing.assert_array_equal(predictions(model), predictions(copied))
+    copied.set_env(SpacesEnv())
+    copied.learn(10, reset_num_timesteps=False)
+    assert copied._n_updates == model._n_updates + 10
+
+
+# ---------------------------------------------------------------- loading with changes
+
+
+@every_algorithm
+def test_changed_arguments(algorithm: type, tmp_path: pathlib.Path) -> None:
+    model = trained(algorithm)
+    model.save(tmp_path / "model")
+    changes = {
+        "learning_rate": 0.5,
+        "qf_learning_rate": 0.25,
+        "batch_size": 3,
+        "tau": 0.9,
+        "gamma": 0.5,
+        "train_freq": 2,
+        "gradient_steps": 4,
+        "learning_starts": 7,
+        "buffer_size": 33,
+        "reward_scale": 2.0,
+        "stats_window_size": 5,
+        "tensorboard_log": None,
+        "verbose": 0,
+        "seed": 77,
+    }
+    loaded = algorithm.load(tmp_path / "model", env=SpacesEnv(), device="cpu", **changes)
+    loaded.learn(16)
+    assert loaded._n_updates == model._n_updates + 4 * 5
+    assert loaded.replay_buffer.buffer_size == 33
+    rates = {name: float(getattr(loaded, name).optimizer.param_groups[0]["lr"]) for name in loaded.learners}
+    assert rates == {name: 0.5 if name == "actor" else 0.25 for name in rates}
+    assert {name: getattr(loaded, name) for name in ("tau", "gamma", "batch_size", "reward_scale", "seed")} == {
+        name: changes[name] for name in ("tau", "gamma", "batch_size", "reward_scale", "seed")
+    }
+    assert loaded.ep_info_buffer.maxlen == 5
+
+
+@every_algorithm
+def test_another_fixed_temperature(algorithm: type, tmp_path: pathlib.Path) -> None:
+    trained(algorithm, ent_coef=0.5).save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", ent_coef=0.25)
+    assert loaded.temperature.value.item() == 0.25
+    trained(algorithm, ent_coef="auto_0.5").save(tmp_path / "learned")
+    loaded = algorithm.load(tmp_path / "learned", ent_coef="auto_0.1")
+    assert loaded.temperature.value.item() == pytest.approx(0.5, abs=0.05)  # what was learned counts
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@every_algorithm
+def test_other_number_of_environments(algorithm: type, n_envs: int, tmp_path: pathlib.Path) -> None:
+    model = make(algorithm, make_vec_env(SpacesEnv, 2), gradient_steps=-1).learn(20)
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", env=make_vec_env(SpacesEnv, n_envs), device="cpu")
+    assert loaded.n_envs == n_envs
+    loaded.learn(6 * n_envs, reset_num_timesteps=False)
+    assert loaded.num_timesteps == 20 + 6 * n_envs
+    with pytest.raises(AssertionError, match=f"different from the number of environments in the model: .{n_envs} != 2"):
+        model.set_env(make_vec_env(SpacesEnv, n_envs))
+
+
+@every_algorithm
+def test_no_environment_is_needed_to_act(algorithm: type, tmp_path: pathlib.Path) -> None:
+    model = trained(algorithm)
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", device="cpu")
+    assert loaded.env is None
+    np.testing.assert_array_equal(predictions(model), predictions(loaded))
+    assert loaded.replay_buffer.nbytes == 0
+    loaded.set_env(SpacesEnv())
+    loaded.learn(8)
+
+
+@every_algorithm
+def test_custom_objects(algorithm: type, tmp_path: pathlib.Path) -> None:
+    trained(algorithm, learning_rate=lambda p: 1e-3 * p).save(tmp_path / "model")
+    replaced = {"learning_rate": 0.5, "lr_schedule": lambda p: 0.5, "buffer_size": 9}
+    loaded = algorithm.load(tmp_path / "model", custom_objects=replaced)
+    assert (loaded.lr_schedule(1), loaded.buffer_size) == (0.5, 9)
+
+
+@every_algorithm
+def test_system_info(algorithm: type, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained(algorithm).save(tmp_path / "model")
+    algorithm.load(tmp_path / "model", print_system_info=True)
+    output = capsys.readouterr().out
+    assert "CURRENT SYSTEM INFO" in output
+    assert "SAVED MODEL SYSTEM INFO" in output
+
+
+@every_algorithm
+def test_force_reset(algorithm: type, tmp_path: pathlib.Path) -> None:
+    env = make_vec_env(SpacesEnv, 1)
+    model = make(algorithm, env).learn(13)
+    model.save(tmp_path / "model")
+    assert algorithm.load(tmp_path / "model", env=env)._last_obs is None
+    goes_on = algorithm.load(tmp_path / "model", env=env, force_reset=False)
+    np.testing.assert_array_equal(goes_on._last_obs, model._last_obs)
+    goes_on.learn(4, reset_num_timesteps=False)
+    assert env.get_attr("steps") == [7]
+
+
+@every_algorithm
+def test_action_noise_is_kept(algorithm: type, tmp_path: pathlib.Path) -> None:
+    model = trained(algorithm, action_noise=NormalActionNoise(np.zeros(2), 0.3 * np.ones(2)))
+    model.save(tmp_path / "model")
+    np.testing.assert_array_equal(algorithm.load(tmp_path / "model").action_noise._sigma, [0.3, 0.3])
+
+
+# ---------------------------------------------------------------- parameters
+
+
+@every_algorithm
+def test_parameters_go_from_one_model_to_another(algorithm: type, tmp_path: pathlib.Path) -> None:
+    one, other = trained(algorithm), trained(algorithm, seed=1)
+    with pytest.raises(AssertionError):
+        assert_same_parameters(one, other)
+    other.set_parameters(one.get_parameters())
+    assert_same_parameters(one, other)
+    one.save(tmp_path / "model")
+    third = trained(algorithm, seed=2)
+    third.set_parameters(str(tmp_path / "model.zip"))
+    assert_same_parameters(one, third)
+    third.learn(5, reset_num_timesteps=False)
+    with pytest.raises(AssertionError):
+        assert_same_parameters(one, third)
+
+
+@every_algorithm
+def test_some_parameters(algorithm: type) -> None:
+    one, other = trained(algorithm), trained(algorithm, seed=1)
+    parameters = one.get_parameters()
+    before = flat_parameters(other)
+    actor = {name: value for name, value in parameters["policy"].items() if name.startswith("actor.")}
+    other.set_parameters({"policy": actor}, exact_match=False)
+    for name, tensor in flat_parameters(other).items():
+        source = flat_parameters(one) if name.startswith("/policy/actor.") else before
+        assert th.equal(tensor, source[name]), name
+    with pytest.raises(RuntimeError, match="Missing key"):
+        other.set_parameters({**parameters, "policy": actor})
+
+
+@every_algorithm
+def test_parameters_are_those_of_the_networks(algorithm: type) -> None:
+    """The networks of the model, of the policy and of the update are the same objects, after loading as before."""
+    model = trained(algorithm)
+    model.set_parameters(model.get_parameters())
+    for name in (*model.policy.learned_networks, *model.tracked_networks.values()):
+        assert getattr(model, name) is getattr(model.policy, name)
+    for name, learner in model.learners.items():
+        assert learner.module is getattr(model, name)
+    parameters = model.get_parameters()
+    for value in parameters["policy"].values():
+        value.zero_()
+    assert not predictions(model).any()
+
+
+# ---------------------------------------------------------------- replay buffers
+
+
+@pytest.mark.parametrize("kind", ["plain", "images", "dictionary", "n-step returns"])
+@every_algorithm
+def test_replay_buffer_goes_to_another_model(algorithm: type, kind: str, tmp_path: pathlib.Path) -> None:
+    model = trained(algorithm, kind)
+    model.save_replay_buffer(tmp_path / "buffer")
+    make_env, policy, arguments = MODELS[kind]
+    other = make(algorithm, make_env(), policy, **arguments)
+    other.load_replay_buffer(str(tmp_path / "buffer.pkl"))
+    batches = []
+    for each in (model, other):
+        th.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        batches.append(each.replay_buffer.sample(20))
+    for left, right in zip(*batches, strict=True):
+        for key in left if isinstance(left, dict) else [...]:
+            assert left is right is None or th.equal(left[key], right[key])
+    other.learn(10)
+    assert other._n_updates == 5
+    assert other.replay_buffer.size() == 25
+
+
+@every_algorithm
+def test_replay_buffer_of_another_class(algorithm: type, tmp_path: pathlib.Path) -> None:
+    """A buffer that SB3's SAC saved serves as well, and the other way round."""
+    theirs = make(algorithm, replay_buffer_class=ReplayBuffer).learn(10)
+    theirs.save_replay_buffer(tmp_path / "buffer.pkl")
+    ours = make(algorithm)
+    ours.load_replay_buffer(tmp_path / "buffer.pkl")
+    assert type(ours.replay_buffer) is ReplayBuffer
+    ours.learn(12, reset_num_timesteps=False)
+    assert ours.replay_buffer.size() == 22
+
+
+@every_algorithm
+def test_buffer_file_holds_only_what_is_filled(algorithm: type, tmp_path: pathlib.Path) -> None:
+    model = make(algorithm, buffer_size=100_000).learn(10)
+    model.save_replay_buffer(tmp_path / "buffer.pkl")
+    assert (tmp_path / "buffer.pkl").stat().st_size < 10_000
+    model.load_replay_buffer(tmp_path / "buffer.pkl")
+    assert (model.replay_buffer.buffer_size, model.replay_buffer.size()) == (100_000, 10)
+
+
+@every_algorithm
+def test_hindsight_buffer_is_saved_without_its_environment(algorithm: type, tmp_path: pathlib.Path) -> None:
+    kwargs = {"policy": "MultiInputPolicy", "replay_buffer_class": HerReplayBuffer, "learning_starts": 10}
+    model = make(algorithm, goal_env(), **kwargs).learn(23)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer.pkl")
+    loaded = algorithm.load(tmp_path / "model", env=goal_env(), device="cpu")
+    with pytest.warns(UserWarning, match="last trajectory in the replay buffer will be truncated"):
+        loaded.load_replay_buffer(tmp_path / "buffer.pkl")
+    assert loaded.replay_buffer.env is loaded.env
+    loaded.learn(10, reset_num_timesteps=False)
+
+
+@every_algorithm
+def test_training_goes_on_after_loading(algorithm: type, tmp_path: pathlib.Path) -> None:
+    env = VecNormalize(make_vec_env(SpacesEnv, 2))
+    model = make(algorithm, env, gradient_steps=-1).learn(30)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer.pkl")
+    env.save(tmp_path / "statistics.pkl")
+    env = VecNormalize.load(tmp_path / "statistics.pkl", make_vec_env(SpacesEnv, 2))
+    loaded = algorithm.load(tmp_path / "model", env=env, device="cpu")
+    loaded.load_replay_buffer(tmp_path / "buffer.pkl")
+    loaded.learn(20, reset_num_timesteps=False)
+    assert (loaded.num_timesteps, loaded._n_updates) == (50, model._n_updates + 20)
+    assert loaded.replay_buffer.size() == 25
+
+
+def test_memory_is_taken_by_the_first_transition() -> None:
+    model = make(SACv1, buffer_size=10**12)
+    assert isinstance(model.replay_buffer, TensorReplayBuffer)
+    model.predict(VECTOR.sample())
+    with pytest.raises(MemoryError, match="buffer_size=1000000000000 transitions: lower buffer_size"):
+        model.learn(1)
+
+
+def test_saved_file_is_a_zip_that_sb3_understands(tmp_path: pathlib.Path) -> None:
+    trained(SACv1).save(tmp_path / "model")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        assert {"data", "policy.pth", "actor.optimizer.pth", "_stable_baselines3_version"} <= set(archive.namelist())
+
+
+def test_spaces_of_a_loaded_model() -> None:
+    memory = io.BytesIO()
+    model = SACv1("MlpPolicy", SpacesEnv(action_space=spaces.Box(-3, 2, (1,))), **TINY)
+    model.save(memory)
+    memory.seek(0)
+    loaded = SACv1.load(memory)
+    assert (loaded.observation_space, loaded.action_space) == (model.observation_space, model.action_space)
