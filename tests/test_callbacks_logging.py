@@ -1,0 +1,320 @@
+"""Callbacks, the progress bar, and what is logged: TensorBoard, CSV, standard output."""
+
+import csv
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from helpers import ALGORITHMS, SpacesEnv, goal_env, make
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CallbackList,
+    CheckpointCallback,
+    EvalCallback,
+    EveryNTimesteps,
+    LogEveryNTimesteps,
+    StopTrainingOnMaxEpisodes,
+    StopTrainingOnNoModelImprovement,
+    StopTrainingOnRewardThreshold,
+)
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.logger import KVWriter, Logger, configure
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from sb3_sac_variants import SACv1, SACv2
+
+every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
+
+#: what every algorithm logs, beside its own
+COMMON = {
+    "train/learning_rate",
+    "train/critic_loss",
+    "train/actor_loss",
+    "train/ent_coef",
+    "train/entropy",
+    "train/q_mean",
+    "train/update_to_data",
+    "rollout/ep_rew_mean",
+    "rollout/ep_len_mean",
+    "time/fps",
+}
+#: what stands in the tables but not in TensorBoard, as in SB3
+TABLES_ONLY = {"train/n_updates", "time/episodes", "time/time_elapsed", "time/total_timesteps"}
+
+
+class Records(KVWriter):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0) -> None:
+        self.rows.append({**key_values, "step": step})
+
+    def close(self) -> None:
+        pass
+
+
+def recorded(model: Any) -> list[dict[str, Any]]:
+    """
+    :param model: a model
+    :return: what it will log, one dictionary each time
+    """
+    records = Records()
+    model.set_logger(Logger(folder=None, output_formats=[records]))
+    return records.rows
+
+
+# ---------------------------------------------------------------- callbacks
+
+
+@every_algorithm
+def test_callbacks_of_sb3(algorithm: type, tmp_path: Path) -> None:
+    evaluation = EvalCallback(
+        Monitor(SpacesEnv()),
+        callback_on_new_best=StopTrainingOnRewardThreshold(1e9),
+        callback_after_eval=StopTrainingOnNoModelImprovement(max_no_improvement_evals=100),
+        n_eval_episodes=2,
+        eval_freq=10,
+        log_path=str(tmp_path),
+        best_model_save_path=str(tmp_path),
+        verbose=0,
+    )
+    checkpoints = CheckpointCallback(15, str(tmp_path / "checkpoints"), save_replay_buffer=True, save_vecnormalize=True)
+    events: list[int] = []
+
+    class Event(BaseCallback):
+        def _on_step(self) -> bool:
+            events.append(self.num_timesteps)
+            return True
+
+    env = VecNormalize(make_vec_env(SpacesEnv, 1), norm_obs=False)
+    evaluation.eval_env = VecNormalize(evaluation.eval_env, norm_obs=False, training=False)
+    model = make(algorithm, env)
+    model.learn(40, callback=CallbackList([evaluation, checkpoints, EveryNTimesteps(20, Event())]))
+    assert events == [20, 40]
+    with np.load(tmp_path / "evaluations.npz") as results:
+        assert results["timesteps"].tolist() == [10, 20, 30, 40]
+        assert results["results"].shape == (4, 2)
+    best = algorithm.load(tmp_path / "best_model", device="cpu")
+    assert best.num_timesteps in (10, 20, 30, 40)
+    saved = sorted(file.name for file in (tmp_path / "checkpoints").iterdir())
+    expected = ("rl_model_replay_buffer_{}_steps.pkl", "rl_model_vecnormalize_{}_steps.pkl", "rl_model_{}_steps.zip")
+    assert saved == sorted(name.format(steps) for name in expected for steps in (15, 30))
+    loaded = algorithm.load(tmp_path / "checkpoints" / "rl_model_15_steps", env=make_vec_env(SpacesEnv, 1))
+    loaded.load_replay_buffer(tmp_path / "checkpoints" / "rl_model_replay_buffer_15_steps.pkl")
+    assert (loaded.num_timesteps, loaded.replay_buffer.size()) == (15, 14)
+
+
+@every_algorithm
+def test_training_can_be_stopped(algorithm: type) -> None:
+    assert make(algorithm).learn(1000, callback=StopTrainingOnMaxEpisodes(3)).num_timesteps == 30
+    assert make(algorithm).learn(1000, callback=lambda *_: False).num_timesteps == 1
+    stop = EvalCallback(
+        Monitor(SpacesEnv()), callback_on_new_best=StopTrainingOnRewardThreshold(-1e9), eval_freq=7, verbose=0
+    )
+    assert make(algorithm).learn(1000, callback=stop).num_timesteps == 7
+
+
+@every_algorithm
+def test_order_of_events(algorithm: type) -> None:
+    seen: list[str] = []
+
+    class Trace(BaseCallback):
+        def _on_training_start(self) -> None:
+            seen.append("training starts")
+
+        def _on_rollout_start(self) -> None:
+            seen.append("rollout starts")
+
+        def _on_step(self) -> bool:
+            assert {"self", "new_obs", "rewards", "dones", "infos", "actions"} <= set(self.locals)
+            assert self.model is self.locals["self"]
+            seen.append("step")
+            return True
+
+        def _on_rollout_end(self) -> None:
+            seen.append(f"rollout ends after {self.model._n_updates} updates")
+
+        def _on_training_end(self) -> None:
+            seen.append(f"training ends after {self.model._n_updates} updates")
+
+    make(algorithm, train_freq=2, gradient_steps=3, learning_starts=0).learn(4, callback=[Trace()])
+    rollout = ["rollout starts", "step", "step"]
+    assert seen == [
+        "training starts",
+        *rollout,
+        "rollout ends after 0 updates",
+        *rollout,
+        "rollout ends after 3 updates",
+        "training ends after 6 updates",
+    ]
+
+
+@every_algorithm
+def test_progress_bar(algorithm: type, capfd: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # rich: no Jupyter here
+        make(algorithm).learn(20, progress_bar=True)
+    shown = "".join(capfd.readouterr())
+    assert "100%" in shown
+    assert "20/20" in shown
+
+
+# ---------------------------------------------------------------- what is logged
+
+
+@every_algorithm
+def test_log_keys(algorithm: type) -> None:
+    model = make(algorithm, ent_coef="auto", ent_coef_learning_rate=1e-3, qf_learning_rate=1e-3, use_sde=True)
+    rows = recorded(model)
+    model.learn(40, log_interval=2)
+    own = {"train/value_loss"} if algorithm is SACv1 else set()
+    optional = {"train/ent_coef_loss", "train/std", "train/qf_learning_rate", "train/ent_coef_learning_rate"}
+    assert [row["step"] for row in rows] == [20, 40]
+    for row in rows:
+        assert COMMON | TABLES_ONLY | own | optional <= set(row)
+        assert all(np.isfinite(value) for value in row.values())
+    fixed = make(algorithm, ent_coef=0.5)
+    rows = recorded(fixed)
+    fixed.learn(20, log_interval=1)
+    assert not optional & set(rows[-1])
+    assert rows[-1]["train/ent_coef"] == 0.5
+
+
+@every_algorithm
+def test_logged_numbers(algorithm: type) -> None:
+    env = SpacesEnv()
+    model = make(algorithm, env, ent_coef=0.2, gradient_steps=2, learning_rate=lambda progress: progress)
+    rows = recorded(model)
+    model.learn(40, log_interval=1)
+    row = rows[2]
+    assert row["train/n_updates"] == 2 * (30 - 1 - 5)  # the log comes before the update of its step
+    assert row["train/update_to_data"] == pytest.approx(row["train/n_updates"] / 30)
+    assert row["train/learning_rate"] == pytest.approx(1 - 29 / 40)
+    assert row["time/total_timesteps"] == row["step"] == 30
+    assert row["time/episodes"] == 3
+    returns = -np.square(env.actions).mean(axis=1).reshape(4, 10).sum(axis=1)
+    assert row["rollout/ep_rew_mean"] == pytest.approx(returns[:3].mean(), abs=1e-4)
+
+
+@every_algorithm
+def test_logged_metrics_are_means_since_the_last_time(algorithm: type) -> None:
+    model = make(algorithm, ent_coef="auto")
+    rows = recorded(model)
+    updates: list[dict[str, float]] = []
+    update = model.update
+
+    def spy(*args: Any) -> dict[str, th.Tensor]:
+        metrics = update(*args)
+        updates.append({name: value.item() for name, value in metrics.items()})
+        return metrics
+
+    model.update = spy
+    model.learn(40, log_interval=2)
+    # Logs at steps 20 and 40, each before the update of its step; updates begin after step 6
+    first, second = updates[:14], updates[14:34]
+    for row, group in zip(rows, (first, second), strict=True):
+        for name in model._metrics.names:
+            mean = np.mean([metrics[name] for metrics in group])
+            assert row[f"train/{name}"] == pytest.approx(mean, rel=1e-4, abs=1e-6)
+
+
+def test_metrics_are_not_read_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each reading waits for the device."""
+    model = make(SACv2, ent_coef="auto").learn(10)
+    model._metrics.means()
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("a tensor was read")
+
+    for name in ("item", "tolist", "numpy", "__bool__", "__float__", "__int__", "cpu"):
+        monkeypatch.setattr(th.Tensor, name, refuse)
+    model.train(3, 4)
+
+
+@every_algorithm
+def test_logs_without_updates(algorithm: type) -> None:
+    model = make(algorithm, learning_starts=100)
+    rows = recorded(model)
+    model.learn(20, log_interval=1)
+    assert len(rows) == 2
+    assert rows[-1]["train/update_to_data"] == 0
+    assert "train/critic_loss" not in rows[-1]
+
+
+@every_algorithm
+def test_no_logs(algorithm: type) -> None:
+    model = make(algorithm)
+    rows = recorded(model)
+    model.learn(40, log_interval=None)
+    assert rows == []
+    model.learn(40, log_interval=None, callback=LogEveryNTimesteps(15))
+    assert [row["step"] for row in rows] == [15, 30]
+    assert "train/critic_loss" in rows[-1]
+
+
+@every_algorithm
+def test_success_rate(algorithm: type) -> None:
+    model = make(algorithm, goal_env(), "MultiInputPolicy", replay_buffer_class=HerReplayBuffer, learning_starts=10)
+    rows = recorded(model)
+    model.learn(30, log_interval=1)
+    assert 0 <= rows[-1]["rollout/success_rate"] <= 1
+
+
+@every_algorithm
+def test_tensorboard(algorithm: type, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    model = make(algorithm, tensorboard_log=str(tmp_path))
+    model.learn(40, log_interval=1)
+    model.learn(20, log_interval=1, reset_num_timesteps=False)
+    model.learn(20, log_interval=1, tb_log_name="mine")
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == sorted([f"{algorithm.__name__}_1", "mine_1"])
+    events = accumulator.EventAccumulator(str(tmp_path / f"{algorithm.__name__}_1"))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert tags >= COMMON | ({"train/value_loss"} if algorithm is SACv1 else set())
+    assert not tags & TABLES_ONLY
+    assert [event.step for event in events.Scalars("train/critic_loss")] == [10, 20, 30, 40, 50, 60]
+
+
+@every_algorithm
+def test_tables(algorithm: type, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = make(algorithm)
+    model.set_logger(configure(str(tmp_path), ["csv", "stdout", "json"]))
+    model.learn(40, log_interval=2)
+    with open(tmp_path / "progress.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["time/total_timesteps"]) for row in rows] == [20, 40]
+    assert float(rows[1]["train/actor_loss"]) != 0
+    assert "critic_loss" in capsys.readouterr().out
+
+
+@every_algorithm
+def test_verbose(algorithm: type, capsys: pytest.CaptureFixture[str]) -> None:
+    make(algorithm, SpacesEnv(), verbose=0).learn(20, log_interval=1)
+    assert capsys.readouterr().out == ""
+    make(algorithm, SpacesEnv(), verbose=1).learn(20, log_interval=1)
+    shown = capsys.readouterr().out
+    for part in (
+        "Using cpu device",
+        "Wrapping the env with a `Monitor` wrapper",
+        "Using the eager engine (asked for)",
+        "total_timesteps",
+        "critic_loss",
+    ):
+        assert part in shown
+
+
+@every_algorithm
+def test_monitor_files(algorithm: type, tmp_path: Path) -> None:
+    env = DummyVecEnv([lambda: Monitor(SpacesEnv(), str(tmp_path / "0"))])
+    make(algorithm, env).learn(30)
+    env.close()
+    lines = (tmp_path / "0.monitor.csv").read_text().splitlines()
+    assert len(lines) == 2 + 3

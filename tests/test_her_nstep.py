@@ -1,0 +1,152 @@
+"""Hindsight experience replay and n-step returns."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from helpers import ALGORITHMS, SpacesEnv, goal_env, make
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+
+every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
+
+
+def hindsight(algorithm: type, env: Any = None, **kwargs: Any) -> Any:
+    """
+    :param algorithm: class
+    :param env: a goal environment
+    :param kwargs: arguments of the algorithm; ``replay_buffer_kwargs`` among them
+    :return: a model with hindsight experience replay
+    """
+    arguments = {"replay_buffer_class": HerReplayBuffer, "learning_starts": 12, "gradient_steps": -1, **kwargs}
+    return make(algorithm, goal_env() if env is None else env, "MultiInputPolicy", **arguments)
+
+
+# ---------------------------------------------------------------- hindsight experience replay
+
+
+@pytest.mark.parametrize("strategy", ["future", "final", "episode"])
+@pytest.mark.parametrize("n_envs", [1, 2])
+@every_algorithm
+def test_hindsight(algorithm: type, n_envs: int, strategy: str) -> None:
+    kwargs = {"goal_selection_strategy": strategy, "n_sampled_goal": 3, "copy_info_dict": n_envs == 2}
+    model = hindsight(algorithm, make_vec_env(goal_env, n_envs), replay_buffer_kwargs=kwargs).learn(40)
+    assert model._n_updates > 20
+    assert model.replay_buffer.her_ratio == 0.75
+    batch = model.replay_buffer.sample(200)
+    own_goal = (batch.observations["desired_goal"] == 1).all(dim=1)
+    assert 0 < own_goal.float().mean() < 1  # the goal of the environment is all ones; others are from hindsight
+    reached = (batch.next_observations["achieved_goal"] == batch.next_observations["desired_goal"]).all(dim=1)
+    assert th.equal(batch.rewards.squeeze(1) == 0, reached)
+    assert reached[~own_goal].any()
+
+
+@every_algorithm
+def test_updates_see_relabelled_goals(algorithm: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = hindsight(algorithm)
+    seen: list[Any] = []
+    update = model.update
+
+    def spy(batch: Any, noise: Any) -> Any:
+        seen.append(batch)
+        return update(batch, noise)
+
+    monkeypatch.setattr(model, "update", spy)
+    model.learn(40)
+    goals = th.cat([batch.observations["desired_goal"] for batch in seen])
+    assert (goals != 1).any()
+    assert all(th.equal(batch.discounts, th.full((4, 1), model.gamma)) for batch in seen)
+
+
+@every_algorithm
+def test_hindsight_learns_before_an_episode_ended(algorithm: type) -> None:
+    with pytest.raises(RuntimeError, match="Unable to sample before the end of the first episode"):
+        hindsight(algorithm, learning_starts=0).learn(20)
+
+
+@every_algorithm
+def test_hindsight_with_normalised_observations(algorithm: type) -> None:
+    env = VecNormalize(make_vec_env(goal_env, 2), norm_obs_keys=[], norm_reward=True)
+    model = hindsight(algorithm, env).learn(40)
+    raw = model.replay_buffer.sample(100).rewards
+    assert set(raw.unique().tolist()) <= {-1.0, 0.0}
+    assert model.replay_buffer.sample(100, env).rewards.min() != -1
+
+
+@every_algorithm
+def test_hindsight_from_images(algorithm: type) -> None:
+    from stable_baselines3.common.envs import BitFlippingEnv
+
+    env = BitFlippingEnv(n_bits=4, continuous=True, image_obs_space=True, channel_first=False)
+    kwargs = {"features_extractor_kwargs": {"cnn_output_dim": 4}}
+    model = hindsight(algorithm, env, policy_kwargs=kwargs).learn(20)
+    assert model._n_updates > 0
+
+
+# ---------------------------------------------------------------- n-step returns
+
+
+class Counting(SpacesEnv):
+    """
+    The observation is the number of the step, the reward ten to its power.
+
+    :param kwargs: as :class:`SpacesEnv`
+    """
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(spaces.Box(0, 100, (1,)), **kwargs)
+
+    def reset(self, **kwargs: Any) -> Any:
+        _, info = super().reset(**kwargs)
+        return np.zeros(1, dtype=np.float32), info
+
+    def step(self, action: np.ndarray) -> Any:
+        _, _, terminated, truncated, info = super().step(action)
+        return np.full(1, self.steps, dtype=np.float32), 10.0 ** (self.steps - 1), terminated, truncated, info
+
+
+@pytest.mark.parametrize("truncate", [False, True])
+@every_algorithm
+def test_n_step_returns(algorithm: type, truncate: bool) -> None:
+    gamma = 0.5
+    env = Counting(episode_length=5, truncate=truncate)
+    model = make(algorithm, env, n_steps=3, gamma=gamma, learning_starts=12).learn(12)
+    seen: list[Any] = []
+    model.update = lambda batch, noise: seen.append(batch) or {name: th.zeros(()) for name in model._metrics.names}
+    model.train(1, 500)
+    (batch,) = seen
+    for start, after, reward, done, discount in zip(
+        batch.observations, batch.next_observations, batch.rewards, batch.dones, batch.discounts, strict=True
+    ):
+        # Three steps, unless the episode ends before, or the buffer does (at step 2 of the third episode)
+        steps = int(after.item() - start.item())
+        assert 1 <= steps <= 3
+        assert steps == 3 or after.item() in (5, 2)
+        assert reward.item() == pytest.approx(sum(gamma**k * 10.0 ** (start.item() + k) for k in range(steps)))
+        assert discount.item() == pytest.approx(gamma**steps)
+        assert done.item() == (after.item() == 5 and not truncate)
+
+
+@every_algorithm
+def test_n_step_returns_train(algorithm: type) -> None:
+    model = make(algorithm, VecNormalize(make_vec_env(SpacesEnv, 2)), n_steps=4, gradient_steps=-1).learn(40)
+    assert model._n_updates > 20
+    assert model.n_steps == 4
+
+
+@every_algorithm
+def test_n_step_buffer_of_the_user(algorithm: type) -> None:
+    kwargs = {"n_steps": 2, "gamma": 0.9}
+    model = make(algorithm, replay_buffer_class=NStepReplayBuffer, replay_buffer_kwargs=kwargs).learn(20)
+    discounts = model._draw(100)[0].discounts
+    assert set(np.round(discounts.unique().numpy(), 4)) <= {np.float32(0.9), np.float32(0.81)}
+
+
+@every_algorithm
+def test_one_step_is_the_ordinary_return(algorithm: type) -> None:
+    model = make(algorithm, n_steps=1, gamma=0.7).learn(10)
+    assert th.equal(model._draw(5)[0].discounts, th.full((5, 1), 0.7))
