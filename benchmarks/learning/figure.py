@@ -34,9 +34,11 @@ def draw(study: Study, collection: Collection, path: Path) -> None:
     :param path: PNG file to write
     """
     measures = ("return", *study.scalars)
-    panels = [(measure, env) for measure in measures for env in study.environments]
+    # No empty panel for an environment whose runs are still to come
+    environments = [env for env in study.environments if any(row["env"] == env for row in collection.curves)]
+    panels = [(measure, env) for measure in measures for env in environments]
     columns = (
-        min(len(study.environments), MAX_COLUMNS) if len(study.environments) > 1 else min(len(panels), MAX_COLUMNS)
+        min(len(environments), MAX_COLUMNS) if len(environments) > 1 else min(len(panels), MAX_COLUMNS)
     )
     rows = -(-len(panels) // columns)
     width, height = PANEL_INCHES
