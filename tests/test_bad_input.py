@@ -339,10 +339,11 @@ def test_dictionary_observations_are_looked_at() -> None:
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("what", ["reward", "observation"])
+@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("value", [NAN, INF])
-def test_normalisation_hides_nothing(what: str, value: float) -> None:
-    # VecNormalize clips an infinite value to a harmless one, and its running mean is lost
-    env = VecNormalize(make_vec_env(lambda: Faulty(7, what, value), 1))
+def test_normalisation_hides_nothing(what: str, value: float, training: bool) -> None:
+    # VecNormalize clips an infinite value to a harmless one; or, if it is training, its running mean is lost
+    env = VecNormalize(make_vec_env(lambda: Faulty(7, what, value), 1), training=training)
     with pytest.raises(ValueError, match=f"^{what} of environment 0 at step 7 is not finite"):
         make(SACv1, env).learn(20)
 

@@ -8,14 +8,17 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, ClassVar
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from gymnasium.utils import EzPickle
 from helpers import (
     ALGORITHMS,
     DICTIONARY,
@@ -30,7 +33,7 @@ from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecNormalize
 
 from sb3_sac_variants import SACv1, SACv2
 from sb3_sac_variants.common import checkpoint
@@ -173,10 +176,59 @@ def test_resumed_run_is_the_uninterrupted_run(algorithm: type, scenario: str, tm
 def test_simulators_resume_in_the_middle_of_an_episode(env_id: str, tmp_path: Path) -> None:
     if "v5" in env_id:
         pytest.importorskip("mujoco")
-    make_env = lambda: make_vec_env(env_id, 2, monitor_dir=str(tmp_path / "monitor"))  # noqa: E731
+
+    def make_env() -> VecEnv:
+        return make_vec_env(env_id, 2, monitor_dir=str(tmp_path / "monitor"))
+
     whole = evidence(make(SACv2, make_env()).learn(TOTAL))
     resumed = evidence(interrupted_run(SACv2, tmp_path / "run", make_env))
     np.testing.assert_equal(resumed, whole)
+
+
+def test_rendered_environment_resumes(tmp_path: Path) -> None:
+    pytest.importorskip("pygame")
+    env = gym.make("Pendulum-v1", render_mode="rgb_array")
+    model = make(SACv2, env).learn(12)
+    assert env.render().any()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.save_checkpoint(tmp_path)
+    env = gym.make("Pendulum-v1", render_mode="rgb_array")
+    resumed = SACv2.load_checkpoint(tmp_path, env, device="cpu")
+    np.testing.assert_equal(evidence(resumed)["next step"], evidence(model)["next step"])
+    assert env.render().any()
+
+
+class Inner(EzPickle):
+    """Part of an environment. Pickled, it would begin anew."""
+
+    unwrapped = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = 0
+
+
+class Adapter(SpacesEnv):
+    """An environment around others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.listed = Inner(), [Inner()]
+
+    def step(self, action: np.ndarray) -> Any:
+        self.inner.steps += 1
+        self.listed[0].steps += 1
+        return super().step(action)
+
+
+def test_environment_inside_an_adapter_resumes(tmp_path: Path) -> None:
+    make(SACv2, Adapter()).learn(13).save_checkpoint(tmp_path)
+    env = Adapter()
+    inner = env.inner
+    SACv2.load_checkpoint(tmp_path, env, device="cpu")
+    assert inner.steps == env.listed[0].steps == 13
+    assert env.inner is inner
 
 
 @pytest.mark.slow

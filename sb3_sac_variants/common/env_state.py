@@ -7,7 +7,7 @@ one layer to another are stored as numbers and point to the new layers when they
 their identity: whoever holds one, holds it afterwards.
 
 What cannot be reached, and is said so by a :class:`EnvironmentStateError`: environments in other processes
-(``SubprocVecEnv``), and those with attributes that cannot be pickled (Box2D, an open window). What cannot be
+(``SubprocVecEnv``), and those with attributes that cannot be pickled (Box2D). What cannot be
 recognised: a simulator that hides behind a plain number or address. Such an environment has to define
 ``__getstate__`` and ``__setstate__`` for its whole state, which are then used, or to raise in ``__getstate__``.
 """
@@ -21,7 +21,8 @@ import gymnasium as gym
 from gymnasium.utils import EzPickle
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
-#: attributes that belong to the process, not to the state: descriptions of the class, open log files
+#: attributes that belong to the process, not to the state: descriptions of the class, open log files (and whatever
+#: pygame draws on)
 _NOT_STATE = ("class_attributes", "results_writer")
 
 
@@ -33,7 +34,7 @@ def layers(env: VecEnv) -> list[list[Any]]:
     """
     :param env: vectorised environment
     :return: its wrappers from the outermost to the innermost, one a group, and a last group with the innermost
-        vectorised environment and, where they are in this process, its environments and their wrappers
+        vectorised environment and, where they are in this process, its environments, each with what it wraps
     """
     groups: list[list[Any]] = []
     while isinstance(env, VecEnvWrapper):
@@ -41,11 +42,21 @@ def layers(env: VecEnv) -> list[list[Any]]:
         env = env.venv
     last: list[Any] = [env]
     for single in getattr(env, "envs", []):
-        while isinstance(single, gym.Wrapper):
-            last.append(single)
-            single = single.env
-        last.append(single)
+        _add_with_inner(single, last)
     return [*groups, last]
+
+
+def _add_with_inner(env: Any, found: list[Any]) -> None:
+    """
+    :param env: an environment of whatever interface
+    :param found: where to put it, and the environments that it holds (as wrappers and adapters do)
+    """
+    if any(env is layer for layer in found):
+        return
+    found.append(env)
+    for value in vars(env).values():
+        if hasattr(type(value), "unwrapped"):  # gymnasium's and PettingZoo's environments have it
+            _add_with_inner(value, found)
 
 
 def get_state(group: list[Any], everything: list[Any]) -> bytes:
@@ -99,7 +110,11 @@ def _has_own_state(layer: Any) -> bool:
 def _attributes(layer: Any) -> Any:
     if _has_own_state(layer):
         return layer.__getstate__()
-    return {name: value for name, value in vars(layer).items() if name not in _NOT_STATE}
+    return {
+        name: value
+        for name, value in vars(layer).items()
+        if name not in _NOT_STATE and not type(value).__module__.startswith("pygame")
+    }
 
 
 def _new(cls: type) -> Any:
