@@ -37,9 +37,7 @@ def draw(study: Study, collection: Collection, path: Path) -> None:
     # No empty panel for an environment whose runs are still to come
     environments = [env for env in study.environments if any(row["env"] == env for row in collection.curves)]
     panels = [(measure, env) for measure in measures for env in environments]
-    columns = (
-        min(len(environments), MAX_COLUMNS) if len(environments) > 1 else min(len(panels), MAX_COLUMNS)
-    )
+    columns = min(len(environments), MAX_COLUMNS) if len(environments) > 1 else min(len(panels), MAX_COLUMNS)
     rows = -(-len(panels) // columns)
     width, height = PANEL_INCHES
     # A single panel alone would be blown up to the width of the page.
