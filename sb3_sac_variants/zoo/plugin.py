@@ -40,6 +40,7 @@ ZOO_ALGORITHMS = {
     "sac_v2": ZooAlgorithm(
         "sb3_sac_variants:SACv2", f"{_SAMPLERS}:sample_sac_v2_params", f"{_SAMPLERS}:convert_sac_v2_params"
     ),
+    "sql": ZooAlgorithm("sb3_sac_variants:SQL", f"{_SAMPLERS}:sample_sql_params", f"{_SAMPLERS}:convert_sql_params"),
 }
 
 

@@ -34,9 +34,7 @@ def sample_sac_v1_params(
     :param additional_args: The zoo's ``using_her_replay_buffer`` and ``her_kwargs``
     :return: Arguments of the algorithm
     """
-    trial.suggest_float("reward_scale", 0.1, 100.0, log=True)
-    trial.suggest_categorical("hard_target_update", [False, True])
-    trial.suggest_int("hard_target_update_interval", 100, 10_000, log=True)
+    _suggest_reward_scale_and_targets(trial)
     _suggest_shared_params(trial, n_actions, n_envs, additional_args)
     return convert_sac_v1_params(trial.params)
 
@@ -48,14 +46,7 @@ def convert_sac_v1_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     :param sampled_params: ``trial.params``
     :return: Arguments of the algorithm, equal to what :func:`sample_sac_v1_params` returned for the trial
     """
-    hyperparams = _convert_shared_params(sampled_params)
-    hyperparams["ent_coef"] = 1.0
-    interval = hyperparams.pop("hard_target_update_interval")
-    if hyperparams.pop("hard_target_update"):
-        hyperparams.update(tau=1.0, target_update_interval=interval)
-    else:
-        hyperparams["target_update_interval"] = 1
-    return hyperparams
+    return _convert_targets(_convert_shared_params(sampled_params))
 
 
 def sample_sac_v2_params(
@@ -94,6 +85,58 @@ def convert_sac_v2_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     hyperparams["ent_coef"] = f"auto_{hyperparams.pop('initial_ent_coef')}"
     if "target_entropy_ratio" in hyperparams:
         hyperparams["target_entropy"] = f"auto_{hyperparams.pop('target_entropy_ratio')}"
+    return hyperparams
+
+
+def sample_sql_params(
+    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """
+    Sample hyperparameters for SQL: SAC's, the reward scale, soft or hard target copies, and with continuous actions the
+    numbers of particles.
+
+    The temperature is held at 1, as for SACv1; the hard copies are those of Haarnoja et al. 2017 (appendix D).
+
+    :param trial: Optuna trial
+    :param n_actions: Dimension of the actions, 0 when they are discrete
+    :param n_envs: Number of training environments
+    :param additional_args: The zoo's ``using_her_replay_buffer`` and ``her_kwargs``
+    :return: Arguments of the algorithm
+    """
+    _suggest_reward_scale_and_targets(trial)
+    if n_actions > 0:
+        trial.suggest_categorical("n_value_particles", [16, 32, 64])
+        trial.suggest_categorical("n_svgd_particles", [8, 16, 32])
+        trial.suggest_float("svgd_update_ratio", 0.25, 0.75)
+    _suggest_shared_params(trial, n_actions, n_envs, additional_args)
+    return convert_sql_params(trial.params)
+
+
+def convert_sql_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    """
+    Turn the parameters of a SQL trial into the arguments that were sampled.
+
+    :param sampled_params: ``trial.params``
+    :return: Arguments of the algorithm, equal to what :func:`sample_sql_params` returned for the trial
+    """
+    return _convert_targets(_convert_shared_params(sampled_params))
+
+
+def _suggest_reward_scale_and_targets(trial: optuna.Trial) -> None:
+    """What the algorithms with a fixed temperature add to SAC's parameters."""
+    trial.suggest_float("reward_scale", 0.1, 100.0, log=True)
+    trial.suggest_categorical("hard_target_update", [False, True])
+    trial.suggest_int("hard_target_update_interval", 100, 10_000, log=True)
+
+
+def _convert_targets(hyperparams: dict[str, Any]) -> dict[str, Any]:
+    """Hard copies at the sampled interval, or a moving average at each gradient step; the temperature 1."""
+    hyperparams["ent_coef"] = 1.0
+    interval = hyperparams.pop("hard_target_update_interval")
+    if hyperparams.pop("hard_target_update"):
+        hyperparams.update(tau=1.0, target_update_interval=interval)
+    else:
+        hyperparams["target_update_interval"] = 1
     return hyperparams
 
 
