@@ -97,7 +97,9 @@ class SQL(MaxEntAlgorithm):
 
     @property
     def _action_kind(self) -> type[ActionKind]:
-        return AllActions if isinstance(self.action_space, spaces.Discrete) else SampledActions
+        # Without an environment there are no spaces: _check_arguments, which comes later, says so
+        space = getattr(self, "action_space", None)
+        return AllActions if isinstance(space, spaces.Discrete) else SampledActions
 
     def _check_arguments(self) -> None:
         super()._check_arguments()

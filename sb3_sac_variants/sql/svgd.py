@@ -137,7 +137,21 @@ def squashed_stein_direction(
     def total_log_density(x: th.Tensor) -> th.Tensor:
         return (log_density(squash.actions(x)) + squash.log_volume(x)).sum()
 
-    return stein_direction(fixed, updated, th.func.grad(total_log_density)(fixed)).detach()
+    return stein_direction(fixed, updated, _gradient(total_log_density, fixed)).detach()
+
+
+def _gradient(function: Callable[[th.Tensor], th.Tensor], at: th.Tensor) -> th.Tensor:
+    """
+    :param function: of a tensor, gives a scalar
+    :param at: where
+    :return: the gradient, without gradients of its own
+    """
+    if th.compiler.is_compiling():
+        return th.func.grad(function)(at)
+    # torch.func refuses networks that count something in the forward pass, as batch normalisation does
+    with th.enable_grad():
+        variable = at.detach().requires_grad_()
+        return th.autograd.grad(function(variable), variable)[0]
 
 
 def stein_loss(pre_tanh: th.Tensor, direction: th.Tensor, squash: Squash) -> th.Tensor:
