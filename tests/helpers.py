@@ -1,20 +1,27 @@
 """What the tests over all algorithms share: the list of algorithms, tiny models, and an environment of any spaces."""
 
 import copy
+from collections.abc import Collection
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import pytest
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
 
-from sb3_sac_variants import SACv1, SACv2
+from sb3_sac_variants import SQL, SACv1, SACv2
 
 #: the algorithms on continuous actions: a new one joins all their tests by joining this list
-ALGORITHMS = [SACv1, SACv2]
+ALGORITHMS = [SACv1, SACv2, SQL]
+#: those of them with a Gaussian policy, whose entropy is known: they take gSDE and a learned temperature
+GAUSSIAN = [SACv1, SACv2]
+
+every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
+every_gaussian_algorithm = pytest.mark.parametrize("algorithm", GAUSSIAN)
 
 VECTOR = spaces.Box(-1.0, 1.0, (3,), dtype=np.float32)
 ACTION = spaces.Box(-1.0, 1.0, (2,), dtype=np.float32)
@@ -30,6 +37,20 @@ TINY: dict[str, Any] = {
     "device": "cpu",
     "seed": 0,
 }
+
+
+def every_algorithm_with(name: str, cases: Collection[str], gaussian: Collection[str] = ()) -> pytest.MarkDecorator:
+    """
+    :param name: what a case is called in the test's arguments
+    :param cases: names of the cases
+    :param gaussian: those of them for Gaussian policies only
+    :return: parametrisation over the algorithms and the cases that they can do
+    """
+    pairs = [(algorithm, case) for algorithm in ALGORITHMS for case in cases]
+    return pytest.mark.parametrize(
+        ("algorithm", name),
+        [(algorithm, case) for algorithm, case in pairs if algorithm in GAUSSIAN or case not in gaussian],
+    )
 
 
 class SpacesEnv(gym.Env):

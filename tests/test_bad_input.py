@@ -139,7 +139,7 @@ def test_argument_with_no_effect(algorithm: type) -> None:
     with refused(ValueError, "ent_coef_learning_rate", 0.1, "leave it out, or pass ent_coef='auto'"):
         make(algorithm, ent_coef=0.5, ent_coef_learning_rate=0.1)
     with refused(ValueError, "ent_coef_learning_rate", -0.1, "pass a number at least 0"):
-        make(algorithm, ent_coef="auto", ent_coef_learning_rate=-0.1)
+        make(SACv2, ent_coef_learning_rate=-0.1)
 
 
 # ---------------------------------------------------------------- arguments that do not go together

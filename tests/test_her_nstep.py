@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import ALGORITHMS, SpacesEnv, goal_env, make
+from helpers import SpacesEnv, every_algorithm, goal_env, make
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
-
-every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
 
 
 def hindsight(algorithm: type, env: Any = None, **kwargs: Any) -> Any:

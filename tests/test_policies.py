@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import ALGORITHMS, DICTIONARY, IMAGE, VECTOR, NormalizingExtractor, SpacesEnv, flat_parameters, make
+from helpers import (
+    DICTIONARY,
+    GAUSSIAN,
+    IMAGE,
+    VECTOR,
+    NormalizingExtractor,
+    SpacesEnv,
+    every_algorithm,
+    flat_parameters,
+    make,
+)
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
@@ -16,8 +26,6 @@ from stable_baselines3.common.torch_layers import (
 )
 from stable_baselines3.common.vec_env import VecTransposeImage, is_vecenv_wrapped
 from torch import nn
-
-every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
 
 
 def critic_like(model: Any) -> list[Any]:
@@ -62,8 +70,9 @@ def weights(network: nn.Module) -> list[tuple[int, ...]]:
 @every_algorithm
 def test_hidden_layers(algorithm: type, net_arch: Any, actor: list[Any], critic: list[Any]) -> None:
     model = make(algorithm, net_arch=net_arch)
-    assert weights(model.actor.latent_pi) == actor
-    assert weights(model.actor.mu) == [(2, actor[-1][0] if actor else 3)]
+    if algorithm in GAUSSIAN:
+        assert weights(model.actor.latent_pi) == actor
+        assert weights(model.actor.mu) == [(2, actor[-1][0] if actor else 3)]
     assert weights(model.critic) == critic
     for online, target in targets(model):
         assert weights(online) == weights(target)
@@ -293,7 +302,7 @@ def test_policy_class_of_the_user(algorithm: type) -> None:
 
     model = algorithm(Wide, SpacesEnv(), policy_kwargs={"width": 24}, engine="eager", device="cpu", learning_starts=2)
     model.learn(5)
-    assert weights(model.actor.latent_pi) == [(24, 3)]
+    assert weights(model.critic) == [(2, 5, 24), (2, 24, 1)]
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"n_critics": 3, "share_features_extractor": True}], ids=str)

@@ -20,11 +20,11 @@ import pytest
 import torch as th
 from gymnasium.utils import EzPickle
 from helpers import (
-    ALGORITHMS,
     DICTIONARY,
     NormalizingExtractor,
     SpacesEnv,
     assert_same_parameters,
+    every_algorithm_with,
     flat_parameters,
     goal_env,
     make,
@@ -163,8 +163,7 @@ def interrupted_run(algorithm: type, folder: Path, make_env: Callable[[], Any], 
     return resumed.learn(TOTAL - resumed.num_timesteps, reset_num_timesteps=False)
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@every_algorithm_with("scenario", SCENARIOS, gaussian=["gSDE", "learned temperature"])
 def test_resumed_run_is_the_uninterrupted_run(algorithm: type, scenario: str, tmp_path: Path) -> None:
     make_env, make_kwargs = SCENARIOS[scenario]
     whole = evidence(make(algorithm, make_env(), **make_kwargs()).learn(TOTAL))

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import ALGORITHMS, SpacesEnv, assert_same_parameters, flat_parameters, make
+from helpers import (
+    ALGORITHMS,
+    GAUSSIAN,
+    SpacesEnv,
+    assert_same_parameters,
+    every_algorithm,
+    every_algorithm_with,
+    every_gaussian_algorithm,
+    flat_parameters,
+    make,
+)
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
@@ -22,8 +32,6 @@ from stable_baselines3.common.noise import (
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_sac_variants.common.buffers import TensorReplayBuffer
-
-every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
 
 
 def optimizers(model: Any) -> dict[str, th.optim.Optimizer]:
@@ -75,7 +83,7 @@ def test_nothing_is_learned_before_learning_starts(algorithm: type) -> None:
 
 @every_algorithm
 def test_every_network_learns(algorithm: type) -> None:
-    model = make(algorithm, ent_coef="auto", learning_rate=1e-2)
+    model = make(algorithm, learning_rate=1e-2, **({"ent_coef": "auto"} if algorithm in GAUSSIAN else {}))
     before = {name: value for name, value in flat_parameters(model).items() if ".optimizer" not in name}
     model.learn(20)
     after = flat_parameters(model)
@@ -106,9 +114,9 @@ def test_more_learning_steps_than_the_buffer_holds(algorithm: type) -> None:
 # ---------------------------------------------------------------- seeds
 
 
-@pytest.mark.parametrize("arguments", [{}, {"use_sde": True}, {"ent_coef": "auto"}], ids=str)
-@every_algorithm
-def test_same_seed_same_run(algorithm: type, arguments: dict[str, Any]) -> None:
+@every_algorithm_with("kind", ["plain", "gSDE", "learned temperature"], gaussian=["gSDE", "learned temperature"])
+def test_same_seed_same_run(algorithm: type, kind: str) -> None:
+    arguments = {"gSDE": {"use_sde": True}, "learned temperature": {"ent_coef": "auto"}}.get(kind, {})
     one, same, other = (make(algorithm, SpacesEnv(), **arguments, seed=seed).learn(30) for seed in (3, 3, 4))
     assert_same_parameters(one, same)
     np.testing.assert_array_equal(one.env.get_attr("actions"), same.env.get_attr("actions"))
@@ -138,7 +146,7 @@ def test_looking_at_a_model_does_not_change_its_run(algorithm: type) -> None:
 # ---------------------------------------------------------------- learning rates and optimisers
 
 
-@every_algorithm
+@every_gaussian_algorithm
 def test_learning_rate_schedules(algorithm: type) -> None:
     model = make(
         algorithm,
@@ -275,7 +283,7 @@ def test_action_noise_of_several_environments(algorithm: type) -> None:
     [({"sde_sample_freq": 3}, 4), ({"sde_sample_freq": -1}, 1), ({"sde_sample_freq": 1}, 12)],
     ids=str,
 )
-@every_algorithm
+@every_gaussian_algorithm
 def test_exploration_matrices(algorithm: type, arguments: dict[str, Any], changes: int) -> None:
     matrices = []
 
@@ -291,7 +299,7 @@ def test_exploration_matrices(algorithm: type, arguments: dict[str, Any], change
 
 
 @pytest.mark.parametrize("use_sde_at_warmup", [False, True])
-@every_algorithm
+@every_gaussian_algorithm
 def test_actions_before_learning_starts_with_gsde(algorithm: type, use_sde_at_warmup: bool) -> None:
     env = SpacesEnv(observation_space=spaces.Box(0.5, 0.5, (3,)))
     make(algorithm, env, use_sde=True, use_sde_at_warmup=use_sde_at_warmup, train_freq=10, learning_starts=20).learn(10)
@@ -300,7 +308,7 @@ def test_actions_before_learning_starts_with_gsde(algorithm: type, use_sde_at_wa
 
 
 @pytest.mark.parametrize("policy_kwargs", [{"use_expln": True}, {"log_std_init": -1.0}, {"clip_mean": 0.5}], ids=str)
-@every_algorithm
+@every_gaussian_algorithm
 def test_gsde_options(algorithm: type, policy_kwargs: dict[str, Any]) -> None:
     model = make(algorithm, use_sde=True, policy_kwargs=policy_kwargs).learn(20)
     for name, value in policy_kwargs.items():

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import ACTION, ALGORITHMS, DICTIONARY, VECTOR, SpacesEnv, make
+from helpers import ACTION, DICTIONARY, VECTOR, SpacesEnv, every_algorithm, every_gaussian_algorithm, make
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim
-
-every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
 
 OBSERVATIONS: dict[str, spaces.Space] = {
     "Box": VECTOR,
@@ -121,7 +119,7 @@ def test_actions(algorithm: type, kind: str) -> None:
         assert model.target_entropy == -size
 
 
-@every_algorithm
+@every_gaussian_algorithm
 def test_actions_reach_the_bounds(algorithm: type) -> None:
     """An actor that saturates acts at the bounds of the space, not at those of the tanh."""
     space = ACTIONS["matrix"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import ALGORITHMS, DICTIONARY, IMAGE, VECTOR, SpacesEnv, assert_same_parameters, make
+from helpers import DICTIONARY, IMAGE, VECTOR, SpacesEnv, assert_same_parameters, every_algorithm, make
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -21,8 +21,6 @@ from stable_baselines3.common.vec_env import (
     VecNormalize,
     sync_envs_normalization,
 )
-
-every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
 
 
 def several(n_envs: int = 2, **kwargs: Any) -> DummyVecEnv:
