@@ -1,6 +1,7 @@
 """What the tests over all algorithms share: the list of algorithms, tiny models, and an environment of any spaces."""
 
 import copy
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
 from sb3_sac_variants import SQL, SACv1, SACv2
@@ -168,3 +171,35 @@ def assert_same_parameters(one: Any, other: Any) -> None:
     assert left.keys() == right.keys()
     different = [name for name in left if not th.equal(left[name], right[name])]
     assert not different, different
+
+
+def several(n_envs: int = 2, **kwargs: Any) -> DummyVecEnv:
+    """
+    :param n_envs: number of environments
+    :param kwargs: as :class:`SpacesEnv`
+    :return: that many of them
+    """
+    return make_vec_env(SpacesEnv, n_envs, env_kwargs=kwargs)
+
+
+def as_arrays(value: Any) -> Any:
+    """
+    :param value: dictionaries and tuples of tensors
+    :return: the same of arrays, which NumPy can compare
+    """
+    if isinstance(value, dict):
+        return {key: as_arrays(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [as_arrays(item) for item in value]
+    return value.numpy() if isinstance(value, th.Tensor) else value
+
+
+def refused(error: type[Exception], name: str, value: Any, remedy: str) -> Any:
+    """
+    :param error: class of the error
+    :param name: of the argument, which the message names
+    :param value: its value, which the message shows
+    :param remedy: what the message advises
+    :return: a context that expects the error
+    """
+    return pytest.raises(error, match=f"(?s){re.escape(name)}.*{re.escape(repr(value))}.*{re.escape(remedy)}")

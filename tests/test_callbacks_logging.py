@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from helpers import GAUSSIAN, SpacesEnv, every_algorithm, every_gaussian_algorithm, goal_env, make
+from helpers import GAUSSIAN, SpacesEnv, every_algorithm, goal_env, make
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.callbacks import (
     BaseCallback,
@@ -167,13 +167,17 @@ def test_progress_bar(algorithm: type, capfd: pytest.CaptureFixture[str]) -> Non
 # ---------------------------------------------------------------- what is logged
 
 
-@every_gaussian_algorithm
+@every_algorithm
 def test_log_keys(algorithm: type) -> None:
-    model = make(algorithm, ent_coef="auto", ent_coef_learning_rate=1e-3, qf_learning_rate=1e-3, use_sde=True)
+    arguments: dict[str, Any] = {"qf_learning_rate": 1e-3}
+    optional = {"train/qf_learning_rate"}
+    if algorithm in GAUSSIAN:
+        arguments |= {"ent_coef": "auto", "ent_coef_learning_rate": 1e-3, "use_sde": True}
+        optional |= {"train/ent_coef_loss", "train/std", "train/ent_coef_learning_rate"}
+    model = make(algorithm, **arguments)
     rows = recorded(model)
     model.learn(40, log_interval=2)
     own = {"train/value_loss"} if algorithm is SACv1 else set()
-    optional = {"train/ent_coef_loss", "train/std", "train/qf_learning_rate", "train/ent_coef_learning_rate"}
     assert [row["step"] for row in rows] == [20, 40]
     for row in rows:
         assert COMMON | TABLES_ONLY | own | optional <= set(row)

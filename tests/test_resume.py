@@ -1,17 +1,13 @@
 """A run that is interrupted and resumed from its checkpoint gives the numbers of a run that was not, bit for bit."""
 
-import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -23,11 +19,13 @@ from helpers import (
     DICTIONARY,
     NormalizingExtractor,
     SpacesEnv,
+    as_arrays,
     assert_same_parameters,
     every_algorithm_with,
     flat_parameters,
     goal_env,
     make,
+    several,
 )
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, StopTrainingOnMaxEpisodes
@@ -36,7 +34,6 @@ from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecNormalize
 
 from sb3_sac_variants import SACv1, SACv2
-from sb3_sac_variants.common import checkpoint
 from sb3_sac_variants.common.callbacks import RunCheckpointCallback
 
 TOTAL = 36
@@ -61,10 +58,6 @@ class CrashAt(BaseCallback):
         return True
 
 
-def several(truncate: bool = True) -> DummyVecEnv:
-    return make_vec_env(SpacesEnv, 2, env_kwargs={"truncate": truncate, "episode_length": 7})
-
-
 def ou_noise() -> OrnsteinUhlenbeckActionNoise:
     return OrnsteinUhlenbeckActionNoise(np.zeros(2), 0.3 * np.ones(2), theta=0.5)
 
@@ -87,7 +80,7 @@ SCENARIOS: dict[str, tuple[Callable[[], Any], Callable[[], dict[str, Any]]]] = {
         lambda: {"policy_kwargs": {"features_extractor_class": NormalizingExtractor}},
     ),
     "gSDE": (
-        several,
+        lambda: several(truncate=True, episode_length=7),
         lambda: {
             "use_sde": True,
             "sde_sample_freq": 3,
@@ -96,9 +89,15 @@ SCENARIOS: dict[str, tuple[Callable[[], Any], Callable[[], dict[str, Any]]]] = {
             "use_sde_at_warmup": True,
         },
     ),
-    "correlated noise": (several, lambda: {"action_noise": ou_noise(), "gradient_steps": -1}),
+    "correlated noise": (
+        lambda: several(truncate=True, episode_length=7),
+        lambda: {"action_noise": ou_noise(), "gradient_steps": -1},
+    ),
     "correlated noise, one environment": (SpacesEnv, lambda: {"action_noise": ou_noise()}),
-    "VecFrameStack and VecNormalize": (lambda: VecNormalize(VecFrameStack(several(), 3)), dict),
+    "VecFrameStack and VecNormalize": (
+        lambda: VecNormalize(VecFrameStack(several(truncate=True, episode_length=7), 3)),
+        dict,
+    ),
     "n-step returns": (SpacesEnv, lambda: {"n_steps": 3}),
     "HER": (
         lambda: make_vec_env(goal_env, 2),
@@ -129,14 +128,6 @@ def evidence(model: Any) -> dict[str, Any]:
     if (normalize := model._vec_normalize_env) is not None:
         found["statistics"] = (normalize.obs_rms.mean, normalize.ret_rms.var, normalize.returns)
     return found
-
-
-def as_arrays(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: as_arrays(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [as_arrays(item) for item in value]
-    return value.numpy() if isinstance(value, th.Tensor) else value
 
 
 def scramble() -> None:
@@ -392,157 +383,3 @@ def test_hindsight_episodes_are_cut_where_a_new_one_begins(tmp_path: Path) -> No
     with pytest.warns(UserWarning, match="last trajectory .* will be truncated"):
         buffer = SACv1.load_checkpoint(tmp_path, make_vec_env(goal_env, 2), device="cpu").replay_buffer
     assert (buffer.ep_length[: buffer.pos] > 0).all()
-
-
-# ---------------------------------------------------------------- writing is all or nothing
-
-
-def fail(*args: Any, **kwargs: Any) -> Any:
-    raise OSError(28, "No space left on device")
-
-
-def fail_late(times: int, function: Callable[..., Any]) -> Callable[..., Any]:
-    """
-    :param times: calls that go well
-    :param function: what they do
-    :return: the function, until it fails
-    """
-    left = [times]
-
-    def failing(*args: Any, **kwargs: Any) -> Any:
-        left[0] -= 1
-        return fail() if left[0] < 0 else function(*args, **kwargs)
-
-    return failing
-
-
-FAILURES = {
-    "second network": ("torch.save", 2),
-    "model in place": ("os.replace", 0),
-    "replay buffer": ("pickle.dump", 0),
-    "rest": ("sb3_sac_variants.common.checkpoint.random_state", 0),
-    "flush": ("os.fsync", 3),
-    "pointer": ("os.replace", 1),
-}
-
-
-@pytest.mark.parametrize("failure", FAILURES)
-def test_interrupted_writing_leaves_the_old_checkpoint(
-    failure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = make(SACv2, SpacesEnv()).learn(12)
-    model.save_checkpoint(tmp_path)
-    old = sorted(tmp_path.rglob("*"))
-    before = flat_parameters(model)
-    model.learn(8, reset_num_timesteps=False)
-    target, times = FAILURES[failure]
-    with monkeypatch.context() as patch:
-        patch.setattr(target, fail_late(times, resolve_name(target)))
-        with pytest.raises(OSError, match="No space"):
-            model.save_checkpoint(tmp_path)
-    assert sorted(tmp_path.rglob("*")) == old
-    resumed = SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu")
-    assert resumed.num_timesteps == 12
-    np.testing.assert_equal(as_arrays(flat_parameters(resumed)), as_arrays(before))
-    model.save_checkpoint(tmp_path)
-    assert SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu").num_timesteps == 20
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_remains_of_a_killed_process_do_no_harm(tmp_path: Path) -> None:
-    model = make(SACv2, SpacesEnv()).learn(12)
-    model.save_checkpoint(tmp_path)
-    remains = tmp_path / f"{checkpoint.VERSION}20-abcdefgh"
-    remains.mkdir()
-    (remains / "model.zip").write_bytes(b"half")
-    assert SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu").num_timesteps == 12
-    model.save_checkpoint(tmp_path)
-    assert not remains.exists()
-
-
-@pytest.mark.slow
-def test_killed_while_writing(tmp_path: Path) -> None:
-    code = textwrap.dedent(f"""
-        import sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from helpers import SACv2, make
-        model = make(SACv2, buffer_size=200_000)
-        model.learn(20)
-        model.replay_buffer.pos = 150_000
-        while True:
-            model.save_checkpoint(sys.argv[1])
-            print("saved", flush=True)
-            model.num_timesteps += 1
-    """)
-    for attempt in range(5):
-        with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            time.sleep(0.05 * attempt + 0.01)
-            process.send_signal(signal.SIGKILL)
-        resumed = SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu")
-        assert resumed.replay_buffer.size() == 150_000
-
-
-# ---------------------------------------------------------------- what is no checkpoint of this run
-
-
-@pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    make(SACv2, VecNormalize(several())).learn(12).save_checkpoint(tmp_path)
-    return tmp_path
-
-
-def test_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"path='.*nowhere' holds no checkpoint: pass a folder"):
-        SACv2.load_checkpoint(tmp_path / "nowhere", SpacesEnv())
-
-
-@pytest.mark.parametrize("name", ["model.zip", "replay_buffer.pkl", "state.pkl", "checkpoint.json"])
-@pytest.mark.parametrize("damage", ["half", "empty", "noise"])
-def test_damaged_checkpoint(name: str, damage: str, saved: Path) -> None:
-    (file,) = saved.rglob(name)
-    content = file.read_bytes()
-    file.write_bytes({"half": content[: len(content) // 2], "empty": b"", "noise": bytes(range(256))}[damage])
-    with pytest.raises(ValueError, match=r"path='.*(damaged|holds something else).*load (another|a file written)"):
-        SACv2.load_checkpoint(saved, VecNormalize(several()))
-
-
-def test_other_algorithm(saved: Path) -> None:
-    with pytest.raises(ValueError, match=r"sac_v2\), not SACv1: load it with the class"):
-        SACv1.load_checkpoint(saved, VecNormalize(several()))
-
-
-@pytest.mark.parametrize(
-    "make_env",
-    [several, lambda: VecFrameStack(several(), 1), lambda: VecNormalize(make_vec_env(SpacesEnv, 3))],
-    ids=["no VecNormalize", "other wrapper", "other number"],
-)
-def test_environment_built_otherwise(make_env: Callable[[], Any], saved: Path) -> None:
-    with pytest.raises(ValueError, match=r"(?s)(env=.*build the environment as in|n_envs=2, not 3: load)"):
-        SACv2.load_checkpoint(saved, make_env())
-
-
-def test_nothing_to_resume_without_environment(tmp_path: Path) -> None:
-    model = make(SACv2)
-    model.save(tmp_path / "model")
-    with pytest.raises(ValueError, match=r"env=None leaves nothing to resume: call set_env"):
-        SACv2.load(tmp_path / "model").save_checkpoint(tmp_path / "run")
-
-
-def test_path_is_a_file(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=r"path='.*file' is a file: pass a folder"):
-        make(SACv2).save_checkpoint(tmp_path / "file")
-
-
-@pytest.mark.parametrize("save_freq", [0, -5, 1.5, None])
-def test_checkpoint_frequency(save_freq: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=rf"save_freq={save_freq} .*: pass an integer at least 1"):
-        RunCheckpointCallback(tmp_path, save_freq)
-
-
-def test_callback_says_what_it_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make(SACv2).learn(25, callback=RunCheckpointCallback(tmp_path, 10, verbose=1))
-    assert capsys.readouterr().out.count("Saved a checkpoint of step") == 2
-    assert json.loads((tmp_path / checkpoint.POINTER).read_text())["num_timesteps"] == 20

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import DICTIONARY, IMAGE, VECTOR, SpacesEnv, assert_same_parameters, every_algorithm, make
+from helpers import DICTIONARY, IMAGE, VECTOR, SpacesEnv, assert_same_parameters, every_algorithm, make, several
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
@@ -21,10 +20,6 @@ from stable_baselines3.common.vec_env import (
     VecNormalize,
     sync_envs_normalization,
 )
-
-
-def several(n_envs: int = 2, **kwargs: Any) -> DummyVecEnv:
-    return make_vec_env(SpacesEnv, n_envs, env_kwargs=kwargs)
 
 
 @every_algorithm

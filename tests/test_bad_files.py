@@ -1,0 +1,156 @@
+"""Files that are damaged, foreign, or of another model are refused with the reason."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gymnasium import spaces
+from helpers import ALGORITHMS, SpacesEnv, make, refused
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.env_util import make_vec_env
+
+from sb3_sac_variants import SACv1, SACv2
+
+# ---------------------------------------------------------------- files
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "model.zip"
+    make(SACv2).learn(8).save(path)
+    return path
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"path='.*nothing': there is no such file, with or without \.zip"):
+        SACv2.load(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.01, 0.5, 0.9, 0.999])
+def test_truncated_file(keep: float, saved: Path, tmp_path: Path) -> None:
+    content = saved.read_bytes()
+    (tmp_path / "cut.zip").write_bytes(content[: int(keep * len(content))])
+    with pytest.raises(
+        ValueError, match=r"path='.*cut\.zip' is damaged, or no saved model \(.*\): load a file written"
+    ):
+        SACv2.load(tmp_path / "cut.zip")
+
+
+def test_flipped_bits(saved: Path, tmp_path: Path) -> None:
+    content = bytearray(saved.read_bytes())
+    with zipfile.ZipFile(saved) as archive:
+        start = archive.getinfo("policy.pth").header_offset
+    content[start + 500 : start + 600] = bytes(100)
+    (tmp_path / "flipped.zip").write_bytes(content)
+    with pytest.raises(ValueError, match=r"path='.*flipped\.zip' is damaged \(in 'policy\.pth'\): load another copy"):
+        SACv2.load(tmp_path / "flipped.zip")
+
+
+@pytest.mark.parametrize("content", [{}, {"data": "no json"}, {"data": "[1, 2]"}, {"readme.txt": "hello"}], ids=str)
+def test_foreign_zip(content: dict[str, str], tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "foreign.zip", "w") as archive:
+        for name, text in content.items():
+            archive.writestr(name, text)
+    with pytest.raises(ValueError, match=r"path='.*foreign\.zip' is .*no saved model.*: load a file written by save"):
+        SACv2.load(tmp_path / "foreign.zip")
+
+
+def test_what_is_no_zip(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"path='<BytesIO>' is damaged, or no saved model \(File is not a zip file\)"):
+        SACv2.load(io.BytesIO(b"nothing that was ever saved"))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_zip_of_another_algorithm(algorithm: type, tmp_path: Path) -> None:
+    make(algorithm).save(tmp_path / "model")
+    for other in ALGORITHMS:
+        if other is not algorithm:
+            message = (
+                rf"path='.*model' holds a model of another algorithm \({algorithm.algorithm_id}\), not {other.__name__}"
+            )
+            with pytest.raises(ValueError, match=message + ": load it with the class it was saved with"):
+                other.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_zip_of_stable_baselines3(algorithm: type, tmp_path: Path) -> None:
+    SAC("MlpPolicy", SpacesEnv(), buffer_size=10, policy_kwargs={"net_arch": [4]}).save(tmp_path / "sac")
+    with pytest.raises(
+        ValueError, match=r"another algorithm \(stable_baselines3\.sac.*take it over with SACv2\.from_sb3"
+    ):
+        algorithm.load(tmp_path / "sac")
+    PPO("MlpPolicy", SpacesEnv(), device="cpu", policy_kwargs={"net_arch": [4]}).save(tmp_path / "ppo")
+    with pytest.raises(
+        ValueError, match=r"another algorithm \(stable_baselines3\..*\), not .*: load it with the class"
+    ):
+        algorithm.load(tmp_path / "ppo")
+
+
+def test_unknown_arguments_of_load(saved: Path) -> None:
+    with pytest.raises(
+        TypeError, match=r"SACv2\.load\(\) got unknown arguments \['bath_size'\]: pass names of the algo"
+    ):
+        SACv2.load(saved, bath_size=3)
+
+
+def test_values_without_a_meaning_in_load(saved: Path) -> None:
+    with refused(ValueError, "batch_size", 0, "pass an integer at least 1"):
+        SACv2.load(saved, batch_size=0)
+    with pytest.raises(ValueError, match="policy kwargs do not equal the stored"):
+        SACv2.load(saved, policy_kwargs={"net_arch": [8]})
+
+
+def test_temperature_of_another_kind_in_load(saved: Path) -> None:
+    with refused(ValueError, "ent_coef", 0.1, "saved with ent_coef='auto': make a new model"):
+        SACv2.load(saved, ent_coef=0.1)
+
+
+def test_environment_with_other_spaces_in_load(saved: Path) -> None:
+    with pytest.raises(ValueError, match="Observation spaces do not match"):
+        SACv2.load(saved, env=SpacesEnv(spaces.Box(-1, 1, (7,))))
+    with pytest.raises(ValueError, match="Action spaces do not match"):
+        SACv2.load(saved, env=SpacesEnv(action_space=spaces.Box(-2, 2, (2,))))
+
+
+def test_saved_model_says_what_it_is(saved: Path) -> None:
+    with zipfile.ZipFile(saved) as archive:
+        assert json.loads(archive.read("data"))["algorithm"] == "sac_v2"
+
+
+@pytest.mark.parametrize("content", [b"", b"noise" * 20, "another object"], ids=["empty", "noise", "object"])
+def test_damaged_replay_buffer(content: Any, tmp_path: Path) -> None:
+    import pickle
+
+    model = make(SACv1).learn(8)
+    before = model.replay_buffer
+    (tmp_path / "buffer.pkl").write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
+    with pytest.raises(
+        ValueError, match=r"path='.*buffer\.pkl' is damaged, or holds something else \(.*\): load another"
+    ):
+        model.load_replay_buffer(tmp_path / "buffer.pkl")
+    assert model.replay_buffer is before
+
+
+def test_replay_buffer_of_other_environments(tmp_path: Path) -> None:
+    model = make(SACv1).learn(8)
+    for name, env in {
+        "n_envs": make_vec_env(SpacesEnv, 2),
+        "observation_space": SpacesEnv(spaces.Box(-1, 1, (5,))),
+        "action_space": SpacesEnv(action_space=spaces.Box(-1, 1, (1,))),
+    }.items():
+        make(SACv1, env, gradient_steps=-1).learn(8).save_replay_buffer(tmp_path / "buffer.pkl")
+        with pytest.raises(ValueError, match=rf"path='.*' holds a replay buffer with {name}=.*, not .*: load one of"):
+            model.load_replay_buffer(tmp_path / "buffer.pkl")
+
+
+def test_parameters_of_another_model() -> None:
+    model = make(SACv1)
+    with pytest.raises(ValueError, match="Key nothing is an invalid object name"):
+        model.set_parameters({"nothing": {}})
+    with pytest.raises(ValueError, match="Names of parameters do not match"):
+        model.set_parameters({"policy": model.get_parameters()["policy"]})
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        model.set_parameters(make(SACv1, net_arch=[8]).get_parameters())

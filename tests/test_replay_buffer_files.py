@@ -1,0 +1,115 @@
+"""Saving and loading of replay buffers."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from helpers import (
+    DICTIONARY,
+    IMAGE,
+    VECTOR,
+    SpacesEnv,
+    every_algorithm,
+    goal_env,
+    make,
+)
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_sac_variants import SACv1
+from sb3_sac_variants.common.buffers import TensorReplayBuffer
+
+#: observations, policy and arguments
+KINDS: dict[str, tuple[spaces.Space, str, dict[str, Any]]] = {
+    "plain": (VECTOR, "MlpPolicy", {}),
+    "images": (IMAGE, "CnnPolicy", {"policy_kwargs": {"features_extractor_kwargs": {"features_dim": 4}}}),
+    "dictionary": (
+        DICTIONARY,
+        "MultiInputPolicy",
+        {"policy_kwargs": {"features_extractor_kwargs": {"cnn_output_dim": 4}}, "optimize_memory_usage": True},
+    ),
+    "n-step returns": (VECTOR, "MlpPolicy", {"n_steps": 3}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@every_algorithm
+def test_replay_buffer_goes_to_another_model(algorithm: type, kind: str, tmp_path: pathlib.Path) -> None:
+    space, policy, arguments = KINDS[kind]
+    model = make(algorithm, SpacesEnv(space), policy, **arguments).learn(15)
+    model.save_replay_buffer(tmp_path / "buffer")
+    other = make(algorithm, SpacesEnv(space), policy, **arguments)
+    other.load_replay_buffer(str(tmp_path / "buffer.pkl"))
+    batches = []
+    for each in (model, other):
+        th.manual_seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        batches.append(each.replay_buffer.sample(20))
+    for left, right in zip(*batches, strict=True):
+        for key in left if isinstance(left, dict) else [...]:
+            assert left is right is None or th.equal(left[key], right[key])
+    other.learn(10)
+    assert other._n_updates == 5
+    assert other.replay_buffer.size() == 25
+
+
+@every_algorithm
+def test_replay_buffer_of_another_class(algorithm: type, tmp_path: pathlib.Path) -> None:
+    """A buffer that SB3's SAC saved serves as well, and the other way round."""
+    theirs = make(algorithm, replay_buffer_class=ReplayBuffer).learn(10)
+    theirs.save_replay_buffer(tmp_path / "buffer.pkl")
+    ours = make(algorithm)
+    ours.load_replay_buffer(tmp_path / "buffer.pkl")
+    assert type(ours.replay_buffer) is ReplayBuffer
+    ours.learn(12, reset_num_timesteps=False)
+    assert ours.replay_buffer.size() == 22
+
+
+@every_algorithm
+def test_buffer_file_holds_only_what_is_filled(algorithm: type, tmp_path: pathlib.Path) -> None:
+    model = make(algorithm, buffer_size=100_000).learn(10)
+    model.save_replay_buffer(tmp_path / "buffer.pkl")
+    assert (tmp_path / "buffer.pkl").stat().st_size < 10_000
+    model.load_replay_buffer(tmp_path / "buffer.pkl")
+    assert (model.replay_buffer.buffer_size, model.replay_buffer.size()) == (100_000, 10)
+
+
+@every_algorithm
+def test_hindsight_buffer_is_saved_without_its_environment(algorithm: type, tmp_path: pathlib.Path) -> None:
+    kwargs = {"policy": "MultiInputPolicy", "replay_buffer_class": HerReplayBuffer, "learning_starts": 10}
+    model = make(algorithm, goal_env(), **kwargs).learn(23)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer.pkl")
+    loaded = algorithm.load(tmp_path / "model", env=goal_env(), device="cpu")
+    with pytest.warns(UserWarning, match="last trajectory in the replay buffer will be truncated"):
+        loaded.load_replay_buffer(tmp_path / "buffer.pkl")
+    assert loaded.replay_buffer.env is loaded.env
+    loaded.learn(10, reset_num_timesteps=False)
+
+
+@every_algorithm
+def test_training_goes_on_after_loading(algorithm: type, tmp_path: pathlib.Path) -> None:
+    env = VecNormalize(make_vec_env(SpacesEnv, 2))
+    model = make(algorithm, env, gradient_steps=-1).learn(30)
+    model.save(tmp_path / "model")
+    model.save_replay_buffer(tmp_path / "buffer.pkl")
+    env.save(tmp_path / "statistics.pkl")
+    env = VecNormalize.load(tmp_path / "statistics.pkl", make_vec_env(SpacesEnv, 2))
+    loaded = algorithm.load(tmp_path / "model", env=env, device="cpu")
+    loaded.load_replay_buffer(tmp_path / "buffer.pkl")
+    loaded.learn(20, reset_num_timesteps=False)
+    assert (loaded.num_timesteps, loaded._n_updates) == (50, model._n_updates + 20)
+    assert loaded.replay_buffer.size() == 25
+
+
+def test_memory_is_taken_by_the_first_transition() -> None:
+    model = make(SACv1, buffer_size=10**12)
+    assert isinstance(model.replay_buffer, TensorReplayBuffer)
+    model.predict(VECTOR.sample())
+    with pytest.raises(MemoryError, match="buffer_size=1000000000000 transitions: lower buffer_size"):
+        model.learn(1)
