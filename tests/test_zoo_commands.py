@@ -142,6 +142,9 @@ def test_optimize_and_load_every_trial(algo: str, storage: str, tmp_path: Path) 
 @slow
 @pytest.mark.parametrize("storage", ["journal/study.log", "sqlite:///study.db"])
 def test_two_workers_on_one_study(storage: str, tmp_path: Path) -> None:
+    # Two processes that create the tables of an SQLite file at the same moment fail, in Optuna alone too.
+    (tmp_path / "journal").mkdir()
+    optuna.create_study(study_name="study", storage=study_storage(storage, tmp_path), direction="maximize")
     options = [
         *OPTIMIZE,
         "--storage",
