@@ -54,7 +54,7 @@ def _add_with_inner(env: Any, found: list[Any]) -> None:
     if any(env is layer for layer in found):
         return
     found.append(env)
-    for value in vars(env).values():
+    for value in getattr(env, "__dict__", {}).values():
         if hasattr(type(value), "unwrapped"):  # gymnasium's and PettingZoo's environments have it
             _add_with_inner(value, found)
 
