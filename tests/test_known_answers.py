@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import ALGORITHMS, assert_same_parameters, flat_parameters, make
+from helpers import GAUSSIAN, assert_same_parameters, flat_parameters, make
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
@@ -118,7 +118,7 @@ def assert_boltzmann(model: Any, density: Any, scale: float = 1.0) -> None:
 
 
 @pytest.mark.parametrize("as_reward_scale", [False, True], ids=["ent_coef", "reward_scale"])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", GAUSSIAN)
 def test_policy_value_and_q_of_a_single_step(algorithm, as_reward_scale):
     """With alpha as the temperature, and as the scale 1/alpha of the rewards at temperature one: the same policy."""
     scale = 1 / ALPHA if as_reward_scale else 1.0
@@ -141,7 +141,7 @@ def test_mixture_finds_both_peaks_in_their_proportion():
     assert_boltzmann(learn(SACv1, two_peaks, 2500, ent_coef=ALPHA, **arguments), two_peaks)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", GAUSSIAN)
 def test_learned_temperature_reaches_its_target_entropy(algorithm):
     """Here the optimal temperature is ALPHA when the target is the entropy of p."""
     actions = np.linspace(-0.99975, 0.99975, 4000)
@@ -181,7 +181,7 @@ class Constant(gym.Env):
 
 
 @pytest.mark.parametrize(("truncate", "q"), [(True, 2.0), (False, 1.0)], ids=["truncation", "termination"])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", GAUSSIAN)
 def test_values_go_on_through_truncation_and_not_through_termination(algorithm, truncate, q):
     # 1 / (1 - gamma) = 2
     arguments = {"gamma": 0.5, "ent_coef": 0.0, "tau": 0.2, "learning_rate": 5e-3, "gradient_steps": 8}
@@ -219,7 +219,7 @@ class TargetWatch(BaseCallback):
         return True
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", GAUSSIAN)
 def test_targets_are_copied_every_so_many_gradient_steps_of_the_whole_run(algorithm, tmp_path):
     model = make(algorithm, tau=1.0, target_update_interval=4, gradient_steps=1, learning_starts=0)
     watch = TargetWatch()
@@ -236,7 +236,7 @@ def test_targets_are_copied_every_so_many_gradient_steps_of_the_whole_run(algori
 
 
 @pytest.mark.parametrize("use_sde", [False, True])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", GAUSSIAN)
 def test_same_seed_same_run(algorithm, use_sde):
     runs = [make(algorithm, seed=seed, use_sde=use_sde).learn(40) for seed in (1, 1, 2)]
     assert runs[0]._n_updates > 30
