@@ -17,16 +17,17 @@ from helpers import VECTOR, SpacesEnv
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.utils import FloatSchedule
 
-from sb3_sac_variants import SACv1, SACv2
+from sb3_sac_variants import SQL, SACv1, SACv2
+from sb3_sac_variants.common.target_entropy import parse_target_entropy
 from sb3_sac_variants.zoo import hyperparameter_file, register
 
-ALGORITHMS = {"sac_v1": SACv1, "sac_v2": SACv2}
+ALGORITHMS = {"sac_v1": SACv1, "sac_v2": SACv2, "sql": SQL}
 HYPERPARAMS = {algo: yaml.safe_load(hyperparameter_file(algo).read_text()) for algo in ALGORITHMS}
 ENTRIES = [
     pytest.param(algo, env_id, id=f"{algo}-{env_id}")
     for algo, entries in HYPERPARAMS.items()
     for env_id in entries
-    if env_id != "default"
+    if env_id not in ("default", "atari")
 ]
 MUJOCO_V5 = [
     "Ant-v5",
@@ -113,6 +114,8 @@ def test_entry_makes_the_model_it_describes(algo: str, env_id: str, monkeypatch:
             assert (made.frequency, made.unit.value) == (tuple(value) if isinstance(value, list) else (value, "step"))
         elif name == "replay_buffer_class":
             assert made.__name__ == value
+        elif name == "target_entropy":
+            assert made == parse_target_entropy(value, model.action_space)
         elif name == "replay_buffer_kwargs":
             assert made == eval(value)
         else:
@@ -133,7 +136,7 @@ def test_environment_without_an_entry_takes_the_default(
     model, manager = experiment(algo, "NobodyTunedThis-v7")
     assert "Using 'default' hyperparameters" in capsys.readouterr().out
     assert manager.n_timesteps == 1_000_000
-    assert model.reward_scale == (5.0 if algo == "sac_v1" else 1.0)
+    assert model.reward_scale == HYPERPARAMS[algo]["default"].get("reward_scale", 1.0)
 
 
 @pytest.mark.usefixtures("zoo")
@@ -143,7 +146,7 @@ def test_options_on_the_command_line_go_before_the_file() -> None:
     assert isinstance(model.lr_schedule, FloatSchedule)
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", ["sac_v1", "sac_v2"])
 def test_files_have_every_environment_of_the_zoos_sac_and_of_mujoco(algo: str) -> None:
     zoo_file = Path(rl_zoo3.__file__).parent / "hyperparams" / "sac.yml"
     wanted = {*yaml.safe_load(zoo_file.read_text()), *MUJOCO_V5}
@@ -159,6 +162,21 @@ def test_sac_v1_has_the_reward_scales_and_warm_up_of_the_paper() -> None:
             assert entry["reward_scale"] == scale
             assert entry["learning_starts"] == (10_000 if robot in ("HalfCheetah", "Ant") else 1000)
     assert HYPERPARAMS["sac_v1"]["HumanoidStandup-v5"]["reward_scale"] == 100
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_files_have_the_zoos_discrete_environments_and_toy_text(algo: str) -> None:
+    zoo_file = Path(rl_zoo3.__file__).parent / "hyperparams" / "dqn.yml"
+    assert {*yaml.safe_load(zoo_file.read_text()), "FrozenLake-v1", "CliffWalking-v1"} <= set(HYPERPARAMS[algo])
+
+
+def test_sql_has_the_reward_scales_of_the_paper() -> None:
+    scales = {"Hopper": 30, "Walker2d": 10, "HalfCheetah": 30, "Ant": 300, "Humanoid": 100, "Swimmer": 30}
+    for robot, scale in scales.items():
+        for version in ("v4", "v5"):
+            assert HYPERPARAMS["sql"][f"{robot}-{version}"]["reward_scale"] == scale
+    assert set(MUJOCO_V5) <= set(HYPERPARAMS["sql"])
+    assert "ent_coef" not in HYPERPARAMS["sql"]["default"]
 
 
 def test_every_entry_says_how_reward_and_entropy_weigh() -> None:

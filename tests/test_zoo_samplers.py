@@ -11,17 +11,20 @@ import pytest
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.her import HerReplayBuffer
 
-from sb3_sac_variants import SACv1, SACv2
+from sb3_sac_variants import SQL, SACv1, SACv2
 from sb3_sac_variants.zoo.samplers import (
     convert_sac_v1_params,
     convert_sac_v2_params,
+    convert_sql_params,
     sample_sac_v1_params,
     sample_sac_v2_params,
+    sample_sql_params,
 )
 
 SAMPLERS = [
     pytest.param(SACv1, sample_sac_v1_params, convert_sac_v1_params, id="sac_v1"),
     pytest.param(SACv2, sample_sac_v2_params, convert_sac_v2_params, id="sac_v2"),
+    pytest.param(SQL, sample_sql_params, convert_sql_params, id="sql"),
 ]
 HER_KWARGS = [None, {}, {"n_sampled_goal": 4, "goal_selection_strategy": "future", "copy_info_dict": True}]
 
