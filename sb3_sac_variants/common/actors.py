@@ -9,7 +9,6 @@ graph, repeated in a test, and the same seed gives the same run on every engine.
 import math
 
 import torch as th
-from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.sac.policies import Actor
 from torch.nn import functional as F
@@ -39,7 +38,7 @@ def log_det_tanh(pre_tanh: th.Tensor) -> th.Tensor:
     :param pre_tanh: u, ``(..., D)``
     :return: ``(...)``
     """
-    return (2.0 * (math.log(2.0) - pre_tanh - F.softplus(-2.0 * pre_tanh))).sum(dim=-1)
+    return 2.0 * (math.log(2.0) - pre_tanh - F.softplus(-2.0 * pre_tanh)).sum(dim=-1)
 
 
 class SquashedGaussianActor(Actor):
@@ -56,7 +55,8 @@ class SquashedGaussianActor(Actor):
         """
         if self.use_sde:
             return tuple(self.get_std().shape)
-        return (batch_size, get_action_dim(self.action_space))
+        assert self.action_space.shape is not None
+        return (batch_size, math.prod(self.action_space.shape))
 
     def sample(self, obs: PyTorchObs, noise: th.Tensor, reparameterize: bool = True) -> PolicySample:
         """
@@ -78,7 +78,11 @@ class SquashedGaussianActor(Actor):
             u = mean + log_std.exp() * noise
         if not reparameterize:
             u = u.detach()
-        log_prob = (gaussian_log_prob(u, mean, log_std) - log_det_tanh(u)).unsqueeze(1)
+        if self.use_sde or not reparameterize:
+            log_density = gaussian_log_prob(u, mean, log_std)
+        else:  # (u - mean) / std is the noise, whatever the parameters: N(u; mean, std) = N(noise; 0, 1) / std
+            log_density = (-0.5 * noise.square() - LOG_SQRT_2PI - log_std).sum(dim=-1)
+        log_prob = (log_density - log_det_tanh(u)).unsqueeze(1)
         return PolicySample(th.tanh(u), log_prob, th.ones_like(log_prob))
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:

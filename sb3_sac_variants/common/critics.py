@@ -44,6 +44,8 @@ class StackedLinear(nn.Module):
             return (inputs * self.weight.transpose(1, 2)).sum(dim=2, keepdim=True) + self.bias
         if inputs.dim() == 2:
             inputs = inputs.expand(self.weight.shape[0], *inputs.shape)
+        if th.compiler.is_compiling():  # the compiler fuses the sum with the activation
+            return th.bmm(inputs, self.weight) + self.bias
         return th.baddbmm(self.bias, inputs, self.weight)
 
     def extra_repr(self) -> str:
@@ -67,7 +69,9 @@ def stacked_mlp(
     sizes = [input_dim, *net_arch]
     layers: list[nn.Module] = []
     for in_features, out_features in itertools.pairwise(sizes):
-        layers += [StackedLinear(n, in_features, out_features), activation_fn()]
+        # In place where that is safe: half a megabyte less to allocate and to read, at 256 units and batch 256
+        activation = nn.ReLU(inplace=True) if activation_fn is nn.ReLU else activation_fn()
+        layers += [StackedLinear(n, in_features, out_features), activation]
     return nn.Sequential(*layers, StackedLinear(n, sizes[-1], output_dim))
 
 
@@ -106,7 +110,13 @@ class StackedCritic(BaseModel):
         )
         self.share_features_extractor = share_features_extractor
         self.n_critics = n_critics
-        self.q_networks = stacked_mlp(n_critics, *self._network_sizes(features_dim), net_arch, activation_fn)
+        self.q_networks = stacked_mlp(self._n_networks(), *self._network_sizes(features_dim), net_arch, activation_fn)
+
+    def _n_networks(self) -> int:
+        """
+        :return: how many networks are stacked
+        """
+        return self.n_critics
 
     @abstractmethod
     def _network_sizes(self, features_dim: int) -> tuple[int, int]:

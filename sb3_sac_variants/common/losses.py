@@ -54,13 +54,15 @@ class PolicySample(NamedTuple):
     weights: th.Tensor
 
 
-def _check_shape(name: str, tensor: th.Tensor, expected: tuple[int | None, ...]) -> None:
+def check_shape(name: str, tensor: th.Tensor, expected: tuple[int | None, ...]) -> None:
     """
     :param name: how the tensor is called in the error
     :param tensor: the tensor
     :param expected: its shape, None where any size will do
     :raises ValueError: if the shape differs
     """
+    if tensor.shape == expected:
+        return
     if tensor.dim() != len(expected) or any(
         want is not None and have != want for have, want in zip(tensor.shape, expected, strict=True)
     ):
@@ -78,7 +80,7 @@ def expectation(sample: PolicySample, values: th.Tensor) -> th.Tensor:
     :param values: f at these actions, ``(B, K)``
     :return: ``(B, 1)``
     """
-    _check_shape("values", values, tuple(sample.weights.shape))
+    check_shape("values", values, sample.weights.shape)
     return (sample.weights * values).sum(dim=1, keepdim=True)
 
 
@@ -91,7 +93,7 @@ def soft_value(q_values: th.Tensor, sample: PolicySample, ent_coef: th.Tensor) -
     :param ent_coef: temperature alpha, a scalar tensor
     :return: ``(B, 1)``
     """
-    _check_shape("q_values", q_values, tuple(sample.log_prob.shape))
+    check_shape("q_values", q_values, tuple(sample.log_prob.shape))
     return expectation(sample, q_values - ent_coef * sample.log_prob)
 
 
@@ -104,9 +106,9 @@ def soft_bellman_target(batch: Batch, next_value: th.Tensor, reward_scale: float
     :param reward_scale: c, multiplies the reward; 1/alpha of P18
     :return: ``(B, 1)``, without gradient
     """
-    _check_shape("next_value", next_value, (None, 1))
+    check_shape("next_value", next_value, (None, 1))
     for name in ("rewards", "dones", "discounts"):
-        _check_shape(f"batch.{name}", getattr(batch, name), tuple(next_value.shape))
+        check_shape(f"batch.{name}", getattr(batch, name), tuple(next_value.shape))
     return (reward_scale * batch.rewards + (1.0 - batch.dones) * batch.discounts * next_value).detach()
 
 
@@ -120,8 +122,8 @@ def soft_bellman_error(q_values: th.Tensor, target_q: th.Tensor) -> th.Tensor:
     :param target_q: y, ``(B, 1)``
     :return: scalar
     """
-    _check_shape("target_q", target_q, (None, 1))
-    _check_shape("q_values", q_values, (None, *target_q.shape))
+    check_shape("target_q", target_q, (None, 1))
+    check_shape("q_values", q_values, (None, *target_q.shape))
     return 0.5 * (q_values - target_q).square().mean(dim=(1, 2)).sum()
 
 
@@ -133,8 +135,8 @@ def soft_value_error(values: th.Tensor, target_value: th.Tensor) -> th.Tensor:
     :param target_value: E_pi[Q - alpha log pi], ``(B, 1)``, without gradient
     :return: scalar
     """
-    _check_shape("target_value", target_value, (None, 1))
-    _check_shape("values", values, tuple(target_value.shape))
+    check_shape("target_value", target_value, (None, 1))
+    check_shape("values", values, tuple(target_value.shape))
     return 0.5 * (values - target_value).square().mean()
 
 
@@ -166,9 +168,9 @@ def likelihood_ratio_policy_improvement(
     :param ent_coef: temperature alpha, a scalar tensor without gradient
     :return: scalar
     """
-    _check_shape("q_values", q_values, (None, None))
-    _check_shape("values", values, (q_values.shape[0], 1))
-    _check_shape("sample.log_prob", sample.log_prob, tuple(q_values.shape))
+    check_shape("q_values", q_values, (None, None))
+    check_shape("values", values, (q_values.shape[0], 1))
+    check_shape("sample.log_prob", sample.log_prob, tuple(q_values.shape))
     advantage = q_values - ent_coef * sample.log_prob - values
     return -expectation(sample, sample.log_prob * advantage.detach()).mean()
 
@@ -184,7 +186,7 @@ def importance_sampled_soft_value(q_values: th.Tensor, proposal: PolicySample, e
     :param ent_coef: temperature alpha, a scalar tensor
     :return: ``(B, 1)``
     """
-    _check_shape("q_values", q_values, tuple(proposal.log_prob.shape))
+    check_shape("q_values", q_values, tuple(proposal.log_prob.shape))
     log_ratio = q_values / ent_coef - proposal.log_prob + proposal.weights.log()
     return ent_coef * th.logsumexp(log_ratio, dim=1, keepdim=True)
 
