@@ -55,6 +55,7 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
     #: pairs of networks (online, target)
     tracked_networks: ClassVar[dict[str, str]]
     supported_action_spaces: ClassVar[tuple[type[spaces.Space], ...]] = (spaces.Box,)
+    default_replay_buffer_class: ClassVar[type[TensorReplayBuffer]] = TensorReplayBuffer
 
     policy: MaxEntPolicy
     actor: SquashedGaussianActor | CategoricalActor
@@ -89,7 +90,7 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
         # What SB3 chooses for an argument that was left out must not be saved as if it had been passed
         chosen = self.replay_buffer_class, dict(self.replay_buffer_kwargs)
         if self.replay_buffer_class is None and self.n_steps == 1:
-            self.replay_buffer_class = TensorReplayBuffer
+            self.replay_buffer_class = self.default_replay_buffer_class
         super()._setup_model()
         self.replay_buffer_class, self.replay_buffer_kwargs = chosen
         self._create_aliases()
@@ -116,20 +117,23 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
         return {"actor", *self.policy.learned_networks, *self.tracked_networks.values()}
 
     def _setup_temperature(self) -> None:
-        value, learned = parse_ent_coef(self.ent_coef)
-        self.temperature: Temperature
-        if learned:
-            temperature = LearnedTemperature(value, getattr(self, "ent_coef_loss", "alpha")).to(self.device)
+        self.temperature: Temperature = self._make_temperature(*parse_ent_coef(self.ent_coef)).to(self.device)
+        if isinstance(self.temperature, LearnedTemperature):
             # Adam as in SB3, whatever the networks use: weight decay, say, has no meaning for one number
-            temperature.setup_optimizer(th.optim.Adam, lr=self.lr_schedule(1))
-            self.temperature = temperature
-        else:
-            self.temperature = Temperature(value).to(self.device)
+            self.temperature.setup_optimizer(th.optim.Adam, lr=self.lr_schedule(1))
+
+    def _make_temperature(self, value: float, learned: bool) -> Temperature:
+        """
+        :param value: (initial) alpha
+        :param learned: whether it is learned
+        :return: the temperature, without an optimiser
+        """
+        return LearnedTemperature(value, getattr(self, "ent_coef_loss", "alpha")) if learned else Temperature(value)
 
     @property
     def log_ent_coef(self) -> th.Tensor | None:
         """
-        :return: log of the learned temperature, ``(1,)``; None if it is fixed
+        :return: log of the learned temperature, ``(1,)`` (with several agents, one each); None if it is fixed
         """
         return self.temperature.log_ent_coef if isinstance(self.temperature, LearnedTemperature) else None
 
@@ -248,11 +252,19 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
         metrics = self._metrics.means()
         for name, value in metrics.items():
             self.logger.record(f"train/{name}", value)
-        if self.temperature.learned:
-            self._runaway_watch.check(metrics, self.target_entropy)
+        self._watch(metrics)
         if self.num_timesteps > self._num_timesteps_at_start:
             self.logger.record("train/update_to_data", self._n_updates / max(self.num_timesteps, 1))
         super().dump_logs()
+
+    def _watch(self, metrics: dict[str, float]) -> None:
+        """
+        Warn of what can be seen to go wrong.
+
+        :param metrics: means since the last time, empty if there was no update
+        """
+        if self.temperature.learned:
+            self._runaway_watch.check(metrics, self.target_entropy)
 
     def learn(
         self: SelfMaxEnt,

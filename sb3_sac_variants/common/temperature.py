@@ -15,19 +15,20 @@ class Temperature(nn.Module):
     A fixed temperature.
 
     :param value: alpha, at least 0
+    :param size: how many of them there are, all with this value: one for each agent, say
     """
 
     learned = False
 
-    def __init__(self, value: float):
+    def __init__(self, value: float, size: int = 1):
         super().__init__()
         # Not saved: a fixed temperature is an argument of the algorithm, not something learned
-        self.register_buffer("ent_coef", th.tensor([value], dtype=th.float32), persistent=False)
+        self.register_buffer("ent_coef", th.full((size,), value, dtype=th.float32), persistent=False)
 
     @property
     def value(self) -> th.Tensor:
         """
-        :return: alpha, ``(1,)``, without gradient
+        :return: alpha, ``(size,)``, without gradient
         """
         return self.ent_coef  # type: ignore[return-value]
 
@@ -52,14 +53,15 @@ class LearnedTemperature(Temperature):
     :param loss: what eq. 18 is differentiated by: "alpha" (the paper: the gradient of exp(log alpha)) or "log_alpha"
         (the authors' early code and SB3, where alpha moves at a speed independent of its size;
         rail-berkeley/softlearning issue 37)
+    :param size: how many of them there are
     """
 
     learned = True
 
-    def __init__(self, value: float, loss: str = "alpha"):
-        super().__init__(value)
+    def __init__(self, value: float, loss: str = "alpha", size: int = 1):
+        super().__init__(value, size)
         self.loss = loss
-        self.log_ent_coef = nn.Parameter(th.tensor([math.log(value)], dtype=th.float32))
+        self.log_ent_coef = nn.Parameter(th.full((size,), math.log(value), dtype=th.float32))
         self.optimizer: th.optim.Optimizer
         self.learner: Learner
 
@@ -78,7 +80,7 @@ class LearnedTemperature(Temperature):
 
     def coefficient(self) -> th.Tensor:
         """
-        :return: what multiplies the excess entropy in the loss, ``(1,)``
+        :return: what multiplies the excess entropy in the loss, ``(size,)``
         """
         return self.log_ent_coef.exp() if self.loss == "alpha" else self.log_ent_coef
 

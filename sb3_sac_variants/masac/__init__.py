@@ -1,0 +1,5 @@
+from sb3_sac_variants.masac.buffers import AgentReplayBuffer
+from sb3_sac_variants.masac.masac import MASAC
+from sb3_sac_variants.masac.policies import MlpPolicy
+
+__all__ = ["MASAC", "AgentReplayBuffer", "MlpPolicy"]

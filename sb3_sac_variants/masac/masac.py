@@ -1,0 +1,274 @@
+"""Multi-agent soft actor-critic, with and without a cross-entropy term between the agents' policies."""
+
+import warnings
+from typing import Any, ClassVar, NamedTuple
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, TensorDict
+
+from sb3_sac_variants.common.compatibility import check_env
+from sb3_sac_variants.common.losses import Batch
+from sb3_sac_variants.common.maxent_algorithm import MaxEntAlgorithm
+from sb3_sac_variants.common.temperature import Temperature
+from sb3_sac_variants.common.validation import check_choice
+from sb3_sac_variants.masac.buffers import AgentReplayBuffer
+from sb3_sac_variants.masac.checks import (
+    check_agent_replay_buffer,
+    check_agent_spaces,
+    check_reward_normalization,
+    parse_agent_target_entropy,
+)
+from sb3_sac_variants.masac.cross_entropy import CrossEntropy, pairwise_log_density, policy_divergence
+from sb3_sac_variants.masac.losses import (
+    JointSample,
+    agent_bellman_error,
+    agent_bellman_target,
+    agent_policy_improvement,
+    agent_soft_value,
+)
+from sb3_sac_variants.masac.policies import CentralizedCritic, DecentralizedActor, MASACPolicy, MlpPolicy
+from sb3_sac_variants.masac.temperature import AgentTemperature
+
+
+class Noise(NamedTuple):
+    """
+    Standard normal noise of one update.
+
+    :param actions: for the actions in the sampled states, ``(B, N, D)``
+    :param next_actions: for those in the states that followed, ``(B, N, D)``
+    """
+
+    actions: th.Tensor
+    next_actions: th.Tensor
+
+
+def agent_bellman_loss(critic: CentralizedCritic, batch: Batch, target_q: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    """
+    :param critic: Q-functions
+    :param batch: transitions
+    :param target_q: y, ``(B, N)``
+    :return: the soft Bellman error of the critics, and the mean of their values (to log)
+    """
+    q_values = critic.evaluate(batch.observations, batch.actions)
+    return agent_bellman_error(q_values, target_q), q_values.mean()
+
+
+class MASAC(MaxEntAlgorithm):
+    """
+    Soft actor-critic for several agents: each acts on its own observation, and learns from critics that see the
+    observations and actions of all. Optionally the cross-entropy between their policies is part of the objective,
+
+    J(pi^i) = E sum_t gamma^t (r^i + alpha_i H(pi^i) + beta sum_{j != i} CE(pi^i, pi^j)).
+
+    The environment is a :class:`~sb3_sac_variants.envs.ParallelEnvAdapter`, or another one with observations
+    ``(N, d)``, actions ``(N, D)`` and the agents' rewards in ``info["agent_rewards"]``. ``VecNormalize`` may normalise
+    observations, but not rewards, of which it knows only the mean. :meth:`q_value` and :meth:`soft_value` give
+    ``(n, N)``, a value for each agent.
+
+    The sign of beta: the source of the term says in words that beta > 0 makes policies alike; its objective and closed
+    form say that it makes them different, and so it is measured. ``ce_convention`` chooses between the two.
+
+    :param args: as :class:`~sb3_sac_variants.common.arguments.MaxEntArguments`, that is as SB3's ``SAC``; the only
+        policy is "MlpPolicy", with ``share_actor`` in ``policy_kwargs`` for one actor network that serves all agents.
+        There are no gSDE and no n-step returns
+    :param target_entropy: H of each agent, in nats: "auto" for -D, "auto_0.5" for half of that, or a number
+    :param ce_coef: beta, in units of reward; 0 leaves the cross-entropy out
+    :param ce_convention: "objective": beta > 0 makes policies differ; "similarity": beta > 0 makes them alike
+    :param ce_obs: where pi^j is evaluated: "theirs", at agent j's observation (the state is what all observe), or
+        "own", at agent i's (would j do the same in my place?), which costs N times the actors
+    :param ce_floor: how pi^j is mixed with a uniform density, without which beta > 0 has no optimum: "product" in each
+        dimension, "joint" in all at once; "product_0.1" for another uniform share than 0.05. For beta < 0,
+        log pi^j also counts no more than 2 nats a dimension
+    :param ce_center: whether to subtract the batch's mean from the term, which shifts Q by mean/(1 - gamma) otherwise
+    :param ce_relative: whether ``ce_coef`` is in units of the temperature: beta_i = ce_coef * alpha_i
+    :param kwargs: as ``args``
+    """
+
+    algorithm_id = "masac"
+    default_ent_coef = "auto"
+    default_replay_buffer_class = AgentReplayBuffer
+    supported_action_spaces = (spaces.Box,)
+    tracked_networks: ClassVar[dict[str, str]] = {"critic": "critic_target"}
+    metric_names = (
+        "critic_loss",
+        "actor_loss",
+        "ent_coef",
+        "entropy",
+        "q_mean",
+        "ce_ratio",
+        "policy_divergence",
+    )
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MlpPolicy}
+    policy: MASACPolicy
+    actor: DecentralizedActor  # type: ignore[assignment]
+    critic: CentralizedCritic
+    critic_target: CentralizedCritic
+
+    def __init__(
+        self,
+        *args: Any,
+        ce_coef: float = 0.0,
+        ce_convention: str = "objective",
+        ce_obs: str = "theirs",
+        ce_floor: str = "product",
+        ce_center: bool = False,
+        ce_relative: bool = False,
+        _init_setup_model: bool = True,
+        **kwargs: Any,
+    ):
+        super().__init__(*args, _init_setup_model=False, **kwargs)  # type: ignore[misc]
+        self.ce_coef = ce_coef
+        self.ce_convention = ce_convention
+        self.ce_obs = ce_obs
+        self.ce_floor = ce_floor
+        self.ce_center = ce_center
+        self.ce_relative = ce_relative
+        self._warned_of_collapse = False
+        if _init_setup_model:
+            self._setup_model()
+
+    @property
+    def n_agents(self) -> int:
+        """
+        :return: number of agents N
+        """
+        assert self.action_space.shape is not None
+        return int(self.action_space.shape[0])
+
+    # ---------------------------------------------------------------- construction
+
+    @classmethod
+    def _check_env(cls, env: GymEnv | None) -> None:
+        if env is not None:
+            check_env(env)
+            check_agent_spaces(env.observation_space, env.action_space)
+        super()._check_env(env)
+
+    def _check_arguments(self) -> None:
+        if isinstance(self.action_space, spaces.Box):
+            self.target_entropy = parse_agent_target_entropy(self.target_entropy, self.action_space)
+        if self.use_sde:
+            raise ValueError(f"use_sde={self.use_sde} is not supported with several agents: leave it out")
+        check_agent_replay_buffer(self)
+        check_reward_normalization(self._vec_normalize_env)
+        super()._check_arguments()
+        check_choice("ce_obs", self.ce_obs, ("theirs", "own"))
+        self.cross_entropy = CrossEntropy(
+            self.ce_coef, self.ce_convention, self.ce_floor, self.ce_center, self.ce_relative
+        )
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self._warn_of_collapse(self.cross_entropy.ratio(self.temperature.value).item())
+
+    def _make_temperature(self, value: float, learned: bool) -> Temperature:
+        return AgentTemperature(value, size=self.n_agents) if learned else Temperature(value, self.n_agents)
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """
+        As SB3's ``set_env``.
+
+        :param env: the environment to learn in
+        :param force_reset: whether to reset it before training goes on
+        :raises ValueError: if it is not one for these agents
+        """
+        super().set_env(env, force_reset)
+        check_reward_normalization(self._vec_normalize_env)
+
+    # ---------------------------------------------------------------- the update
+
+    def draw_noise(self, batch_size: int) -> Noise:
+        shape = self.actor.noise_shape(batch_size)
+        return Noise(th.randn(shape, device=self.device), th.randn(shape, device=self.device))
+
+    def update(self, batch: Batch, noise: Noise) -> dict[str, th.Tensor]:
+        obs, next_obs = batch.observations, batch.next_observations
+        assert isinstance(obs, th.Tensor)
+        assert isinstance(next_obs, th.Tensor)
+        alpha = self.temperature.value
+
+        # Q-functions: y^i = r^i + gamma (min Q^i(o', a') - alpha_i log pi^i(a'^i) - beta sum_{j != i} log pi^j(a'^i))
+        next_sample = self.actor.sample(next_obs, noise.next_actions)
+        next_q = self.critic_target.min_q(next_obs, next_sample)
+        next_bonus = self.cross_entropy.bonus(self._log_densities(next_obs, next_sample), alpha)
+        next_value = agent_soft_value(next_q, next_sample.log_prob, alpha, next_bonus)
+        target_q = agent_bellman_target(batch, next_value, self.reward_scale)
+        critic_loss, q_mean = self.critic_learner.minimize(lambda critic: agent_bellman_loss(critic, batch, target_q))
+
+        # Policies: the same value of Q^i(o, a^i, sg a^{-i}), climbed by agent i's action only
+        actor_loss, (sample, log_density) = self.actor_learner.minimize(
+            lambda actor: self._policy_loss(actor, obs, noise.actions, alpha)
+        )
+
+        # Temperatures, each with its own agent's entropy
+        temperature_metrics = self.temperature.minimize(sample, self.target_entropy)
+
+        # Target Q-functions
+        self.target_trackers["critic_target"].step()
+        return {
+            "critic_loss": critic_loss,
+            "actor_loss": actor_loss,
+            "ent_coef": alpha.mean(),
+            "entropy": -sample.log_prob.mean(),
+            "q_mean": q_mean,
+            "ce_ratio": self.cross_entropy.ratio(alpha),
+            "policy_divergence": policy_divergence(log_density),
+            **temperature_metrics,
+        }
+
+    def _policy_loss(
+        self, actor: DecentralizedActor, obs: th.Tensor, noise: th.Tensor, alpha: th.Tensor
+    ) -> tuple[th.Tensor, tuple[JointSample, th.Tensor]]:
+        sample = actor.sample(obs, noise)
+        log_density = self._log_densities(obs, sample)
+        q_values = self.critic.min_q_of_own_action(obs, sample)
+        values = agent_soft_value(q_values, sample.log_prob, alpha, self.cross_entropy.bonus(log_density, alpha))
+        return agent_policy_improvement(values), (sample, log_density)
+
+    def _log_densities(self, obs: th.Tensor, sample: JointSample) -> th.Tensor:
+        """
+        log pi^j_d(a^i_d) for each pair of agents: a gradient reaches the policies through agent i's action only.
+
+        :param obs: observations, ``(B, N, d)``
+        :param sample: actions in them
+        :return: ``(B, N, N, D)``: batch, i, j, d
+        """
+        if self.ce_obs == "own":
+            mean, log_std = self.actor.policies_at_each_observation(obs)
+        else:
+            mean, log_std = sample.mean.unsqueeze(1), sample.log_std.unsqueeze(1)
+        return pairwise_log_density(sample.pre_tanh, mean.detach(), log_std.detach())
+
+    def _soft_value(self, obs: th.Tensor | TensorDict, noise: th.Tensor) -> th.Tensor:
+        assert isinstance(obs, th.Tensor)
+        alpha, sample = self.temperature.value, self.actor.sample(obs, noise)
+        bonus = self.cross_entropy.bonus(self._log_densities(obs, sample), alpha)
+        return agent_soft_value(self.critic.min_q(obs, sample), sample.log_prob, alpha, bonus)
+
+    # ---------------------------------------------------------------- watching and saving
+
+    def _watch(self, metrics: dict[str, float]) -> None:
+        super()._watch(metrics)
+        if metrics:
+            self._warn_of_collapse(metrics["ce_ratio"])
+
+    def _warn_of_collapse(self, ratio: float) -> None:
+        """
+        Warn once if the policies' attraction outweighs their entropy.
+
+        :param ratio: |beta| (N - 1)/alpha
+        """
+        if self.cross_entropy.coefficient < 0 and ratio >= 1 and not self._warned_of_collapse:
+            self._warned_of_collapse = True
+            warnings.warn(
+                f"ce_coef={self.ce_coef} with ce_convention={self.ce_convention!r} draws {self.n_agents} policies "
+                f"together more strongly than the entropy keeps them apart: ce_ratio = |beta| (N - 1)/alpha is "
+                f"{ratio:.3g}, and from 1 on policies that agree collapse to a point. Pass a smaller ce_coef, a larger "
+                "ent_coef, or ce_relative=True, which lets beta follow the temperature",
+                stacklevel=2,
+            )
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "cross_entropy", "_warned_of_collapse"]
