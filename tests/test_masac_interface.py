@@ -1,0 +1,382 @@
+"""MASAC as a model of SB3: environments, replay, saving, loading, resuming, logs, and what it refuses."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from agents import AgentsEnv, make, several
+from gymnasium import spaces
+from helpers import SpacesEnv, assert_same_parameters, flat_parameters, refused
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
+
+from sb3_sac_variants import MASAC
+from sb3_sac_variants.common.buffers import TensorReplayBuffer
+from sb3_sac_variants.envs import ParallelEnvAdapter
+from sb3_sac_variants.masac import AgentReplayBuffer
+
+
+class Recorder(KVWriter):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0) -> None:
+        self.values.update(key_values)
+
+
+def logged(model: MASAC, steps: int = 20) -> dict[str, Any]:
+    recorder = Recorder()
+    model.set_logger(Logger(None, [recorder]))
+    model.learn(steps, log_interval=1)
+    return recorder.values
+
+
+# ---------------------------------------------------------------- learning, acting, evaluating
+
+
+@pytest.mark.parametrize("n_agents", [1, 2, 3, 20])
+@pytest.mark.parametrize("share_actor", [False, True])
+def test_any_number_of_agents_learns(n_agents: int, share_actor: bool) -> None:
+    model = make(AgentsEnv(n_agents), policy_kwargs={"share_actor": share_actor}, ce_coef=0.01)
+    before = flat_parameters(model)
+    model.learn(8)
+    after = flat_parameters(model)
+    unchanged = [name for name in before if th.equal(before[name], after[name]) and not name.endswith("/lr")]
+    assert not unchanged
+    assert all(th.isfinite(value).all() for value in after.values())
+    assert model.log_ent_coef.shape == (n_agents,)
+    assert model.n_agents == n_agents
+
+
+def test_a_shared_actor_tells_the_agents_apart_and_has_one_network() -> None:
+    model, apart = make(policy_kwargs={"share_actor": True}), make()
+    assert [p.shape[0] for p in model.actor.parameters()] == [1] * 4
+    assert [p.shape[0] for p in apart.actor.parameters()] == [3] * 4
+    same_for_all = np.tile(np.array([[0.3, -0.2, 1.0, 0.5]], dtype=np.float32), (3, 1))
+    action, _ = model.predict(same_for_all, deterministic=True)
+    assert len({tuple(row) for row in action.tolist()}) == 3
+
+
+@pytest.mark.parametrize("share_actor", [False, True])
+def test_an_actor_sees_its_own_observation_only(share_actor: bool) -> None:
+    model = make(policy_kwargs={"share_actor": share_actor})
+    obs = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    changed = obs.copy()
+    changed[1] += 1
+    one, other = (model.predict(each, deterministic=True)[0] for each in (obs, changed))
+    assert (one == other).all(axis=1).tolist() == [True, False, True]
+    # ... while every critic sees all of them
+    actions = np.zeros((1, 3, 2), dtype=np.float32)
+    assert (model.q_value(obs[None], actions) != model.q_value(changed[None], actions)).all()
+
+
+def test_predict_gives_actions_within_bounds_for_one_or_many_observations() -> None:
+    env = AgentsEnv(low=0.0)
+    model = make(env)
+    obs = np.stack([env.observation_space.sample() for _ in range(5)])
+    for deterministic in (False, True):
+        actions, _ = model.predict(obs, deterministic=deterministic)
+        assert actions.shape == (5, 3, 2)
+        assert all(env.action_space.contains(action) for action in actions)
+        assert model.predict(obs[0], deterministic=deterministic)[0].shape == (3, 2)
+    assert not np.array_equal(model.predict(obs)[0], model.predict(obs)[0])
+
+
+def test_values_are_those_of_each_agent() -> None:
+    model = make(ent_coef=0.5)
+    obs = np.random.default_rng(0).normal(size=(5, 3, 4)).astype(np.float32)
+    actions, _ = model.predict(obs)
+    with th.no_grad():
+        expected = model.critic.evaluate(th.tensor(obs), th.tensor(actions)).amin(dim=0).numpy()
+    np.testing.assert_allclose(model.q_value(obs, actions), expected, rtol=1e-5)
+    assert model.q_value(obs, actions).shape == model.soft_value(obs).shape == (5, 3)
+
+
+def test_callbacks_and_evaluation_see_the_mean_over_agents(tmp_path: Path) -> None:
+    model = make(Monitor(AgentsEnv()))
+    callback = EvalCallback(Monitor(AgentsEnv()), eval_freq=10, log_path=str(tmp_path), verbose=0)
+    model.learn(20, callback=callback)
+    assert np.load(tmp_path / "evaluations.npz")["results"].shape == (2, 5)
+    mean, _ = evaluate_policy(model, Monitor(AgentsEnv(truncate=True)), n_eval_episodes=3)
+    assert -5 * 2.25 < mean < 0
+
+
+def test_simple_spread_through_the_registry() -> None:
+    pytest.importorskip("mpe2")
+    model = make("SimpleSpread-v3").learn(30)
+    assert model.replay_buffer.sample(50).rewards.shape == (50, 3)
+    assert evaluate_policy(model, model.get_env(), n_eval_episodes=1)[0] < 0
+
+
+def test_a_parallel_env_in_the_adapter() -> None:
+    mpe2 = pytest.importorskip("mpe2")
+    env = ParallelEnvAdapter(mpe2.simple_spread_v3.parallel_env(N=2, continuous_actions=True))
+    assert make(env).learn(10).n_agents == 2
+
+
+# ---------------------------------------------------------------- replay and environments
+
+
+@pytest.mark.parametrize("optimize_memory_usage", [False, True])
+def test_replay_keeps_each_agents_reward(optimize_memory_usage: bool) -> None:
+    env = several(2, truncate=True)
+    model = make(env, optimize_memory_usage=optimize_memory_usage, gradient_steps=-1, gamma=0.9).learn(40)
+    assert type(model.replay_buffer) is AgentReplayBuffer
+    batch, _ = model._draw(200)
+    actions = batch.actions.view(200, 3, 2).numpy()
+    targets = np.linspace(-0.5, 0.5, 3)[:, None]
+    np.testing.assert_allclose(batch.rewards.numpy(), -np.square(actions - targets).mean(axis=2), atol=1e-6)
+    assert batch.discounts.shape == (200, 3)
+    assert not batch.dones.any()
+
+
+def test_actions_are_stored_scaled() -> None:
+    model = make(AgentsEnv(low=0.0)).learn(20)
+    stored = model.replay_buffer.sample(100).actions
+    assert stored.min() < -0.5
+    assert stored.shape == (100, 6)
+
+
+def test_processes_run_as_one_process_does() -> None:
+    runs = []
+    for make_env in (DummyVecEnv, lambda functions: SubprocVecEnv(functions, start_method="fork")):
+        env = make_env([lambda length=length: AgentsEnv(episode_length=length) for length in (3, 5)])
+        runs.append(make(env, gradient_steps=-1).learn(20))
+        env.close()
+    assert_same_parameters(*runs)
+
+
+def test_observations_may_be_normalised() -> None:
+    env = VecNormalize(several(2), norm_reward=False)
+    model = make(env, gradient_steps=-1).learn(30)
+    raw, seen = model.replay_buffer.sample(200), model.replay_buffer.sample(200, env)
+    assert raw.observations.std() > 1.1 * seen.observations.std()
+    assert raw.rewards.shape == seen.rewards.shape == (200, 3)
+
+
+def test_a_seed_repeats_a_run() -> None:
+    assert_same_parameters(*(make(several(2), gradient_steps=-1, ce_coef=0.1).learn(20) for _ in range(2)))
+
+
+# ---------------------------------------------------------------- saving, loading, resuming
+
+OPTIONS: dict[str, Any] = {
+    "ce_coef": 0.05,
+    "ce_convention": "similarity",
+    "ce_obs": "own",
+    "ce_floor": "joint_0.1",
+    "ce_center": True,
+    "ce_relative": True,
+    "target_entropy": "auto_0.5",
+    "policy_kwargs": {"share_actor": True},
+}
+
+
+@pytest.mark.parametrize("options", [{}, OPTIONS], ids=["defaults", "options"])
+def test_a_loaded_model_acts_and_learns_as_the_saved_one(options: dict[str, Any], tmp_path: Path) -> None:
+    model = make(**options).learn(12)
+    model.save(tmp_path / "model")
+    loaded = MASAC.load(tmp_path / "model", AgentsEnv())
+    assert_same_parameters(model, loaded)
+    for name in ("ce_coef", "ce_convention", "ce_obs", "ce_floor", "ce_center", "ce_relative", "target_entropy"):
+        assert getattr(loaded, name) == getattr(model, name)
+    assert vars(loaded.cross_entropy) == vars(model.cross_entropy)
+    obs = np.zeros((3, 4), dtype=np.float32)
+    assert np.array_equal(model.predict(obs, deterministic=True)[0], loaded.predict(obs, deterministic=True)[0])
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    for each in (model, loaded):
+        each.set_logger(Logger(None, []))
+        th.manual_seed(0)
+        each.train(3, batch_size=4)
+    assert_same_parameters(model, loaded)
+
+
+def test_a_policy_can_be_saved_alone(tmp_path: Path) -> None:
+    model = make(policy_kwargs={"share_actor": True})
+    model.policy.save(tmp_path / "policy")
+    loaded = type(model.policy).load(tmp_path / "policy")
+    obs = np.ones((3, 4), dtype=np.float32)
+    assert np.array_equal(model.policy.predict(obs, deterministic=True)[0], loaded.predict(obs, deterministic=True)[0])
+
+
+def test_a_run_resumed_from_a_checkpoint_goes_on_exactly(tmp_path: Path) -> None:
+    def fresh() -> DummyVecEnv:
+        return DummyVecEnv([lambda: AgentsEnv(episode_length=7)])
+
+    whole = make(fresh(), ce_coef=0.1).learn(13)
+    whole.save_checkpoint(tmp_path / "run")
+    whole.learn(12, reset_num_timesteps=False)
+    resumed = MASAC.load_checkpoint(tmp_path / "run", fresh()).learn(12, reset_num_timesteps=False)
+    assert_same_parameters(whole, resumed)
+
+
+# ---------------------------------------------------------------- logs and warnings
+
+
+def test_logs_what_the_agents_are_at() -> None:
+    values = logged(make(ce_coef=0.1, ent_coef="auto_0.5"))
+    assert values["train/ce_ratio"] == pytest.approx(0.1 * 2 / 0.5, rel=0.05)
+    assert values["train/ent_coef"] == pytest.approx(0.5, rel=0.05)
+    assert 0 <= values["train/policy_divergence"] <= np.log(2)
+    for name in ("critic_loss", "actor_loss", "ent_coef_loss", "entropy", "q_mean", "learning_rate", "n_updates"):
+        assert np.isfinite(values[f"train/{name}"])
+
+
+@pytest.mark.parametrize("arguments", [{"ce_coef": -0.3}, {"ce_coef": 0.3, "ce_convention": "similarity"}], ids=str)
+def test_collapse_is_warned_of_when_the_model_is_made(arguments: dict[str, Any]) -> None:
+    with pytest.warns(UserWarning, match=r"(?s)ce_coef=-?0\.3.*ce_ratio.* is 1\.2.*Pass a smaller ce_coef"):
+        make(ent_coef=0.5, **arguments)
+
+
+def test_collapse_is_warned_of_once_when_the_temperature_has_fallen() -> None:
+    model = make(ent_coef="auto_0.5", ce_coef=-0.2)  # a ratio of 0.8 at the beginning
+    model.log_ent_coef.data.fill_(np.log(0.1))
+    with pytest.warns(UserWarning, match="ce_ratio") as caught:
+        logged(model)
+    assert sum("ce_ratio" in str(warning.message) for warning in caught) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"ce_coef": 0.9},
+        {"ce_coef": -0.9, "ce_convention": "similarity"},
+        {"ce_coef": -0.2},
+        {"ce_coef": -0.4, "ce_relative": True, "ent_coef": 0.001},
+        {},
+    ],
+    ids=str,
+)
+def test_no_warning_without_a_cause(arguments: dict[str, Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        logged(make(**{"ent_coef": 0.5, **arguments}))
+
+
+@pytest.mark.parametrize(("target", "expected"), [("auto", -2.0), ("auto_0.5", -1.0), (-3, -3.0), (0.7, 0.7)])
+def test_target_entropy_is_that_of_one_agent(target: Any, expected: float) -> None:
+    assert make(target_entropy=target).target_entropy == pytest.approx(expected)
+
+
+# ---------------------------------------------------------------- refusals
+
+
+class WithoutAgentRewards(AgentsEnv):
+    """An environment with rows for agents, whose rewards it keeps for itself."""
+
+    def step(self, action: np.ndarray) -> Any:
+        return *super().step(action)[:-1], {"other": 1}
+
+
+def test_missing_agent_rewards_are_named_with_the_remedy() -> None:
+    with pytest.raises(ValueError, match=r"(?s)no 'agent_rewards', only \['TimeLimit.truncated', 'other'\].*Adapter"):
+        make(WithoutAgentRewards()).learn(2)
+
+
+@pytest.mark.parametrize("rewards", [[1.0, 2.0], [[1.0, 2.0, 3.0]], [1.0, np.nan, 2.0], [1.0, np.inf, 0.0]], ids=str)
+def test_agent_rewards_of_a_wrong_kind_are_refused(rewards: Any) -> None:
+    space = spaces.Box(-1.0, 1.0, (3, 2))
+    buffer = AgentReplayBuffer(10, space, space, device="cpu")
+    zeros = np.zeros((1, 3, 2), dtype=np.float32)
+    with refused(ValueError, "info['agent_rewards']", rewards, "ParallelEnvAdapter"):
+        buffer.add(zeros, zeros, zeros, np.zeros(1), np.zeros(1), [{"agent_rewards": rewards}])
+    assert buffer.size() == 0
+
+
+def box(*shape: int) -> spaces.Box:
+    return spaces.Box(-1.0, 1.0, shape)
+
+
+@pytest.mark.parametrize(
+    ("observations", "actions", "message"),
+    [
+        (box(3), box(2), r"observation_space=.*\(3,\).* no row for each agent.*ParallelEnvAdapter.*SACv2"),
+        (box(2, 3), box(2), r"action_space=.*\(2,\).* no row for each agent.*ParallelEnvAdapter"),
+        (box(2, 3, 4), box(2, 2), r"observation_space=.* no row for each agent"),
+        (box(2, 3), box(3, 2), r"different numbers of agents.*ParallelEnvAdapter"),
+        (spaces.Dict({"a": box(2, 3)}), box(2, 2), r"observation_space=Dict.* no row for each agent"),
+        (box(2, 3), spaces.Discrete(3), r"action_space=Discrete\(3\).*continuous_actions=True"),
+        (box(2, 3), spaces.MultiDiscrete([3, 3]), r"action_space=MultiDiscrete.*continuous_actions=True"),
+        (box(2, 3), spaces.Box(-np.inf, 1.0, (2, 2)), r"finite action bounds"),
+    ],
+    ids=str,
+)
+def test_spaces_of_no_agents_are_refused(observations: Any, actions: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        make(SpacesEnv(observations, actions))
+
+
+def test_pendulum_is_refused_with_the_remedy() -> None:
+    with pytest.raises(ValueError, match="ParallelEnvAdapter, or train a single agent with SACv2"):
+        make(gym.make("Pendulum-v1"))
+
+
+BAD_ARGUMENTS: list[tuple[str, Any, str]] = [
+    ("ce_coef", "0.1", "pass a number"),
+    ("ce_coef", float("nan"), "pass a number"),
+    ("ce_convention", "diversity", "pass one of 'objective', 'similarity'"),
+    ("ce_obs", "literal", "pass one of 'theirs', 'own'"),
+    ("ce_floor", "none", "pass 'product' or 'joint'"),
+    ("ce_center", 1.0, "pass True or False"),
+    ("ce_relative", "yes", "pass True or False"),
+    ("use_sde", True, "leave it out"),
+    ("n_steps", 3, "pass n_steps=1"),
+    ("target_entropy", "auto_x", "auto_<factor>"),
+    ("target_entropy", "auto_-2", "auto_<factor>"),
+    ("target_entropy", 1.5, "pass 'auto' or a number"),
+    ("target_entropy", "half", "pass 'auto' or a number"),
+    ("policy", "CnnPolicy", "pass one of 'MlpPolicy'"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "remedy"), BAD_ARGUMENTS, ids=str)
+def test_arguments_without_meaning_are_refused(name: str, value: Any, remedy: str) -> None:
+    with refused(ValueError, name, value, remedy):
+        make(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("share_actor", 1),
+        ("log_std_init", -1),
+        ("features_extractor_kwargs", {"features_dim": 3}),
+        ("share_features_extractor", True),
+    ],
+)
+def test_policy_arguments_without_meaning_are_refused(name: str, value: Any) -> None:
+    with refused(ValueError, f"policy_kwargs {name}", value, ": "):
+        make(policy_kwargs={name: value})
+
+
+@pytest.mark.parametrize("buffer_class", [ReplayBuffer, TensorReplayBuffer])
+def test_replay_without_room_for_agents_is_refused(buffer_class: type) -> None:
+    with pytest.raises(ValueError, match=rf"replay_buffer_class={buffer_class.__name__} .*AgentReplayBuffer"):
+        make(replay_buffer_class=buffer_class)
+
+
+def test_own_kinds_of_replay_are_taken() -> None:
+    class OwnBuffer(AgentReplayBuffer):
+        pass
+
+    assert type(make(replay_buffer_class=OwnBuffer).learn(8).replay_buffer) is OwnBuffer
+
+
+def test_normalised_rewards_are_refused() -> None:
+    message = r"norm_reward=True.*pass norm_reward=False"
+    with pytest.raises(ValueError, match=message):
+        make(VecNormalize(several(2)))
+    model = make(several(2))
+    with pytest.raises(ValueError, match=message):
+        model.set_env(VecNormalize(several(2)))
