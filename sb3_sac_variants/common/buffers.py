@@ -109,6 +109,7 @@ class TensorReplayBuffer(ReplayBuffer):
         shapes = self.obs_shape if isinstance(self.obs_shape, dict) else {SINGLE: self.obs_shape}
         self._shapes: dict[str, tuple[int, ...]] = {key: tuple(shape) for key, shape in shapes.items()}
         self._images = [key for key, space in self._spaces.items() if space.dtype == np.uint8]
+        self._numbers = [key for key in self._spaces if key not in self._images]
         # Row of the float32 store: observations, action, next observations (unless stored once), reward, terminated
         self._columns: dict[str, slice] = {}
         for name, width in self._row_layout():
@@ -121,7 +122,7 @@ class TensorReplayBuffer(ReplayBuffer):
         self._normalizer: _Normalizer | None = None
 
     def _row_layout(self) -> list[tuple[str, int]]:
-        numbers = [(key, int(np.prod(self._shapes[key]))) for key in self._spaces if key not in self._images]
+        numbers = [(key, int(np.prod(self._shapes[key]))) for key in self._numbers]
         layout = [(f"obs.{key}", width) for key, width in numbers]
         layout.append(("action", self.action_dim))
         if not self.optimize_memory_usage:
@@ -156,7 +157,27 @@ class TensorReplayBuffer(ReplayBuffer):
             self._final: dict[str, th.Tensor] = {}
             self._last_next: dict[str, np.ndarray] | None = None
         self.version += 1
+        self._map_to_host()
         self._update_range()
+
+    def _stores(self) -> list[th.Tensor]:
+        assert self._rows is not None
+        return [self._rows, *self._image_rows.values()]
+
+    def _map_to_host(self) -> None:
+        """
+        Find the memory that a step is written to, as arrays ``(steps, n_envs, ...)``: the stores themselves on the CPU,
+        elsewhere room for one step, which is then copied as a whole.
+        """
+        stores = self._stores()
+        self._staging: list[th.Tensor] = []
+        self._range: tuple[Any, Any] = (self._start, self._count)
+        if th.device(self.device).type == "cpu":
+            self._range = (self._start.numpy(), self._count.numpy())
+        else:
+            stores = self._staging = [th.zeros((self.n_envs, *x.shape[1:]), dtype=x.dtype) for x in stores]
+        self._host, *images = [store.numpy().reshape(-1, self.n_envs, *store.shape[1:]) for store in stores]
+        self._host_images = dict(zip(self._image_rows, images, strict=True))
 
     @property
     def nbytes(self) -> int:
@@ -165,7 +186,7 @@ class TensorReplayBuffer(ReplayBuffer):
         """
         if self._rows is None:
             return 0
-        tensors = [self._rows, *self._image_rows.values()]
+        tensors = self._stores()
         if self.optimize_memory_usage:
             tensors += [self._final_of, *self._final.values()]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
@@ -176,8 +197,9 @@ class TensorReplayBuffer(ReplayBuffer):
         if self.optimize_memory_usage and self.full:
             # The oldest observation has been overwritten by the newest next observation
             start, count = self.pos + 1, self.buffer_size - 1
-        self._start.fill_(start)
-        self._count.fill_(count * self.n_envs)
+        in_start, in_count = self._range
+        in_start[...] = start
+        in_count[...] = count * self.n_envs
 
     def to(self, device: th.device | str) -> "TensorReplayBuffer":
         """
@@ -193,12 +215,15 @@ class TensorReplayBuffer(ReplayBuffer):
                 state[name] = {key: tensor.to(device) for key, tensor in value.items()}
         self.device = device
         self._normalizer = None
+        if self._rows is not None:
+            self._map_to_host()
         self.version += 1
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         """A pickled buffer lives on the CPU and holds the rows that are filled, not the whole store."""
-        state = {key: value for key, value in self.__dict__.items() if key != "_normalizer"}
+        views = ("_normalizer", "_host", "_host_images", "_staging", "_range")
+        state = {key: value for key, value in self.__dict__.items() if key not in views}
         if self._rows is not None:
             filled = self.size() * self.n_envs
             if self.optimize_memory_usage and not self.full:
@@ -233,6 +258,7 @@ class TensorReplayBuffer(ReplayBuffer):
                 final_of = np.full(rows, -1, dtype=np.int64)
                 final_of[: len(self._final_of_host)] = self._final_of_host
                 self._final_of_host, self._final_of = final_of, th.from_numpy(final_of.copy())
+            self._map_to_host()
 
     # ---------------------------------------------------------------- writing
 
@@ -263,32 +289,21 @@ class TensorReplayBuffer(ReplayBuffer):
         """
         if self._rows is None:
             self._allocate()
-        assert self._rows is not None
         observation, next_observation = self._as_dict(obs), self._as_dict(next_obs)
-        terminated = np.asarray(done, dtype=np.float32)
-        if self.handle_timeout_termination and terminated.any():
-            timeouts = [info.get("TimeLimit.truncated", False) for info in infos]
-            terminated = terminated * (1.0 - np.asarray(timeouts, dtype=np.float32))
-        row = np.empty((self.n_envs, self._width), dtype=np.float32)
-        for key in self._spaces:
-            if key not in self._images:
-                row[:, self._columns[f"obs.{key}"]] = observation[key].reshape(self.n_envs, -1)
-                if not self.optimize_memory_usage:
-                    row[:, self._columns[f"next_obs.{key}"]] = next_observation[key].reshape(self.n_envs, -1)
-        row[:, self._columns["action"]] = np.asarray(action).reshape(self.n_envs, self.action_dim)
-        row[:, self._columns["reward"]] = np.asarray(reward).reshape(self.n_envs, 1)
-        row[:, self._columns["terminated"]] = terminated.reshape(self.n_envs, 1)
-
-        here = slice(self.pos * self.n_envs, (self.pos + 1) * self.n_envs)
+        terminated = done
+        if self.handle_timeout_termination and done.any():
+            timeouts = np.array([info.get("TimeLimit.truncated", False) for info in infos])
+            terminated = done * (1.0 - timeouts)
         if self.optimize_memory_usage:
             self._keep_final_observations(observation)
-        self._rows[here].copy_(th.from_numpy(row))
-        for key in self._images:
-            self._image_rows[f"obs.{key}"][here].copy_(self._image(key, observation))
-            if not self.optimize_memory_usage:
-                self._image_rows[f"next_obs.{key}"][here].copy_(self._image(key, next_observation))
-        if self.optimize_memory_usage:
-            self._write_next(next_observation)
+            self._write(self.pos, [*self._numbers_of(observation), action, reward, terminated], {"obs": observation})
+            # A next observation is the observation of the next row, which the next step writes again
+            following = (self.pos + 1) % self.buffer_size
+            self._write(following, self._numbers_of(next_observation), {"obs": next_observation})
+            self._last_next = {key: np.array(value) for key, value in next_observation.items()}
+        else:
+            numbers = [*self._numbers_of(observation), action, *self._numbers_of(next_observation), reward, terminated]
+            self._write(self.pos, numbers, {"obs": observation, "next_obs": next_observation})
         self.pos += 1
         if self.pos == self.buffer_size:
             self.full = True
@@ -297,24 +312,33 @@ class TensorReplayBuffer(ReplayBuffer):
             self._update_range()
 
     def _as_dict(self, obs: np.ndarray | dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return obs if isinstance(obs, dict) else {SINGLE: np.asarray(obs)}
+        return obs if isinstance(obs, dict) else {SINGLE: obs}
 
-    def _image(self, key: str, observation: dict[str, np.ndarray]) -> th.Tensor:
-        array = np.ascontiguousarray(observation[key], dtype=np.uint8)
-        return th.from_numpy(array.reshape(self.n_envs, *self._shapes[key]))
+    def _numbers_of(self, observation: dict[str, np.ndarray]) -> list[np.ndarray]:
+        return [observation[key] for key in self._numbers]
 
-    def _write_next(self, next_observation: dict[str, np.ndarray]) -> None:
-        """Stored once, a next observation is the observation of the next row, which the next ``add`` writes again."""
-        assert self._rows is not None
-        following = (self.pos + 1) % self.buffer_size
-        there = slice(following * self.n_envs, (following + 1) * self.n_envs)
-        for key in self._spaces:
-            if key in self._images:
-                self._image_rows[f"obs.{key}"][there].copy_(self._image(key, next_observation))
-            else:
-                values = np.asarray(next_observation[key], dtype=np.float32).reshape(self.n_envs, -1)
-                self._rows[there, self._columns[f"obs.{key}"]] = th.from_numpy(values).to(self.device)
-        self._last_next = {key: np.array(value) for key, value in next_observation.items()}
+    def _write(self, position: int, numbers: list[np.ndarray], observations: dict[str, dict[str, np.ndarray]]) -> None:
+        """
+        Write a step of all environments, or the beginning of it.
+
+        :param position: which step
+        :param numbers: for the float32 store, in the order of its columns
+        :param observations: by their names in the image stores, for these
+        """
+        host_position = 0 if self._staging else position
+        if numbers:
+            numbers = [np.asarray(values).reshape(self.n_envs, -1) for values in numbers]
+            width = sum([values.shape[1] for values in numbers])
+            # Converts to float32 on the way
+            np.concatenate(numbers, axis=1, out=self._host[host_position, :, :width], casting="unsafe")
+        for name, memory in self._host_images.items():
+            source, _, key = name.partition(".")
+            room = memory[host_position]
+            room[...] = np.reshape(observations[source][key], room.shape)
+        if self._staging:
+            here = slice(position * self.n_envs, (position + 1) * self.n_envs)
+            for stored, staged in zip(self._stores(), self._staging, strict=True):
+                stored[here].copy_(staged)
 
     def _keep_final_observations(self, observation: dict[str, np.ndarray]) -> None:
         """
@@ -322,17 +346,19 @@ class TensorReplayBuffer(ReplayBuffer):
         row about to be written would overwrite a next observation: put that one aside.
         """
         # The rows written now no longer need what was put aside for them a round ago
-        here = np.arange(self.pos * self.n_envs, (self.pos + 1) * self.n_envs)
-        for row in here[self._final_of_host[here] >= 0]:
+        first = self.pos * self.n_envs
+        for row in first + np.flatnonzero(self._final_of_host[first : first + self.n_envs] >= 0):
             self._final_free.append(int(self._final_of_host[row]))
             self._final_of_host[row] = -1
             self._final_of[row] = -1
         last = self._last_next
         if last is None:
             return
-        for env in range(self.n_envs):
-            if all(np.array_equal(np.ravel(last[key][env]), np.ravel(observation[key][env])) for key in last):
-                continue
+        same = [
+            (value.reshape(self.n_envs, -1) == np.reshape(observation[key], (self.n_envs, -1))).all(axis=1)
+            for key, value in last.items()
+        ]
+        for env in np.flatnonzero(~np.logical_and.reduce(same)).tolist():
             if not self._final_free:
                 self._grow_final()
             slot = self._final_free.pop()
