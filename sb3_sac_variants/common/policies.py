@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import Schedule
@@ -48,7 +49,8 @@ class MaxEntPolicy(SACPolicy):
     learned_networks: tuple[str, ...] = ("actor", "critic")
 
     def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] | None = None, **kwargs: Any):
-        self._modules_with_mode: list[nn.Module] | None = None
+        self._modules_with_mode: tuple[list[nn.Module], list[nn.Module]] | None = None
+        self._half_range: np.ndarray | None = None
         if features_extractor_class is None:
             features_extractor_class = self.default_features_extractor_class
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)  # type: ignore[misc]
@@ -121,12 +123,16 @@ class MaxEntPolicy(SACPolicy):
         """
         if self._modules_with_mode is None:
             networks: list[nn.Module] = [getattr(self, name) for name in self.learned_networks]
-            self._modules_with_mode = [module for network in networks for module in modules_with_mode(network)]
-        for module in self._modules_with_mode:
-            if type(module).train is nn.Module.train:
-                module.__dict__["training"] = mode
-            else:  # what is below it is its own affair
-                module.train(mode)
+            modules = [module for network in networks for module in modules_with_mode(network)]
+            self._modules_with_mode = (
+                [module for module in modules if type(module).train is nn.Module.train],
+                [module for module in modules if type(module).train is not nn.Module.train],
+            )
+        ordinary, others = self._modules_with_mode
+        for module in ordinary:
+            module.__dict__["training"] = mode
+        for module in others:  # what is below them is their own affair
+            module.train(mode)
         self.training = mode
 
     def find_modules(self) -> None:
@@ -135,6 +141,18 @@ class MaxEntPolicy(SACPolicy):
         rollout of single steps takes longer than the actor does; the walk is therefore done once for each ``learn()``.
         """
         self._modules_with_mode = None
+
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """
+        As SB3's, which takes twice as many steps to the same number.
+
+        :param scaled_action: in [-1, 1]
+        :return: in [low, high]
+        """
+        assert isinstance(self.action_space, spaces.Box)
+        if self._half_range is None:
+            self._half_range = 0.5 * (self.action_space.high - self.action_space.low)
+        return self.action_space.low + (scaled_action + 1.0) * self._half_range
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
