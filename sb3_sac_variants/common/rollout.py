@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from stable_baselines3.common.utils import obs_as_tensor
 from sb3_sac_variants.common.buffers import TensorReplayBuffer
 from sb3_sac_variants.common.compatibility import check_env
 from sb3_sac_variants.common.discrete import check_discrete_start
+from sb3_sac_variants.common.lean import lean
 from sb3_sac_variants.common.policies import MaxEntPolicy
 from sb3_sac_variants.common.random_state import RandomState, torch_random_state
 from sb3_sac_variants.common.validation import check_action_space, check_finite, check_range
@@ -34,6 +36,8 @@ class MaxEntRollout(OffPolicyAlgorithm):
     _state_before_rollout: RandomState | None = None
     #: whether the next ``learn()`` goes on with a run restored from a checkpoint
     _resumed: bool = False
+    #: the actor as the rollout calls it; made by the first step of each ``learn()``
+    _lean_actor: Callable[..., th.Tensor] | None = None
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
         """
@@ -67,8 +71,10 @@ class MaxEntRollout(OffPolicyAlgorithm):
         if warm_up:
             return super()._sample_action(learning_starts, action_noise, n_envs)
         assert self._last_obs is not None, "self._last_obs was not set"
+        if self._lean_actor is None:
+            self._lean_actor = lean(self.actor)
         with th.no_grad():
-            actions = self.actor(obs_as_tensor(self._last_obs, self.device)).cpu().numpy()
+            actions = self._lean_actor(obs_as_tensor(self._last_obs, self.device)).cpu().numpy()
         assert self.action_space.shape is not None
         scaled = actions.reshape(-1, *self.action_space.shape)
         if not isinstance(self.action_space, spaces.Box):
@@ -103,6 +109,17 @@ class MaxEntRollout(OffPolicyAlgorithm):
         raw_obs = new_obs if normalizer is None else normalizer.get_original_obs()
         check_finite("reward", raw_reward, self.num_timesteps)
         check_finite("observation", raw_obs, self.num_timesteps)
+        if dones.any() or not isinstance(replay_buffer, TensorReplayBuffer):
+            self._check_terminal_observations(dones, infos)
+            super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+            return
+        # Where no episode ended, there is no terminal observation to put into a copy of the observations
+        last_obs = self._last_obs if normalizer is None else self._last_original_obs
+        replay_buffer.add(last_obs, raw_obs, buffer_action, raw_reward, dones, infos)  # type: ignore[arg-type]
+        self._last_obs = new_obs
+        self._last_original_obs = last_obs if normalizer is None else raw_obs
+
+    def _check_terminal_observations(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
         for index in np.flatnonzero(dones):
             last = infos[index].get("terminal_observation")
             if isinstance(last, dict):
@@ -111,7 +128,6 @@ class MaxEntRollout(OffPolicyAlgorithm):
                 last = np.asarray(last)[None]
             if last is not None:
                 check_finite("terminal observation", last, self.num_timesteps, first_env=int(index))
-        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
 
     def _setup_learn(
         self,
@@ -123,6 +139,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
     ) -> tuple[int, BaseCallback]:
         check_range("total_timesteps", total_timesteps, 0)
         self.policy.find_modules()
+        self._lean_actor = None
         self._warn_of_few_updates()
         # Our buffer sees by itself where a trajectory was cut: SB3's truncation of the last one, which would end the
         # episode as if it had terminated, is for its own memory-saving buffer
@@ -143,7 +160,8 @@ class MaxEntRollout(OffPolicyAlgorithm):
         return result
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_between_rollouts", "_state_before_rollout", "_resumed"]
+        machinery = ["_between_rollouts", "_state_before_rollout", "_resumed", "_lean_actor"]
+        return [*super()._excluded_save_params(), *machinery]
 
     def _warn_of_few_updates(self) -> None:
         """Say so where many environments outrun the updates, which nobody notices in the logs."""

@@ -1,0 +1,73 @@
+"""
+Networks for batches of a few observations, as a rollout has them.
+
+There, ``nn.Module.__call__`` and the search for parameters take as long as the arithmetic. :func:`lean` gives the same
+function of the same parameters without them; a module that has hooks, or is of another make, is called as ever.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
+
+_PACKAGE = __name__.partition(".")[0]
+
+
+def lean(module: nn.Module) -> Callable[..., Any]:
+    """
+    :param module: a network in evaluation mode
+    :return: what calling it computes, from the parameters it has then; layers that are replaced and hooks that are
+        added later do not count
+    """
+    if _is_watched(module):
+        return module
+    if type(module) is nn.Linear:
+        return _linear(module)
+    if type(module) is nn.ReLU and not module.inplace:
+        return th.relu
+    if type(module) in (nn.Sequential, FlattenExtractor):
+        return _chain([lean(layer) for layer in module.children()])
+    return _double(module).forward if _keeps_nothing(module) else module.forward
+
+
+def _double(network: nn.Module) -> nn.Module:
+    """
+    :param network: one whose methods keep nothing on it
+    :return: one that shares its parameters and buffers, and has the same methods, which call lean parts
+    """
+    double = copy.copy(network)
+    for name, part in {**network._modules, **vars(network)}.items():
+        if isinstance(part, nn.Module):
+            # Found before nn.Module looks into its table of modules, which is the original's
+            vars(double)[name] = _double(part) if _keeps_nothing(part) else lean(part)
+    return double
+
+
+def _keeps_nothing(network: nn.Module) -> bool:
+    """Whether a double can take the place of a network: so it is with those of this package, not with any subclass."""
+    return type(network).__module__.partition(".")[0] == _PACKAGE and not _is_watched(network)
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether calling a module does more than its ``forward``: hooks, a compiled form, or a ``forward`` of its own."""
+    more = (module._forward_hooks, module._forward_pre_hooks, module._compiled_call_impl, _has_any_global_hook())
+    return any(more) or "forward" in vars(module)
+
+
+def _linear(layer: nn.Linear) -> Callable[[th.Tensor], th.Tensor]:
+    parameters = layer._parameters
+    return lambda x: F.linear(x, parameters["weight"], parameters["bias"])  # type: ignore[arg-type]
+
+
+def _chain(layers: list[Callable[[th.Tensor], th.Tensor]]) -> Callable[[th.Tensor], th.Tensor]:
+    def call(x: th.Tensor) -> th.Tensor:
+        for layer in layers:
+            x = layer(x)
+        return x
+
+    return call

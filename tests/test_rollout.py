@@ -1,0 +1,303 @@
+"""The rollout's short cuts: the same numbers as by the long way, and everything a user can hook into still there."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from gymnasium import spaces
+from helpers import (
+    ACTION,
+    DICTIONARY,
+    IMAGE,
+    VECTOR,
+    NormalizingExtractor,
+    SpacesEnv,
+    as_arrays,
+    assert_same_parameters,
+    every_algorithm,
+    make,
+    several,
+)
+from stable_baselines3 import SAC
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import nn
+
+from sb3_sac_variants import SQL, SACv1, SACv2
+from sb3_sac_variants.common import rollout
+from sb3_sac_variants.common.actors import SquashedGaussianActor
+from sb3_sac_variants.common.buffers import TensorReplayBuffer
+from sb3_sac_variants.common.lean import lean
+from sb3_sac_variants.common.validation import LARGEST, check_finite
+
+# ---------------------------------------------------------------- the lean actor
+
+DISCRETE = spaces.Discrete(4)
+#: algorithm, policy, observations, actions, arguments
+ACTORS: dict[str, tuple[type, str, spaces.Space, spaces.Space, dict[str, Any]]] = {
+    "Gaussian": (SACv2, "MlpPolicy", VECTOR, ACTION, {"net_arch": [16, 8]}),
+    "tanh units": (SACv2, "MlpPolicy", VECTOR, ACTION, {"policy_kwargs": {"activation_fn": nn.Tanh}}),
+    "no hidden layer": (SACv2, "MlpPolicy", VECTOR, ACTION, {"net_arch": []}),
+    "gSDE": (SACv2, "MlpPolicy", VECTOR, ACTION, {"use_sde": True}),
+    "images": (SACv2, "CnnPolicy", IMAGE, ACTION, {}),
+    "dictionaries": (SACv2, "MultiInputPolicy", DICTIONARY, ACTION, {}),
+    "one-hot observations": (SACv2, "MlpPolicy", spaces.Discrete(5), ACTION, {}),
+    "extractor of the user": (
+        SACv2,
+        "MlpPolicy",
+        VECTOR,
+        ACTION,
+        {"policy_kwargs": {"features_extractor_class": NormalizingExtractor}},
+    ),
+    "mixture": (
+        SACv1,
+        "MlpPolicy",
+        VECTOR,
+        ACTION,
+        {"policy_kwargs": {"n_components": 3}, "policy_gradient": "likelihood_ratio"},
+    ),
+    "Stein sampler": (SQL, "MlpPolicy", VECTOR, ACTION, {}),
+    "categorical": (SACv2, "MlpPolicy", VECTOR, DISCRETE, {}),
+    "softmax": (SQL, "MlpPolicy", VECTOR, DISCRETE, {}),
+}
+
+
+def acting(kind: str) -> tuple[Any, Any]:
+    """
+    :param kind: key of ``ACTORS``
+    :return: a model of that kind, as in a rollout, and observations of five environments
+    """
+    algorithm, policy, observations, actions, kwargs = ACTORS[kind]
+    model = make(algorithm, SpacesEnv(observations, actions), policy, **kwargs)
+    model.policy.set_training_mode(False)
+    samples = [observations.sample() for _ in range(5)]
+    if isinstance(samples[0], dict):
+        stacked: Any = {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
+    else:
+        stacked = np.stack(samples)
+    return model, obs_as_tensor(stacked, model.device)
+
+
+def act(actor: Callable[..., th.Tensor], obs: Any, **kwargs: Any) -> th.Tensor:
+    """
+    :param actor: what to call
+    :param obs: observations
+    :param kwargs: of the call
+    :return: its actions, for always the same random numbers
+    """
+    th.manual_seed(7)
+    with th.no_grad():
+        return actor(obs, **kwargs)
+
+
+@pytest.mark.parametrize("kind", ACTORS)
+def test_a_lean_actor_acts_as_the_actor(kind: str) -> None:
+    model, obs = acting(kind)
+    double = lean(model.actor)
+    assert double is not model.actor
+    for _ in range(2):
+        assert th.equal(act(double, obs), act(model.actor, obs))
+        assert th.equal(act(double, obs, deterministic=True), act(model.actor, obs, deterministic=True))
+        if kind == "gSDE":
+            model.actor.reset_noise(5)
+        # It has to see what the learning makes of the parameters, in place or not
+        before = act(double, obs)
+        with th.no_grad():
+            for parameter in model.policy.parameters():
+                parameter.add_(0.02 * th.randn_like(parameter))
+            for module in model.policy.modules():
+                for name, parameter in list(module._parameters.items()):
+                    if type(module) is nn.Linear and parameter is not None:
+                        setattr(module, name, nn.Parameter(1.1 * parameter))
+        if "softmax" not in kind and "categorical" not in kind:
+            assert not th.equal(act(double, obs), before)
+
+
+@pytest.mark.parametrize("hooked", ["actor", "actor.latent_pi", "actor.latent_pi.0", "actor.mu"])
+def test_hooks_of_modules_are_called(hooked: str) -> None:
+    model = make(SACv2)
+    module = model.policy.get_submodule(hooked)
+    calls: list[bool] = []
+    module.register_forward_hook(lambda *_: calls.append(th.is_grad_enabled()))
+    model.train = lambda gradient_steps, batch_size: None
+    model.learn(12)
+    assert calls == [False] * 7
+
+
+class CountingActor(SquashedGaussianActor):
+    """An actor of the user's own, which keeps something on itself and turns the actions round."""
+
+    calls = 0
+
+    def forward(self, obs: Any, deterministic: bool = False) -> th.Tensor:
+        self.calls += 1
+        return -super().forward(obs, deterministic)
+
+
+def test_an_actor_of_the_user_is_called_itself() -> None:
+    model = make(SACv2)
+    model.actor.__class__ = CountingActor
+    model.train = lambda gradient_steps, batch_size: None
+    model.learn(12)
+    assert model.actor.calls == 7
+    obs = th.zeros(1, 3)
+    assert th.equal(act(lean(model.actor), obs), -act(super(CountingActor, model.actor).forward, obs))
+
+
+def test_a_forward_put_on_the_instance_is_called() -> None:
+    model = make(SACv2)
+    model.actor.forward = lambda obs: th.full((len(obs), 2), 0.25)
+    model.train = lambda gradient_steps, batch_size: None
+    model.learn(12)
+    assert np.array_equal(model.env.get_attr("actions")[0][5:], np.full((7, 2), 0.25))
+
+
+# ---------------------------------------------------------------- the same run as by the long way
+
+
+def long_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    :param monkeypatch: undoes what this does: take the ordinary actor, and SB3's way of storing and unscaling
+    """
+    monkeypatch.setattr(rollout, "lean", lambda actor: actor)
+    for algorithm in (SACv1, SACv2, SQL):
+        monkeypatch.setattr(algorithm, "_store_transition", SAC._store_transition)
+        monkeypatch.setattr(algorithm.policy_aliases["MlpPolicy"], "unscale_action", BasePolicy.unscale_action)
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("kind", ["plain", "normalised", "stored once", "truncated"])
+@every_algorithm
+def test_same_run_as_by_the_long_way(algorithm: type, kind: str, n_envs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    for short in (True, False):
+        if not short:
+            long_way(monkeypatch)
+        env: Any = several(n_envs, truncate=kind == "truncated", episode_length=6)
+        if kind == "normalised":
+            env = VecNormalize(env, clip_obs=1.5)
+        model = make(algorithm, env, optimize_memory_usage=kind == "stored once", gradient_steps=-1)
+        runs.append(model.learn(45))
+    assert_same_parameters(*runs)
+    positions = th.arange(runs[0].replay_buffer.size() - 1)
+    stored = [as_arrays(run.replay_buffer._gather(positions, positions * n_envs)) for run in runs]
+    np.testing.assert_equal(*stored)
+    assert np.array_equal(runs[0]._last_obs, runs[1]._last_obs)
+    assert np.array_equal(runs[0]._last_original_obs, runs[1]._last_original_obs)
+
+
+def test_unscaled_actions_are_those_of_sb3_to_the_bit() -> None:
+    rng = np.random.default_rng(0)
+    for dtype in (np.float32, np.float64):
+        for scale in 10.0 ** np.arange(-3, 4):
+            low = (scale * rng.standard_normal(2)).astype(dtype)
+            space = spaces.Box(low, low + (scale * rng.exponential(size=2)).astype(dtype), dtype=dtype)
+            policy = make(SACv2, SpacesEnv(action_space=space)).policy
+            scaled = rng.uniform(-1, 1, (500, 2)).astype(np.float32)
+            expected = BasePolicy.unscale_action(policy, scaled)
+            actions = policy.unscale_action(scaled)
+            assert actions.dtype == expected.dtype
+            assert np.array_equal(actions, expected)
+
+
+# ---------------------------------------------------------------- what a user can hook into
+
+
+@every_algorithm
+def test_callbacks_see_the_locals_of_sb3(algorithm: type) -> None:
+    seen = []
+    for model in (make(algorithm, several()), SAC("MlpPolicy", several(), learning_starts=5)):
+        names: dict[str, Any] = {}
+
+        def callback(names_now: dict[str, Any], _: Any, names: dict[str, Any] = names) -> bool:
+            names.update(names_now)
+            return True
+
+        model.learn(12, callback=callback, log_interval=3)
+        assert names["num_collected_steps"] == 1
+        assert names["replay_buffer"] is model.replay_buffer
+        assert names["new_obs"].shape == (2, 3)
+        seen.append({name: type(value).__name__ for name, value in names.items() if name not in ("self", "callback")})
+    ours, theirs = seen
+    ours["replay_buffer"] = theirs["replay_buffer"]
+    assert ours.items() >= theirs.items()
+
+
+@every_algorithm
+def test_overridden_steps_of_the_loop(algorithm: type) -> None:
+    class Mine(algorithm):  # type: ignore[misc, valid-type]
+        def _sample_action(self, learning_starts: int, action_noise: Any = None, n_envs: int = 1) -> Any:
+            action, buffer_action = super()._sample_action(learning_starts, action_noise, n_envs)
+            return np.zeros_like(action), np.zeros_like(buffer_action)
+
+        def _store_transition(
+            self, replay_buffer: Any, buffer_action: Any, new_obs: Any, reward: Any, dones: Any, infos: Any
+        ) -> None:
+            super()._store_transition(replay_buffer, buffer_action, new_obs, reward + 10.0, dones, infos)
+
+        def _update_info_buffer(self, infos: Any, dones: Any = None) -> None:
+            super()._update_info_buffer([{**info, "episode": {"r": 5.0, "l": 1, "t": 0.0}} for info in infos], dones)
+
+    env = SpacesEnv()
+    model = make(Mine, env).learn(25)
+    assert not np.any(env.actions)
+    stored = model.replay_buffer._get_samples(np.arange(25))
+    assert not stored.actions.any()
+    assert (stored.rewards == 10.0).all()
+    assert [info["r"] for info in model.ep_info_buffer] == [5.0] * 25
+
+
+class KeepingBuffer(ReplayBuffer):
+    """A buffer of the user's own, which does as it likes with what it is given."""
+
+    def add(self, obs: Any, next_obs: Any, *args: Any) -> None:
+        super().add(obs, next_obs, *args)
+        next_obs[...] = np.nan
+
+
+def test_a_buffer_of_the_user_owns_what_it_is_given() -> None:
+    model = make(SACv2, replay_buffer_class=KeepingBuffer).learn(25)
+    assert np.isfinite(model._last_obs).all()
+
+
+def test_observations_of_another_type_are_stored_as_float32() -> None:
+    space = spaces.Box(-1, 1, (2, 3), np.float64)
+    buffer = TensorReplayBuffer(10, space, spaces.Discrete(3), "cpu", n_envs=2)
+    rng = np.random.default_rng(0)
+    obs, next_obs = rng.standard_normal((2, 2, 2, 3))
+    buffer.add(np.asfortranarray(obs), next_obs, np.array([2, 1]), np.ones(2), np.array([True, False]), [{}, {}])
+    batch = buffer._gather(th.zeros(2, dtype=th.int64), th.arange(2))
+    assert np.array_equal(batch.observations, obs.astype(np.float32))
+    assert np.array_equal(batch.next_observations, next_obs.astype(np.float32))
+    assert batch.actions.tolist() == [[2], [1]]
+    assert batch.dones.tolist() == [[1.0], [0.0]]
+
+
+def test_a_copied_policy_has_a_training_mode_of_its_own() -> None:
+    model = make(SACv2).learn(8)
+    model.policy.set_training_mode(False)
+    twin = copy.deepcopy(model.policy)
+    twin.set_training_mode(True)
+    assert twin.actor.latent_pi[0].training
+    assert not model.actor.latent_pi[0].training
+
+
+# ---------------------------------------------------------------- the guard before the buffer
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_what_is_finite_passes(dtype: type) -> None:
+    largest = min(np.finfo(dtype).max, LARGEST)
+    check_finite("x", np.array([[largest, -largest], [0.0, 1.0]], dtype=dtype), 0)
+    check_finite("x", np.full((3, 2, 2), 7, dtype=np.uint8), 0)
+
+
+@pytest.mark.parametrize("bad", [[np.nan, 0.0], [np.inf, -np.inf], [1e39, -1e39], [0.0, -1e300]])
+def test_what_is_not_finite_does_not(bad: list[float]) -> None:
+    with pytest.raises(ValueError, match="x of environment 1 at step 4"):
+        check_finite("x", np.array([[1.0, 2.0], bad]), 4)
