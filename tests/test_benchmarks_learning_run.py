@@ -259,6 +259,9 @@ def test_report_writes_small_files_and_keeps_the_larger_results(zoo: Zoo) -> Non
     code, output = zoo.report()
     assert code == 2
     assert "--replace" in output
+    rows_before = (zoo.folder / "results" / "tiny.csv").read_bytes()
+    assert zoo.report("--add", "--check")[0] == 0
+    assert (zoo.folder / "results" / "tiny.csv").read_bytes() == rows_before
     # The figure follows from the CSV files alone.
     (zoo.folder / "figures" / "tiny.png").unlink()
     assert zoo.report("--redraw", "--check")[0] == 0

@@ -75,9 +75,28 @@ class Collection:
         collection.summary = _read_csv(paths["summary"])
         if study.scalars:
             collection.scalars = _read_csv(paths["scalars"])
-        there = {(row["algo"], row["env"], int(row["seed"])) for row in collection.summary}
+        there = {_run_of(row) for row in collection.summary}
         collection.missing = [run.ids[0] for run in study.runs() if (run.name, run.env, run.seed) not in there]
         return collection
+
+    def add(self, stored: Collection, study: Study) -> None:
+        """Take over the results of runs that are not at hand.
+
+        :param stored: What was written earlier
+        :param study: The study, whose order the rows take
+        """
+        order = {(run.name, run.env, run.seed): run.ids[0] for run in study.runs()}
+        mine = {_run_of(row) for row in self.summary}
+        for name in ("curves", "scalars", "summary"):
+            kept = [row for row in getattr(stored, name) if _run_of(row) in order and _run_of(row) not in mine]
+            rows = sorted([*getattr(self, name), *kept], key=lambda row: list(order).index(_run_of(row)))
+            setattr(self, name, rows)
+        there = {order[_run_of(row)] for row in self.summary}
+        self.missing = [entry for entry in self.missing if entry.partition(":")[0] not in there]
+
+
+def _run_of(row: Row) -> tuple[str, str, int]:
+    return row["algo"], row["env"], int(row["seed"])
 
 
 def collect(study: Study, out: Path) -> Collection:

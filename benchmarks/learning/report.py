@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--figures", type=Path, default=HERE / "figures", help="folder of figures")
     parser.add_argument("--redraw", action="store_true", help="start from the CSV files instead of the runs")
     parser.add_argument("--replace", action="store_true", help="overwrite results even by those of fewer runs")
+    parser.add_argument("--add", action="store_true", help="keep the results of runs that are not in --out")
     parser.add_argument("--check", action="store_true", help="end with status 1 if a result falls short")
     args = parser.parse_args(arguments)
     try:
@@ -58,11 +59,14 @@ def report(study: Study, args: argparse.Namespace) -> list[str]:
         collection = Collection.read(study, args.results)
     else:
         collection = collect(study, args.out)
-        stored = len(Collection.read(study, args.results).summary)
-        if len(collection.summary) < stored and not args.replace:
+        stored = Collection.read(study, args.results)
+        if args.add:
+            collection.add(stored, study)
+        if len(collection.summary) < len(stored.summary) and not args.replace:
             raise ValueError(
                 f"{args.out} has {len(collection.summary)} finished runs of {study.name} and {args.results} results of "
-                f"{stored}: choose another --results, or pass --replace to keep the fewer"
+                f"{len(stored.summary)}: choose another --results, or pass --add to keep those of the others, or "
+                "--replace to lose them"
             )
         if collection.summary:
             collection.write(args.results)

@@ -132,7 +132,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=[],
         metavar="PATTERN",
         help="keep the runs that match every pattern: a study, algorithm, environment or seed (sac_v1, 'Reacher*', "
-        "seed2) or a whole id ('mujoco_100k/sac_v1/*/seed1')",
+        "seed2) or a whole id ('half_cheetah/sac_v1/*/seed1')",
     )
     parser.add_argument("--jobs", type=int, default=_cores(), help="processes side by side (default: cores)")
     parser.add_argument("--device", default="cpu", help="PyTorch device (default: cpu)")

@@ -248,7 +248,7 @@ def select(runs: Iterable[Run], patterns: Iterable[str]) -> list[Run]:
     """Keep the runs that a filter names.
 
     :param runs: The runs
-    :param patterns: Shell patterns, each for a whole id (``mujoco_100k/sac_v1/*/seed1``) or for one of its parts
+    :param patterns: Shell patterns, each for a whole id (``half_cheetah/sac_v1/*/seed1``) or for one of its parts
         (``sac_v1``, ``Reacher*``, ``seed2``); a run must match all of them; without patterns every run is kept
     :return: The runs kept, in order
     """
