@@ -15,7 +15,7 @@ from rl_zoo3.exp_manager import ExperimentManager
 import sb3_sac_variants
 from sb3_sac_variants.zoo import ZOO_ALGORITHMS, __main__, hyperparameter_file, plugin, register, samplers
 
-ALGOS = ["sac_v1", "sac_v2", "sql"]
+ALGOS = ["sac_v1", "sac_v2", "sql", "masac"]
 
 
 @pytest.fixture(autouse=True)

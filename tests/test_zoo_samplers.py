@@ -11,11 +11,13 @@ import pytest
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.her import HerReplayBuffer
 
-from sb3_sac_variants import SQL, SACv1, SACv2
+from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
 from sb3_sac_variants.zoo.samplers import (
+    convert_masac_params,
     convert_sac_v1_params,
     convert_sac_v2_params,
     convert_sql_params,
+    sample_masac_params,
     sample_sac_v1_params,
     sample_sac_v2_params,
     sample_sql_params,
@@ -26,6 +28,8 @@ SAMPLERS = [
     pytest.param(SACv2, sample_sac_v2_params, convert_sac_v2_params, id="sac_v2"),
     pytest.param(SQL, sample_sql_params, convert_sql_params, id="sql"),
 ]
+#: and that of several agents, which have other environments
+ALL_SAMPLERS = [*SAMPLERS, pytest.param(MASAC, sample_masac_params, convert_masac_params, id="masac")]
 HER_KWARGS = [None, {}, {"n_sampled_goal": 4, "goal_selection_strategy": "future", "copy_info_dict": True}]
 
 Sample = Callable[..., dict[str, Any]]
@@ -61,7 +65,7 @@ def sampled(
 
 @pytest.mark.parametrize("her_kwargs", HER_KWARGS, ids=["no HER", "HER", "HER with arguments"])
 @pytest.mark.parametrize("n_actions", [0, 1, 17])
-@pytest.mark.parametrize(("algorithm", "sample", "convert"), SAMPLERS)
+@pytest.mark.parametrize(("algorithm", "sample", "convert"), ALL_SAMPLERS)
 def test_converter_restores_what_was_sampled(
     algorithm: type, sample: Sample, convert: Convert, n_actions: int, her_kwargs: dict[str, Any] | None
 ) -> None:
@@ -72,7 +76,7 @@ def test_converter_restores_what_was_sampled(
 
 
 @pytest.mark.parametrize("storage", ["sqlite", "journal"])
-@pytest.mark.parametrize(("algorithm", "sample", "convert"), SAMPLERS)
+@pytest.mark.parametrize(("algorithm", "sample", "convert"), ALL_SAMPLERS)
 def test_numbers_survive_the_storage(
     algorithm: type, sample: Sample, convert: Convert, storage: str, tmp_path: Path
 ) -> None:
@@ -83,7 +87,7 @@ def test_numbers_survive_the_storage(
     assert returned == [convert(trial.params) for trial in study.trials]
 
 
-@pytest.mark.parametrize(("algorithm", "sample", "convert"), SAMPLERS)
+@pytest.mark.parametrize(("algorithm", "sample", "convert"), ALL_SAMPLERS)
 def test_converter_leaves_the_trial_alone(algorithm: type, sample: Sample, convert: Convert) -> None:
     _, study = sampled(sample, 1, her_kwargs={})
     params = study.trials[0].params
@@ -93,7 +97,7 @@ def test_converter_leaves_the_trial_alone(algorithm: type, sample: Sample, conve
 
 
 @pytest.mark.filterwarnings("error::optuna.exceptions.ExperimentalWarning", "error::UserWarning")
-@pytest.mark.parametrize(("algorithm", "sample", "convert"), SAMPLERS)
+@pytest.mark.parametrize(("algorithm", "sample", "convert"), ALL_SAMPLERS)
 def test_every_trial_asks_for_the_same_parameters(algorithm: type, sample: Sample, convert: Convert) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     _, study = sampled(sample, 30)

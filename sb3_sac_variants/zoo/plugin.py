@@ -41,6 +41,9 @@ ZOO_ALGORITHMS = {
         "sb3_sac_variants:SACv2", f"{_SAMPLERS}:sample_sac_v2_params", f"{_SAMPLERS}:convert_sac_v2_params"
     ),
     "sql": ZooAlgorithm("sb3_sac_variants:SQL", f"{_SAMPLERS}:sample_sql_params", f"{_SAMPLERS}:convert_sql_params"),
+    "masac": ZooAlgorithm(
+        "sb3_sac_variants:MASAC", f"{_SAMPLERS}:sample_masac_params", f"{_SAMPLERS}:convert_masac_params"
+    ),
 }
 
 

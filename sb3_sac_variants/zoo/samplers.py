@@ -122,6 +122,42 @@ def convert_sql_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     return _convert_targets(_convert_shared_params(sampled_params))
 
 
+def sample_masac_params(
+    trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
+) -> dict[str, Any]:
+    """
+    Sample hyperparameters for MASAC: SAC's, the target entropy of each agent (from a quarter to twice the usual one),
+    the first temperature, and whether the agents share an actor.
+
+    The cross-entropy's coefficient is part of the task, as rewards are, and stays what it was.
+
+    :param trial: Optuna trial
+    :param n_actions: What the zoo takes for the dimension of the actions: the number of agents
+    :param n_envs: Number of training environments
+    :param additional_args: The zoo's ``using_her_replay_buffer`` and ``her_kwargs``
+    :return: Arguments of the algorithm
+    """
+    trial.suggest_float("target_entropy_factor", 0.25, 2.0)
+    trial.suggest_float("initial_ent_coef", 0.01, 1.0, log=True)
+    trial.suggest_categorical("share_actor", [False, True])
+    _suggest_shared_params(trial, n_actions, n_envs, additional_args)
+    return convert_masac_params(trial.params)
+
+
+def convert_masac_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
+    """
+    Turn the parameters of a MASAC trial into the arguments that were sampled.
+
+    :param sampled_params: ``trial.params``
+    :return: Arguments of the algorithm, equal to what :func:`sample_masac_params` returned for the trial
+    """
+    hyperparams = _convert_shared_params(sampled_params)
+    hyperparams["target_entropy"] = f"auto_{hyperparams.pop('target_entropy_factor')}"
+    hyperparams["ent_coef"] = f"auto_{hyperparams.pop('initial_ent_coef')}"
+    hyperparams["policy_kwargs"]["share_actor"] = hyperparams.pop("share_actor")
+    return hyperparams
+
+
 def _suggest_reward_scale_and_targets(trial: optuna.Trial) -> None:
     """What the algorithms with a fixed temperature add to SAC's parameters."""
     trial.suggest_float("reward_scale", 0.1, 100.0, log=True)
