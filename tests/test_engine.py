@@ -102,6 +102,34 @@ def test_a_changing_learning_rate_does_not_recompile():
 
 @needs_compiler
 @pytest.mark.slow
+def test_what_changes_between_updates_reaches_the_compiled_one():
+    reference, model = make(SACv2, "eager"), make(SACv2, "compile")
+    for name, value in [("target_entropy", 3.0), ("tau", 0.5), ("reward_scale", 9.0), ("target_update_interval", 2)]:
+        for each in (reference, model):
+            th.manual_seed(2)
+            each.train(1, batch_size=8)
+            setattr(each, name, value)
+    for batch_size in (8, 16):
+        for each in (reference, model):
+            th.manual_seed(3)
+            each.train(2, batch_size=batch_size)
+        th.testing.assert_close(parameters(model), parameters(reference), rtol=1e-4, atol=2e-6)
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_network_that_does_not_compile_is_named_with_the_remedy():
+    class Refuses(th.nn.Module):
+        def forward(self, features):
+            return features + float(features.sum().item() > 0)
+
+    model = make(SACv2, "compile", policy_kwargs={"net_arch": [16], "activation_fn": Refuses})
+    with pytest.raises(EngineUnavailableError, match=r"engine='compile' cannot compile .* pass engine='eager'"):
+        model.train(1, batch_size=8)
+
+
+@needs_compiler
+@pytest.mark.slow
 def test_many_models_in_one_process_can_each_be_compiled():
     # torch.compile keeps eight graphs for a function, which all models would share
     limit = th._dynamo.config.recompile_limit

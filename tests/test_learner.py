@@ -248,6 +248,30 @@ def test_only_plain_adam_is_replaced_by_its_formula():
     assert not is_plain_adam(Custom(parameters))
 
 
+def test_hooks_of_the_optimizer_are_called():
+    module = network()
+    module.optimizer = th.optim.Adam(module.parameters(), lr=RATE)
+    calls = []
+    module.optimizer.register_step_post_hook(lambda *_: calls.append(1))
+    learner = Learner(module, "network")
+    for step in range(2):
+        learner.minimize(loss_of(step))
+    assert len(calls) == 2
+
+
+def test_state_that_was_loaded_behind_the_learners_back_is_stepped_on():
+    trained, fresh = learner_of(network()), learner_of(network())
+    for learner in (trained, fresh):
+        learner.minimize(loss_of(0))
+    for step in range(1, 3):
+        trained.minimize(loss_of(step))
+    fresh.module.load_state_dict(trained.module.state_dict())
+    fresh.optimizer.load_state_dict(copy.deepcopy(trained.optimizer.state_dict()))
+    for learner in (trained, fresh):
+        learner.minimize(loss_of(3))
+    assert_same(trained.module, fresh.module)
+
+
 def test_loading_an_optimizers_state_needs_but_a_refresh():
     trained, fresh = learner_of(network()), learner_of(network())
     for step in range(3):

@@ -46,7 +46,7 @@ class FusedAdam:
 
     def __init__(self, optimizer: th.optim.Optimizer, parameters: list[nn.Parameter]):
         self.group = optimizer.param_groups[0]
-        self.parameters = parameters
+        self.parameters: list[th.Tensor] = list(parameters)
         states = [optimizer.state[parameter] for parameter in parameters]
         self.averages = [state["exp_avg"] for state in states]
         self.squares = [state["exp_avg_sq"] for state in states]
