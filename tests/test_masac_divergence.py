@@ -15,7 +15,7 @@ ALPHA, UPDATES = 0.2, 400
 
 def trained(**kwargs: Any) -> MASAC:
     """
-    Two agents that each want their own action, 0.25 to the left and to the right of the middle, in episodes of one step.
+    Two agents that each want their own action, 0.25 to the left and right of the middle, in episodes of one step.
 
     :param kwargs: arguments of the algorithm
     :return: the model, trained on random actions
