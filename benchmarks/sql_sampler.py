@@ -13,7 +13,7 @@ Prints a table and writes it to benchmarks/sql_sampler.csv:
 - ``rest``: root mean square of the Stein direction, in units of the action, at particles that have exactly the right
   density (in one dimension, as quantiles). It should be 0.
 
-``python benchmarks/sql_sampler.py`` takes about seven minutes on one core.
+``python benchmarks/sql_sampler.py`` takes about five minutes on one core.
 """
 
 import argparse
@@ -203,7 +203,7 @@ def measure(name: str, squash_gradient: str, dim: int, steps: int, seeds: int) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=2000, help="gradient steps of each sampler")
+    parser.add_argument("--steps", type=int, default=1500, help="gradient steps of each sampler")
     parser.add_argument("--seeds", type=int, default=3, help="samplers of each kind")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".csv"), help="where to save the table")
     arguments = parser.parse_args()
