@@ -81,9 +81,8 @@ class CompiledEngine(Engine):
             for _ in range(gradient_steps):
                 self.compiled(*self.draw(batch_size))
         except (TorchDynamoException, OSError) as error:  # will not compile, or the cache folder cannot be written
-            reason = str(error).strip().splitlines() or [""]
             raise EngineUnavailableError(
-                f"engine='compile' cannot compile this update ({type(error).__name__}: {reason[0]}): pass engine='eager'"
+                f"engine='compile' cannot compile this update ({_in_a_line(error)}): pass engine='eager'"
             ) from error
 
 
@@ -218,6 +217,16 @@ def _with_own_code(step: Step) -> Step:
     return types.MethodType(copy, step.__self__)  # type: ignore[attr-defined]
 
 
+def _in_a_line(error: BaseException) -> str:
+    """
+    :param error: what was raised, maybe with pages of text
+    :return: its type and first line; of its cause, if it is an error of ours that wraps another
+    """
+    if isinstance(error, EngineUnavailableError) and error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+
+
 def compile_obstacle() -> str | None:
     """
     :return: why ``torch.compile`` cannot work on this machine's CPU, or None
@@ -253,10 +262,9 @@ class _WithFallback(Engine):
         try:
             self._engine.run(gradient_steps, batch_size, signature)
         except Exception as error:  # whatever a compiler may raise: eager raises it again if it is the user's own
-            reason = str(error).strip().splitlines() or [type(error).__name__]
             warnings.warn(
-                f"engine='auto' chose {self._engine.name!r}, which failed ({type(error).__name__}: {reason[0]}): going "
-                "on with engine='eager'",
+                f"engine='auto' chose {self._engine.name!r}, which failed ({_in_a_line(error)}): going on with "
+                "engine='eager'",
                 stacklevel=2,
             )
             self._engine = self._fallback
