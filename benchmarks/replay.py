@@ -26,7 +26,7 @@ FRAMES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
 TASKS: dict[str, tuple[spaces.Space, spaces.Space, int, int]] = {}
 for _n_envs in (1, 8, 64):
     _observation_dim, _action_dim = SHAPES["Hopper"]
-    TASKS[f"Hopper, {_n_envs} environment{"s" * (_n_envs > 1)}"] = (
+    TASKS[f"Hopper, {_n_envs} environment{'s' * (_n_envs > 1)}"] = (
         spaces.Box(-np.inf, np.inf, (_observation_dim,), np.float64),
         spaces.Box(-1, 1, (_action_dim,), np.float32),
         100_000,
