@@ -17,55 +17,8 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
-#: key of an observation that is not a dictionary
-SINGLE = ""
-
-
-class _Normalizer:
-    """
-    What ``VecNormalize`` does to a batch, on the device.
-
-    :param env: the wrapper whose statistics are used
-    :param keys: keys of the observations
-    :param device: where
-    """
-
-    def __init__(self, env: VecNormalize, keys: list[str], device: th.device):
-        self.clip_obs, self.clip_reward = float(env.clip_obs), float(env.clip_reward)
-        self.norm_reward = env.norm_reward
-        chosen = list(env.norm_obs_keys or [SINGLE]) if env.norm_obs else []
-        self.keys = [key for key in keys if key in chosen]
-        self.statistics = {key: [self._tensor(x, device) for x in self._observation(env, key)] for key in self.keys}
-        self.reward_scale = self._tensor(self._reward(env), device)
-
-    @staticmethod
-    def _tensor(value: Any, device: th.device) -> th.Tensor:
-        return th.as_tensor(value, dtype=th.float32).to(device, copy=True)
-
-    @staticmethod
-    def _observation(env: VecNormalize, key: str) -> tuple[np.ndarray, np.ndarray]:
-        rms = env.obs_rms[key] if isinstance(env.obs_rms, dict) else env.obs_rms
-        return rms.mean, np.sqrt(rms.var + env.epsilon)
-
-    @staticmethod
-    def _reward(env: VecNormalize) -> np.ndarray:
-        return np.sqrt(env.ret_rms.var + env.epsilon)
-
-    def update(self, env: VecNormalize) -> None:
-        """Take the present statistics, into the same tensors: a captured graph reads them."""
-        for key in self.keys:
-            for tensor, value in zip(self.statistics[key], self._observation(env, key), strict=True):
-                tensor.copy_(th.as_tensor(value, dtype=th.float32))
-        self.reward_scale.copy_(th.as_tensor(self._reward(env), dtype=th.float32))
-
-    def observation(self, key: str, value: th.Tensor) -> th.Tensor:
-        if key not in self.statistics:
-            return value
-        mean, std = self.statistics[key]
-        return ((value - mean) / std).clamp(-self.clip_obs, self.clip_obs)
-
-    def reward(self, value: th.Tensor) -> th.Tensor:
-        return (value / self.reward_scale).clamp(-self.clip_reward, self.clip_reward) if self.norm_reward else value
+from sb3_sac_variants.common.final_observations import FinalObservations
+from sb3_sac_variants.common.normalization import SINGLE, BatchNormalizer
 
 
 class TensorReplayBuffer(ReplayBuffer):
@@ -108,6 +61,7 @@ class TensorReplayBuffer(ReplayBuffer):
             self._spaces = dict(observation_space.spaces)
         shapes = self.obs_shape if isinstance(self.obs_shape, dict) else {SINGLE: self.obs_shape}
         self._shapes: dict[str, tuple[int, ...]] = {key: tuple(shape) for key, shape in shapes.items()}
+        self._widths = {key: int(np.prod(shape)) for key, shape in self._shapes.items()}
         self._images = [key for key, space in self._spaces.items() if space.dtype == np.uint8]
         self._numbers = [key for key in self._spaces if key not in self._images]
         # Row of the float32 store: observations, action, next observations (unless stored once), reward, terminated
@@ -119,10 +73,10 @@ class TensorReplayBuffer(ReplayBuffer):
         #: counts (re)allocations: a captured graph of an older version points to freed memory
         self.version = 0
         self._rows: th.Tensor | None = None
-        self._normalizer: _Normalizer | None = None
+        self._normalizer: BatchNormalizer | None = None
 
     def _row_layout(self) -> list[tuple[str, int]]:
-        numbers = [(key, int(np.prod(self._shapes[key]))) for key in self._numbers]
+        numbers = [(key, self._widths[key]) for key in self._numbers]
         layout = [(f"obs.{key}", width) for key, width in numbers]
         layout.append(("action", self.action_dim))
         if not self.optimize_memory_usage:
@@ -150,11 +104,11 @@ class TensorReplayBuffer(ReplayBuffer):
         self._start = th.zeros((), dtype=th.int64, device=self.device)
         self._count = th.zeros((), dtype=th.float64, device=self.device)
         if self.optimize_memory_usage:
-            # Observations that ended an episode, and for each transition the place of its own (-1: it has none)
-            self._final_of = th.full((rows,), -1, dtype=th.int64, device=self.device)
-            self._final_of_host = np.full(rows, -1, dtype=np.int64)
-            self._final_free: list[int] = []
-            self._final: dict[str, th.Tensor] = {}
+            shapes = {
+                key: self._shapes[key] if key in self._images else (width,) for key, width in self._widths.items()
+            }
+            dtypes = {key: th.uint8 if key in self._images else th.float32 for key in self._spaces}
+            self._final = FinalObservations(rows, shapes, dtypes, self.device)
             self._last_next: dict[str, np.ndarray] | None = None
         self.version += 1
         self._map_to_host()
@@ -186,10 +140,8 @@ class TensorReplayBuffer(ReplayBuffer):
         """
         if self._rows is None:
             return 0
-        tensors = self._stores()
-        if self.optimize_memory_usage:
-            tensors += [self._final_of, *self._final.values()]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        final = self._final.nbytes if self.optimize_memory_usage else 0
+        return final + sum(tensor.numel() * tensor.element_size() for tensor in self._stores())
 
     def _update_range(self) -> None:
         """Positions that may be drawn, as tensors: ``start, start + 1, ..., start + count - 1`` modulo the size."""
@@ -211,8 +163,10 @@ class TensorReplayBuffer(ReplayBuffer):
         for name, value in state.items():
             if isinstance(value, th.Tensor):
                 state[name] = value.to(device)
-            elif isinstance(value, dict) and name in ("_image_rows", "_final"):
+            elif name == "_image_rows":
                 state[name] = {key: tensor.to(device) for key, tensor in value.items()}
+            elif name == "_final":
+                value.to(device)
         self.device = device
         self._normalizer = None
         if self._rows is not None:
@@ -235,9 +189,7 @@ class TensorReplayBuffer(ReplayBuffer):
             for name in ("_start", "_count"):
                 state[name] = state[name].cpu()
             if self.optimize_memory_usage:
-                state["_final"] = {key: value.cpu() for key, value in self._final.items()}
-                del state["_final_of"]  # _final_of_host says the same
-                state["_final_of_host"] = self._final_of_host[:filled].copy()
+                state["_final"] = self._final.resized(filled)
         state["device"] = th.device("cpu")
         return state
 
@@ -255,9 +207,7 @@ class TensorReplayBuffer(ReplayBuffer):
             self._rows = grown(self._rows)
             self._image_rows = {key: grown(value) for key, value in self._image_rows.items()}
             if self.optimize_memory_usage:
-                final_of = np.full(rows, -1, dtype=np.int64)
-                final_of[: len(self._final_of_host)] = self._final_of_host
-                self._final_of_host, self._final_of = final_of, th.from_numpy(final_of.copy())
+                self._final = self._final.resized(rows)
             self._map_to_host()
 
     # ---------------------------------------------------------------- writing
@@ -346,11 +296,7 @@ class TensorReplayBuffer(ReplayBuffer):
         row about to be written would overwrite a next observation: put that one aside.
         """
         # The rows written now no longer need what was put aside for them a round ago
-        first = self.pos * self.n_envs
-        for row in first + np.flatnonzero(self._final_of_host[first : first + self.n_envs] >= 0):
-            self._final_free.append(int(self._final_of_host[row]))
-            self._final_of_host[row] = -1
-            self._final_of[row] = -1
+        self._final.forget(range(self.pos * self.n_envs, (self.pos + 1) * self.n_envs))
         last = self._last_next
         if last is None:
             return
@@ -359,29 +305,9 @@ class TensorReplayBuffer(ReplayBuffer):
             for key, value in last.items()
         ]
         for env in np.flatnonzero(~np.logical_and.reduce(same)).tolist():
-            if not self._final_free:
-                self._grow_final()
-            slot = self._final_free.pop()
-            for key in self._spaces:
-                value = np.asarray(last[key][env], dtype=np.uint8 if key in self._images else np.float32)
-                self._final[key][slot] = th.from_numpy(value.reshape(self._final[key].shape[1:])).to(self.device)
             row = ((self.pos - 1) % self.buffer_size) * self.n_envs + env
-            self._final_of_host[row] = slot
-            self._final_of[row] = slot
-
-    def _grow_final(self) -> None:
-        """Double the room for observations that ended an episode."""
-        present = next(iter(self._final.values())).shape[0] if self._final else 0
-        capacity = max(2 * present, 64)
-        for key in self._spaces:
-            image = key in self._images
-            shape = self._shapes[key] if image else (int(np.prod(self._shapes[key])),)
-            grown = th.zeros((capacity, *shape), dtype=th.uint8 if image else th.float32, device=self.device)
-            if present:
-                grown[:present] = self._final[key]
-            self._final[key] = grown
-        self._final_free.extend(range(present, capacity))
-        self.version += 1
+            if self._final.put(row, {key: value[env] for key, value in last.items()}):
+                self.version += 1
 
     # ---------------------------------------------------------------- reading
 
@@ -396,7 +322,7 @@ class TensorReplayBuffer(ReplayBuffer):
                 self.version += 1
             self._normalizer = None
         elif self._normalizer is None:
-            self._normalizer = _Normalizer(env, list(self._spaces), th.device(self.device))
+            self._normalizer = BatchNormalizer(env, list(self._spaces), th.device(self.device))
             self.version += 1
         else:
             self._normalizer.update(env)
@@ -440,7 +366,6 @@ class TensorReplayBuffer(ReplayBuffer):
         if self.optimize_memory_usage:
             next_index = ((position + 1) % self.buffer_size) * self.n_envs + index % self.n_envs
             following = self._rows.index_select(0, next_index)
-            final = self._final_of.index_select(0, index)
         observations, next_observations = {}, {}
         for key in self._spaces:
             source = "obs" if self.optimize_memory_usage else "next_obs"
@@ -451,10 +376,8 @@ class TensorReplayBuffer(ReplayBuffer):
             else:
                 observation = rows[:, self._columns[f"obs.{key}"]]
                 next_observation = following[:, self._columns[f"{source}.{key}"]]
-            if self.optimize_memory_usage and self._final:
-                last = self._final[key].index_select(0, final.clamp(min=0))
-                has_final = (final >= 0).view(-1, *[1] * (last.dim() - 1))
-                next_observation = th.where(has_final, last, next_observation)
+            if self.optimize_memory_usage:
+                next_observation = self._final.replace(key, index, next_observation)
             shape = (index.shape[0], *self._shapes[key])
             observations[key] = self._normalized(key, observation.reshape(shape))
             next_observations[key] = self._normalized(key, next_observation.reshape(shape))
