@@ -112,7 +112,7 @@ class SteinActor(BasePolicy):
         """
         batch_size = next(iter(obs.values())).shape[0] if isinstance(obs, dict) else obs.shape[0]
         if not deterministic:
-            noise = th.randn(self.noise_shape(batch_size), device=self.device)
+            noise = th.randn(self.noise_shape(batch_size), device=self.candidates.device)
             return th.tanh(self.pre_tanh(obs, noise)).squeeze(1)
         actions = th.tanh(self.pre_tanh(obs, self.candidates.expand(batch_size, -1, -1)))
         best = self.critic.min_q(obs, uniform_particles(actions)).argmax(dim=1)
