@@ -178,7 +178,7 @@ OPTIONS: dict[str, Any] = {
     "ce_center": True,
     "ce_relative": True,
     "target_entropy": "auto_0.5",
-    "policy_kwargs": {"share_actor": True},
+    "policy_kwargs": {"share_actor": True, "share_critic": True},
 }
 
 
@@ -350,6 +350,7 @@ def test_arguments_without_meaning_are_refused(name: str, value: Any, remedy: st
     ("name", "value"),
     [
         ("share_actor", 1),
+        ("share_critic", None),
         ("log_std_init", -1),
         ("features_extractor_kwargs", {"features_dim": 3}),
         ("share_features_extractor", True),

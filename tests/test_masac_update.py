@@ -26,6 +26,7 @@ GAMMA, TAU, RATE, ALPHA = 0.9, 0.1, 2.0**-6, 0.25
 VARIANTS: dict[str, dict[str, Any]] = {
     "no_cross_entropy": {},
     "shared_actor": {"policy_kwargs": {"net_arch": [8], "share_actor": True}},
+    "shared_critic": {"policy_kwargs": {"net_arch": [8], "share_critic": True}, "ce_coef": 0.2},
     "apart": {"ce_coef": 0.2},
     "together_jointly_floored": {"ce_coef": 0.1, "ce_convention": "similarity", "ce_floor": "joint_0.2"},
     "in_my_place": {"ce_coef": 0.2, "ce_obs": "own"},
@@ -74,11 +75,9 @@ class PlainAgents:
         self.shared = model.policy.share_actor
         self.actors = self.unstack(model.actor.networks)
         critics = self.unstack(model.critic.q_networks)
-        self.n_critics = len(critics) // N
-        # critics[i][k]: agent by agent
-        self.critics = [[critics[k * N + i] for k in range(self.n_critics)] for i in range(N)]
-        targets = self.unstack(model.critic_target.q_networks)
-        self.targets = [[targets[k * N + i] for k in range(self.n_critics)] for i in range(N)]
+        self.shared_critic = model.policy.share_critic
+        self.critics = self.by_agent(critics)
+        self.targets = self.by_agent(self.unstack(model.critic_target.q_networks))
         self.log_alpha = [th.tensor(math.log(ALPHA), dtype=th.float64, requires_grad=True) for _ in range(N)]
 
     @staticmethod
@@ -92,6 +91,12 @@ class PlainAgents:
             ]
             for n in range(layers[0].weight.shape[0])
         ]
+
+    def by_agent(self, networks: list[list[th.Tensor]]) -> list[list[list[th.Tensor]]]:
+        """Networks of agent i as the element i, which are the same for all if they share them."""
+        if self.shared_critic:
+            return [networks] * N
+        return [networks[i::N] for i in range(N)]
 
     @staticmethod
     def mlp(parameters: list[th.Tensor], x: th.Tensor) -> th.Tensor:
@@ -138,8 +143,14 @@ class PlainAgents:
             total = total - beta * (log_prob.clamp(max=2.0 * ACT) if beta < 0 else log_prob)
         return total - total.detach().mean() if model.ce_center else total
 
-    def min_q(self, networks: list[list[th.Tensor]], obs: th.Tensor, actions: list[th.Tensor]) -> th.Tensor:
-        joint = th.cat([obs.flatten(1), *actions], dim=1)
+    def joint(self, agent: int, obs: th.Tensor, actions: list[th.Tensor]) -> th.Tensor:
+        if not self.shared_critic:
+            return th.cat([obs.flatten(1), *actions], dim=1)
+        order = [*range(agent, N), *range(agent)]
+        identity = F.one_hot(th.tensor(agent), N).double().expand(B, -1)
+        return th.cat([*(obs[:, j] for j in order), *(actions[j] for j in order), identity], dim=1)
+
+    def min_q(self, networks: list[list[th.Tensor]], joint: th.Tensor) -> th.Tensor:
         return th.stack([self.mlp(network, joint)[:, 0] for network in networks]).min(dim=0).values
 
     def update(self, batch: Batch, noise: Noise) -> dict[str, float]:
@@ -150,25 +161,28 @@ class PlainAgents:
         )
         targets = []
         for i in range(N):
-            value = self.min_q(self.targets[i], batch.next_observations, list(next_actions))
+            value = self.min_q(self.targets[i], self.joint(i, batch.next_observations, list(next_actions)))
             value = value - alphas[i] * next_log_probs[i]
             value = value + self.bonus(i, batch.next_observations, next_actions[i], alphas[i])
             not_over = 1 - batch.dones[:, 0]
             targets.append((model.reward_scale * batch.rewards[:, i] + GAMMA * not_over * value).detach())
+        stored = list(batch.actions.view(B, N, ACT).unbind(1))
         for i in range(N):
             for network in self.critics[i]:
-                q = self.mlp(network, th.cat([batch.observations.flatten(1), batch.actions], dim=1))[:, 0]
+                q = self.mlp(network, self.joint(i, batch.observations, stored))[:, 0]
                 loss = 0.5 * F.mse_loss(q, targets[i])
                 losses["critic_loss"] += loss.item()
-                optimizer = th.optim.Adam(network, lr=RATE)
-                optimizer.zero_grad()
                 loss.backward()
-                optimizer.step()
+        networks = [network for agent in self.critics[: 1 if self.shared_critic else N] for network in agent]
+        for network in networks:
+            optimizer = th.optim.Adam(network, lr=RATE)
+            optimizer.step()
+            optimizer.zero_grad()
         actor_loss, log_probs = th.zeros((), dtype=th.float64), []
         drawn = [self.act(i, batch.observations, noise.actions) for i in range(N)]
         for i, (action, log_prob) in enumerate(drawn):
             actions = [a if j == i else a.detach() for j, (a, _) in enumerate(drawn)]
-            value = self.min_q(self.critics[i], batch.observations, actions) - alphas[i] * log_prob
+            value = self.min_q(self.critics[i], self.joint(i, batch.observations, actions)) - alphas[i] * log_prob
             actor_loss = actor_loss - (value + self.bonus(i, batch.observations, action, alphas[i])).mean()
             log_probs.append(log_prob.detach())
         optimizer = th.optim.Adam([tensor for actor in self.actors for tensor in actor], lr=RATE)
@@ -185,9 +199,9 @@ class PlainAgents:
             optimizer = th.optim.Adam([self.log_alpha[i]], lr=RATE)
             loss.backward()
             optimizer.step()
-        for online, target in zip(self.critics, self.targets, strict=True):
-            for leader, follower in zip(flat(online), flat(target), strict=True):
-                follower.data.lerp_(leader.data, TAU)
+        own = slice(0, 1 if self.shared_critic else N)
+        for leader, follower in zip(flat(self.critics[own]), flat(self.targets[own]), strict=True):
+            follower.data.lerp_(leader.data, TAU)
         return losses
 
     def assert_same_as(self, model: MASAC) -> None:
@@ -219,8 +233,9 @@ def test_update_is_that_of_agents_one_by_one(variant: str) -> None:
         assert model.log_ent_coef.tolist() == pytest.approx([x.item() for x in plain.log_alpha], rel=1e-6)
 
 
-def test_gradient_of_a_q_reaches_its_own_agents_action_only() -> None:
-    model = to_double(model_of())
+@pytest.mark.parametrize("share_critic", [False, True])
+def test_gradient_of_a_q_reaches_its_own_agents_action_only(share_critic: bool) -> None:
+    model = to_double(model_of(policy_kwargs={"share_critic": share_critic}))
     batch, noise = batch_and_noise()
     actions = batch.actions.view(B, N, ACT)
     own = model.actor.sample(batch.observations, noise.actions)._replace(actions=actions.clone().requires_grad_())

@@ -71,8 +71,8 @@ class MASAC(MaxEntAlgorithm):
     form say that it makes them different, and so it is measured. ``ce_convention`` chooses between the two.
 
     :param args: as :class:`~sb3_sac_variants.common.arguments.MaxEntArguments`, that is as SB3's ``SAC``; the only
-        policy is "MlpPolicy", with ``share_actor`` in ``policy_kwargs`` for one actor network that serves all agents.
-        There are no gSDE and no n-step returns
+        policy is "MlpPolicy", with ``share_actor`` and ``share_critic`` in ``policy_kwargs`` for networks that serve
+        all agents. There are no gSDE and no n-step returns
     :param target_entropy: H of each agent, in nats: "auto" for -D, "auto_0.5" for half of that, or a number
     :param ce_coef: beta, in units of reward; 0 leaves the cross-entropy out
     :param ce_convention: "objective": beta > 0 makes policies differ; "similarity": beta > 0 makes them alike

@@ -175,14 +175,26 @@ class CentralizedCritic(StackedCritic):
     """
     ``n_critics`` action-value networks Q_k^i(o^1..o^N, a^1..a^N) for each agent i. Arguments as
     :class:`~sb3_sac_variants.common.critics.StackedCritic`.
+
+    :param share_critic: whether one set of networks serves all agents: it sees the joint observation and action in the
+        order i, i + 1, ..., N, 1, ..., i - 1, and a one-hot vector that tells which agent i is
     """
 
     observation_space: spaces.Box
     action_space: spaces.Box
     q_networks: nn.Sequential
+    agent_ids: th.Tensor
+    order: th.Tensor
+
+    def __init__(self, *args: Any, share_critic: bool = False, **kwargs: Any):
+        self.share_critic = share_critic
+        super().__init__(*args, **kwargs)
+        agents = th.arange(self.n_agents)
+        self.register_buffer("order", (agents.unsqueeze(1) + agents) % self.n_agents, persistent=False)
+        self.register_buffer("agent_ids", th.eye(self.n_agents), persistent=False)
 
     def _n_networks(self) -> int:
-        return self.n_critics * self.n_agents
+        return self.n_critics if self.share_critic else self.n_critics * self.n_agents
 
     @property
     def n_agents(self) -> int:
@@ -192,11 +204,12 @@ class CentralizedCritic(StackedCritic):
         return int(self.action_space.shape[0])
 
     def _network_sizes(self, features_dim: int) -> tuple[int, int]:
-        return features_dim + get_action_dim(self.action_space), 1
+        joint = features_dim + get_action_dim(self.action_space)
+        return joint + self.n_agents if self.share_critic else joint, 1
 
     def features(self, obs: PyTorchObs) -> th.Tensor:
         assert isinstance(obs, th.Tensor)
-        return obs.flatten(1).to(first_layer(self.q_networks).weight.dtype)
+        return obs.flatten(1).to(self.agent_ids.dtype)
 
     def evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
@@ -206,6 +219,9 @@ class CentralizedCritic(StackedCritic):
         :param actions: in [-1, 1], ``(B, N, D)`` or as the replay buffer has them, ``(B, N * D)``
         :return: ``(n_critics, B, N)``
         """
+        if self.share_critic:
+            actions = actions.view(-1, *self.action_space.shape)
+            return self._evaluate_shared(obs, actions, actions)
         return self._by_agent(self.q_networks(self._joint(obs, actions)))
 
     def sample_q(self, obs: PyTorchObs, sample: PolicySample | JointSample) -> th.Tensor:
@@ -234,16 +250,18 @@ class CentralizedCritic(StackedCritic):
         min_k Q_k^i(o, a^i, sg a^{-i}): the numbers of :meth:`min_q`, where the gradient of agent i's Q reaches agent
         i's action and no other's.
 
-        All networks see the same joint action, as a constant. The own action comes in once more at the first layer, as
-        its difference from itself: that is zero, and has the gradient wanted.
-
         :param obs: observations, ``(B, N, d)``
         :param sample: actions of all agents
         :return: ``(B, N)``
         """
+        actions, constant = sample.actions, sample.actions.detach()
+        if self.share_critic:
+            return self._evaluate_shared(obs, actions, constant).amin(dim=0)
+        # All networks see the same joint action, as a constant. The own action comes in once more at the first layer,
+        # as its difference from itself: that is zero, and has the gradient wanted
         first = first_layer(self.q_networks)
-        own = (sample.actions - sample.actions.detach()).transpose(0, 1).repeat(self.n_critics, 1, 1)
-        hidden = th.baddbmm(first(self._joint(obs, sample.actions.detach())), own, self._own_action_weight(first))
+        own = (actions - constant).transpose(0, 1).repeat(self.n_critics, 1, 1)
+        hidden = th.baddbmm(first(self._joint(obs, constant)), own, self._own_action_weight(first))
         return self._by_agent(self.q_networks[1:](hidden)).amin(dim=0)
 
     def _own_action_weight(self, layer: StackedLinear) -> th.Tensor:
@@ -255,11 +273,27 @@ class CentralizedCritic(StackedCritic):
         by_agents = of_actions.view(self.n_critics, self.n_agents, self.n_agents, -1, of_actions.shape[2])
         return by_agents.diagonal(dim1=1, dim2=2).permute(0, 3, 1, 2).flatten(0, 1)
 
+    def _evaluate_shared(self, obs: PyTorchObs, own: th.Tensor, others: th.Tensor) -> th.Tensor:
+        """
+        :param obs: observations, ``(B, N, d)``
+        :param own: of each agent, where its own networks see it, ``(B, N, D)``
+        :param others: of each agent, where those of other agents see it, ``(B, N, D)``
+        :return: ``(n_critics, B, N)``
+        """
+        rows = self.features(obs).view(*own.shape[:2], -1)[:, self.order].flatten(2)
+        actions = th.cat([own.unsqueeze(2), others[:, self.order[:, 1:]]], dim=2).flatten(2)
+        ids = self.agent_ids.expand(own.shape[0], -1, -1)
+        inputs = th.cat([rows, actions, ids], dim=2).flatten(0, 1)
+        return self.q_networks(inputs).view(self.n_critics, *own.shape[:2])
+
     def _joint(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         return th.cat([self.features(obs), actions.flatten(1)], dim=1)
 
     def _by_agent(self, q_values: th.Tensor) -> th.Tensor:
         return q_values.view(self.n_critics, self.n_agents, -1).transpose(1, 2)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "share_critic": self.share_critic}
 
 
 class MASACPolicy(MaxEntPolicy):
@@ -270,6 +304,8 @@ class MASACPolicy(MaxEntPolicy):
 
     :param share_actor: whether one actor network serves all agents, told which by a one-hot vector beside the
         observation; by default each has its own
+    :param share_critic: the same for the critics, which then see the joint observation and action in an order that
+        begins with the agent's own
     :raises ValueError: if an argument has no meaning here
     """
 
@@ -277,15 +313,16 @@ class MASACPolicy(MaxEntPolicy):
     critic: CentralizedCritic
     critic_target: CentralizedCritic  # type: ignore[assignment]
 
-    def __init__(self, *args: Any, share_actor: bool = False, **kwargs: Any):
-        if not isinstance(share_actor, bool):
-            raise ValueError(f"policy_kwargs share_actor={share_actor!r} is not allowed: pass True or False")
+    def __init__(self, *args: Any, share_actor: bool = False, share_critic: bool = False, **kwargs: Any):
+        for name, flag in (("share_actor", share_actor), ("share_critic", share_critic)):
+            if not isinstance(flag, bool):
+                raise ValueError(f"policy_kwargs {name}={flag!r} is not allowed: pass True or False")
         for name, default in {**GAUSSIAN_ARGUMENTS, **_FEATURE_ARGUMENTS}.items():
             if kwargs.get(name, default) not in (default, self.default_features_extractor_class, {}):
                 raise ValueError(
                     f"policy_kwargs {name}={kwargs[name]!r} has no effect on policies of several agents: leave it out"
                 )
-        self.share_actor = share_actor
+        self.share_actor, self.share_critic = share_actor, share_critic
         super().__init__(*args, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -305,11 +342,11 @@ class MASACPolicy(MaxEntPolicy):
         self, features_extractor: BaseFeaturesExtractor | None = None
     ) -> CentralizedCritic:
         kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
-        return CentralizedCritic(**kwargs).to(self.device)
+        return CentralizedCritic(**kwargs, share_critic=self.share_critic).to(self.device)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
-        data["share_actor"] = self.share_actor
+        data.update(share_actor=self.share_actor, share_critic=self.share_critic)
         return data
 
 
