@@ -10,8 +10,8 @@ from stable_baselines3.common.logger import Logger
 
 from sb3_sac_variants.zoo import ZOO_ALGORITHMS, register
 
-pytest.importorskip("ale_py", reason="pip install ale-py")
-pytest.importorskip("cv2", reason="pip install opencv-python-headless")
+pytest.importorskip("ale_py", reason="pip install sb3-sac-variants[atari]")
+pytest.importorskip("cv2", reason="pip install sb3-sac-variants[atari]")
 
 FRAMES = 84 * 84 * 4
 
