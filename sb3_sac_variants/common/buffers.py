@@ -249,7 +249,8 @@ class TensorReplayBuffer(ReplayBuffer):
             self._write(self.pos, [*self._numbers_of(observation), action, reward, terminated], {"obs": observation})
             # A next observation is the observation of the next row, which the next step writes again
             following = (self.pos + 1) % self.buffer_size
-            self._write(following, self._numbers_of(next_observation), {"obs": next_observation})
+            width = sum(self._widths[key] for key in self._numbers)
+            self._write(following, self._numbers_of(next_observation), {"obs": next_observation}, width)
             self._last_next = {key: np.array(value) for key, value in next_observation.items()}
         else:
             numbers = [*self._numbers_of(observation), action, *self._numbers_of(next_observation), reward, terminated]
@@ -267,18 +268,24 @@ class TensorReplayBuffer(ReplayBuffer):
     def _numbers_of(self, observation: dict[str, np.ndarray]) -> list[np.ndarray]:
         return [observation[key] for key in self._numbers]
 
-    def _write(self, position: int, numbers: list[np.ndarray], observations: dict[str, dict[str, np.ndarray]]) -> None:
+    def _write(
+        self,
+        position: int,
+        numbers: list[np.ndarray],
+        observations: dict[str, dict[str, np.ndarray]],
+        width: int | None = None,
+    ) -> None:
         """
         Write a step of all environments, or the beginning of it.
 
         :param position: which step
         :param numbers: for the float32 store, in the order of its columns
         :param observations: by their names in the image stores, for these
+        :param width: columns that these numbers take, by default all
         """
         host_position = 0 if self._staging else position
         if numbers:
             numbers = [np.asarray(values).reshape(self.n_envs, -1) for values in numbers]
-            width = sum([values.shape[1] for values in numbers])
             # Converts to float32 on the way
             np.concatenate(numbers, axis=1, out=self._host[host_position, :, :width], casting="unsafe")
         for name, memory in self._host_images.items():

@@ -30,7 +30,9 @@ def lean(module: nn.Module) -> Callable[..., Any]:
         return _linear(module)
     if type(module) is nn.ReLU and not module.inplace:
         return th.relu
-    if type(module) in (nn.Sequential, FlattenExtractor):
+    if type(module) is FlattenExtractor:
+        return _flatten
+    if type(module) is nn.Sequential:
         return _chain([lean(layer) for layer in module.children()])
     return _double(module).forward if _keeps_nothing(module) else module.forward
 
@@ -62,6 +64,10 @@ def _is_watched(module: nn.Module) -> bool:
 def _linear(layer: nn.Linear) -> Callable[[th.Tensor], th.Tensor]:
     parameters = layer._parameters
     return lambda x: F.linear(x, parameters["weight"], parameters["bias"])  # type: ignore[arg-type]
+
+
+def _flatten(x: th.Tensor) -> th.Tensor:
+    return x if x.dim() == 2 else x.flatten(1)
 
 
 def _chain(layers: list[Callable[[th.Tensor], th.Tensor]]) -> Callable[[th.Tensor], th.Tensor]:
