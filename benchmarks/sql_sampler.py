@@ -1,8 +1,8 @@
 """
 Does soft Q-learning's Stein sampler draw from the density it is meant to? Its network alone, without any environment,
 against densities of actions that are known, in each of the three forms of the squash term
-(sb3_sac_variants/sql/svgd.py derives which of them is right). Between the two modes there is next to no probability, in two
-dimensions exp(-11) of that in a mode; between the two wide ones some is left, exp(-4).
+(sb3_sac_variants/sql/svgd.py derives which of them is right). Between the two modes there is next to no probability,
+in two dimensions exp(-11) of that in a mode; between the two wide ones some is left, exp(-4).
 
 Prints a table and writes it to benchmarks/sql_sampler.csv:
 
