@@ -1,9 +1,11 @@
 """The rollout's short cuts: the same numbers as by the long way, and everything a user can hook into still there."""
 
 import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 import torch as th
@@ -116,6 +118,20 @@ def test_a_lean_actor_acts_as_the_actor(kind: str) -> None:
                         setattr(module, name, nn.Parameter(1.1 * parameter))
         if "softmax" not in kind and "categorical" not in kind:
             assert not th.equal(act(double, obs), before)
+
+
+@pytest.mark.parametrize("kind", ["Gaussian", "images", "Stein sampler", "softmax"])
+def test_a_copied_model_acts_by_its_own_parameters(kind: str) -> None:
+    model, obs = acting(kind)
+    model.actor_and_double = model.actor, lean(model.actor)
+    for twin in (copy.deepcopy(model), pickle.loads(cloudpickle.dumps(model))):
+        actor, double = twin.actor_and_double
+        with th.no_grad():
+            for parameter in twin.policy.parameters():
+                parameter.zero_()
+        assert th.equal(act(double, obs), act(actor, obs))
+        with th.no_grad():
+            assert sum(parameter.abs().sum() for parameter in model.policy.parameters()) > 0
 
 
 @pytest.mark.parametrize("hooked", ["actor", "actor.latent_pi", "actor.latent_pi.0", "actor.mu"])

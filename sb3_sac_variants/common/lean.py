@@ -6,6 +6,7 @@ function of the same parameters without them; a module that has hooks, or is of 
 """
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -27,13 +28,13 @@ def lean(module: nn.Module) -> Callable[..., Any]:
     if _is_watched(module):
         return module
     if type(module) is nn.Linear:
-        return _linear(module)
+        return functools.partial(_linear, module)
     if type(module) is nn.ReLU and not module.inplace:
         return th.relu
     if type(module) is FlattenExtractor:
         return _flatten
     if type(module) is nn.Sequential:
-        return _chain([lean(layer) for layer in module.children()])
+        return functools.partial(_chain, [lean(layer) for layer in module.children()])
     return _double(module).forward if _keeps_nothing(module) else module.forward
 
 
@@ -61,19 +62,16 @@ def _is_watched(module: nn.Module) -> bool:
     return any(more) or "forward" in vars(module)
 
 
-def _linear(layer: nn.Linear) -> Callable[[th.Tensor], th.Tensor]:
-    parameters = layer._parameters
-    return lambda x: F.linear(x, parameters["weight"], parameters["bias"])  # type: ignore[arg-type]
+def _linear(layer: nn.Linear, x: th.Tensor) -> th.Tensor:
+    parameters = layer._parameters  # not layer.weight, which nn.Module searches for
+    return F.linear(x, parameters["weight"], parameters["bias"])  # type: ignore[arg-type]
 
 
 def _flatten(x: th.Tensor) -> th.Tensor:
     return x if x.dim() == 2 else x.flatten(1)
 
 
-def _chain(layers: list[Callable[[th.Tensor], th.Tensor]]) -> Callable[[th.Tensor], th.Tensor]:
-    def call(x: th.Tensor) -> th.Tensor:
-        for layer in layers:
-            x = layer(x)
-        return x
-
-    return call
+def _chain(layers: list[Callable[[th.Tensor], th.Tensor]], x: th.Tensor) -> th.Tensor:
+    for layer in layers:
+        x = layer(x)
+    return x
