@@ -2,10 +2,11 @@
 
 import gymnasium as gym
 
+from .independent_agents import IndependentAgents
 from .multi_goal import MultiGoalEnv
 from .parallel_env import ParallelEnvAdapter, SimpleSpreadEnv
 
-__all__ = ["MultiGoalEnv", "ParallelEnvAdapter", "SimpleSpreadEnv", "register_envs"]
+__all__ = ["IndependentAgents", "MultiGoalEnv", "ParallelEnvAdapter", "SimpleSpreadEnv", "register_envs"]
 
 
 def register_envs() -> None:

@@ -1,0 +1,81 @@
+"""The agents of an environment as environments of their own, for algorithms that know a single agent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+
+class IndependentAgents(VecEnvWrapper):
+    """
+    Splits environments of N agents, such as :class:`~sb3_sac_variants.envs.ParallelEnvAdapter`, so that one policy acts
+    for every agent on its own observation and learns from its own reward: independent learning with a shared policy. To
+    each agent the others are part of an environment that changes as they learn.
+
+    ``SACv2("MlpPolicy", IndependentAgents(make_vec_env("SimpleSpread-v3")))``; in the zoo, the hyperparameter
+    ``vec_env_wrapper: sb3_sac_variants.envs.IndependentAgents``. A joint step counts N time steps. What Monitor notes
+    of an episode is the mean over the agents, for each of them.
+
+    :param venv: environments with observations ``(N, d)``, actions ``(N, D)`` and ``info["agent_rewards"]``
+    :raises ValueError: if spaces are none of these, or the agents' bounds differ
+    """
+
+    def __init__(self, venv: VecEnv) -> None:
+        observation_space = _space_of_one("observation_space", venv.observation_space)
+        action_space = _space_of_one("action_space", venv.action_space)
+        super().__init__(venv, observation_space, action_space)
+        assert venv.action_space.shape is not None
+        self.n_agents = venv.action_space.shape[0]
+        self.num_envs = venv.num_envs * self.n_agents
+
+    def reset(self) -> VecEnvObs:
+        """
+        :return: observations, ``(n_envs * N, d)``
+        """
+        observations = self.venv.reset()
+        self.reset_infos = [info for info in self.venv.reset_infos for _ in range(self.n_agents)]
+        return self._rows(observations)
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """
+        :param actions: ``(n_envs * N, D)``
+        """
+        self.venv.step_async(actions.reshape(self.venv.num_envs, self.n_agents, -1))
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """
+        :return: observations ``(n_envs * N, d)``, each agent's own reward, whether its episode ended, information
+        """
+        observations, _, dones, infos = self.venv.step_wait()
+        rewards = np.concatenate([info["agent_rewards"] for info in infos])
+        own_infos: list[dict[str, Any]] = []
+        for info in infos:
+            for agent in range(self.n_agents):
+                own = dict(info)
+                if "terminal_observation" in info:
+                    own["terminal_observation"] = info["terminal_observation"][agent]
+                own_infos.append(own)
+        return self._rows(observations), rewards, np.repeat(dones, self.n_agents), own_infos
+
+    def _rows(self, observations: VecEnvObs) -> np.ndarray:
+        assert isinstance(observations, np.ndarray)
+        return observations.reshape(self.num_envs, -1)
+
+
+def _space_of_one(name: str, space: spaces.Space) -> spaces.Box:
+    """
+    :param name: of the space
+    :param space: of all agents
+    :return: that of each
+    """
+    if not isinstance(space, spaces.Box) or len(space.shape) != 2:
+        raise ValueError(
+            f"{name}={space} has no row for each agent: wrap a PettingZoo ParallelEnv in ParallelEnvAdapter"
+        )
+    if (space.low != space.low[0]).any() or (space.high != space.high[0]).any():
+        raise ValueError(f"{name}={space} has bounds that differ between agents, whom one policy cannot tell apart")
+    return spaces.Box(space.low[0], space.high[0], dtype=space.dtype.type)

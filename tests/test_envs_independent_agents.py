@@ -1,0 +1,59 @@
+"""Agents as environments of their own."""
+
+import numpy as np
+import pytest
+from agents import AgentsEnv, several
+from gymnasium import spaces
+from helpers import SpacesEnv
+from helpers import make as make_single
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from sb3_sac_variants import SACv2
+from sb3_sac_variants.envs import IndependentAgents
+
+#: the bounds of two agents
+UNLIKE = spaces.Box(np.array([[-1.0], [0.0]], np.float32), np.ones((2, 1), np.float32))
+
+
+def test_each_agent_gets_its_own_rows_and_reward() -> None:
+    joint, split = several(2, episode_length=3), IndependentAgents(several(2, episode_length=3))
+    for env in (joint, split):
+        env.seed(0)
+    assert split.num_envs == 6
+    assert split.observation_space.shape == (4,)
+    np.testing.assert_array_equal(split.reset(), joint.reset().reshape(6, 4))
+    rng = np.random.default_rng(0)
+    for step in range(4):
+        actions = rng.uniform(-1, 1, (6, 2)).astype(np.float32)
+        observations, _, dones, infos = joint.step(actions.reshape(2, 3, 2))
+        own, rewards, own_dones, own_infos = split.step(actions)
+        np.testing.assert_array_equal(own, observations.reshape(6, 4))
+        np.testing.assert_array_equal(rewards, np.concatenate([info["agent_rewards"] for info in infos]))
+        assert own_dones.tolist() == np.repeat(dones, 3).tolist() == [step == 2] * 6
+        for env in range(6):
+            last, own_last = (each.get("terminal_observation") for each in (infos[env // 3], own_infos[env]))
+            assert (last is None) == (own_last is None) == (step != 2)
+            if last is not None:
+                np.testing.assert_array_equal(own_last, last[env % 3])
+
+
+def test_a_single_agents_algorithm_learns_for_all() -> None:
+    env = IndependentAgents(several(2))
+    model = make_single(SACv2, env, gradient_steps=-1).learn(60)
+    assert model.replay_buffer.sample(10).observations.shape == (10, 4)
+    assert -5 * 2.25 < evaluate_policy(model, env, n_eval_episodes=6)[0] < 0
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        (lambda: SpacesEnv(), r"observation_space=.*ParallelEnvAdapter"),
+        (lambda: SpacesEnv(AgentsEnv().observation_space, spaces.Box(-1.0, 1.0, (2,))), r"action_space=.*Adapter"),
+        (lambda: SpacesEnv(AgentsEnv().observation_space, UNLIKE), "bounds"),
+    ],
+    ids=["observation", "action", "bounds"],
+)
+def test_spaces_without_like_agents_are_refused(env, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        IndependentAgents(DummyVecEnv([env]))
