@@ -15,6 +15,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 from PIL import Image
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from sb3_sac_variants import MASAC
@@ -28,14 +29,15 @@ def train(timesteps: int, ce_coef: float) -> MASAC:
     """
     model = MASAC(
         "MlpPolicy",
-        "SimpleSpread-v3",
+        make_vec_env("SimpleSpread-v3", n_envs=4),
         learning_rate=1e-3,
         gamma=0.95,
         tau=0.01,
+        gradient_steps=2,
         ent_coef="auto_0.1",
         learning_starts=1000,
         ce_coef=ce_coef,
-        policy_kwargs={"net_arch": [64, 64], "share_actor": True, "share_critic": True},
+        policy_kwargs={"net_arch": [64, 64], "share_actor": True},
         seed=0,
         verbose=1,
     )

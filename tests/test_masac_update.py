@@ -322,7 +322,7 @@ def assert_engines_agree(engine: str, device: str = "cpu", **kwargs: Any) -> Non
 
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["no_cross_entropy", "apart", "in_my_place_with_a_shared_actor"])
+@pytest.mark.parametrize("variant", ["no_cross_entropy", "shared_critic", "in_my_place_with_a_shared_actor"])
 @pytest.mark.filterwarnings("ignore:ce_coef")
 def test_compiled_update_computes_the_eager_numbers(variant: str) -> None:
     assert_engines_agree("compile", **VARIANTS[variant])
@@ -330,7 +330,7 @@ def test_compiled_update_computes_the_eager_numbers(variant: str) -> None:
 
 @needs_cuda
 @pytest.mark.parametrize("engine", ["cudagraph", "compile"])
-@pytest.mark.parametrize("variant", ["no_cross_entropy", "apart", "in_my_place_with_a_shared_actor"])
+@pytest.mark.parametrize("variant", ["no_cross_entropy", "shared_critic", "in_my_place_with_a_shared_actor"])
 @pytest.mark.filterwarnings("ignore:ce_coef")
 def test_cuda_engines_compute_the_eager_numbers(engine: str, variant: str) -> None:
     assert_engines_agree(engine, "cuda", **VARIANTS[variant])

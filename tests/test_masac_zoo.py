@@ -61,19 +61,20 @@ def test_other_environments_take_the_default(capsys: pytest.CaptureFixture[str])
 def test_sampled_hyperparameters_make_a_model() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(n_startup_trials=5, seed=0))
-    shares, factors = set(), []
+    shares: set[tuple[str, bool]] = set()
+    factors = []
 
     def objective(trial: optuna.Trial) -> float:
         hyperparams = sample_masac_params(trial, 3, 1, {"using_her_replay_buffer": False, "her_kwargs": {}})
         model = MASAC("MlpPolicy", AgentsEnv(), **hyperparams)
         assert convert_masac_params(trial.params) == hyperparams
         assert model.policy.net_arch == hyperparams["policy_kwargs"]["net_arch"]
-        shares.add(model.policy.share_actor)
+        shares.update([("actor", model.policy.share_actor), ("critic", model.policy.share_critic)])
         factors.append(model.target_entropy / -2)  # -dim(A) of an agent
         return model.gamma
 
     study.optimize(objective, n_trials=8)
-    assert shares == {False, True}
+    assert len(shares) == 4
     assert 0.25 <= min(factors) < 1 < max(factors) <= 2
 
 

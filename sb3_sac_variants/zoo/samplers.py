@@ -16,6 +16,7 @@ from rl_zoo3.hyperparams_opt import convert_offpolicy_params, sample_sac_params
 
 _HER_SAMPLED = ("n_sampled_goal", "goal_selection_strategy")
 _HER_GIVEN = "her_"
+_SHARED_NETWORKS = ("share_actor", "share_critic")
 
 
 def sample_sac_v1_params(
@@ -139,7 +140,8 @@ def sample_masac_params(
     """
     trial.suggest_float("target_entropy_factor", 0.25, 2.0)
     trial.suggest_float("initial_ent_coef", 0.01, 1.0, log=True)
-    trial.suggest_categorical("share_actor", [False, True])
+    for name in _SHARED_NETWORKS:
+        trial.suggest_categorical(name, [False, True])
     _suggest_shared_params(trial, n_actions, n_envs, additional_args)
     return convert_masac_params(trial.params)
 
@@ -154,7 +156,7 @@ def convert_masac_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     hyperparams = _convert_shared_params(sampled_params)
     hyperparams["target_entropy"] = f"auto_{hyperparams.pop('target_entropy_factor')}"
     hyperparams["ent_coef"] = f"auto_{hyperparams.pop('initial_ent_coef')}"
-    hyperparams["policy_kwargs"]["share_actor"] = hyperparams.pop("share_actor")
+    hyperparams["policy_kwargs"].update({name: hyperparams.pop(name) for name in _SHARED_NETWORKS})
     return hyperparams
 
 
