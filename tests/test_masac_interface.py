@@ -228,7 +228,7 @@ def test_logs_what_the_agents_are_at() -> None:
     values = logged(make(ce_coef=0.1, ent_coef="auto_0.5"))
     assert values["train/ce_ratio"] == pytest.approx(0.1 * 2 / 0.5, rel=0.05)
     assert values["train/ent_coef"] == pytest.approx(0.5, rel=0.05)
-    assert 0 <= values["train/policy_divergence"] <= np.log(2)
+    assert -0.1 < values["train/policy_divergence"] <= np.log(2)  # an estimate
     for name in ("critic_loss", "actor_loss", "ent_coef_loss", "entropy", "q_mean", "learning_rate", "n_updates"):
         assert np.isfinite(values[f"train/{name}"])
 
