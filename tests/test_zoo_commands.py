@@ -1,6 +1,6 @@
 """The zoo's own commands with our algorithms, as a user types them after ``pip install``: no script, no extra option.
 
-A tiny Pendulum run each; most of a test is the time that Python needs to import PyTorch.
+A tiny Pendulum or CartPole run each; most of a test is the time that Python needs to import PyTorch.
 """
 
 import functools
@@ -20,20 +20,18 @@ from stable_baselines3.common.save_util import load_from_pkl
 import sb3_sac_variants
 from sb3_sac_variants.zoo import samplers
 
-ALGORITHMS = {"sac_v1": sb3_sac_variants.SACv1, "sac_v2": sb3_sac_variants.SACv2}
-both = pytest.mark.parametrize("algo", ALGORITHMS)
+ALGORITHMS = {"sac_v1": sb3_sac_variants.SACv1, "sac_v2": sb3_sac_variants.SACv2, "sql": sb3_sac_variants.SQL}
 slow = pytest.mark.slow
-#: Learning starts after 100 steps.
+each = pytest.mark.parametrize("algo", ["sac_v1", "sac_v2", pytest.param("sql", marks=slow)])
 N_STEPS = 150
+EARLY = ["-params", "learning_starts:100"]
 
 _folders: list[tempfile.TemporaryDirectory[str]] = []
 
 
-def zoo(command: str, algo: str, *options: object, cwd: Path, **kwargs: Any) -> str:
-    """``python -m rl_zoo3.<command> --algo <algo> --env Pendulum-v1 <options>`` with the package installed."""
-    selection = ["--algo", algo, "--env", "Pendulum-v1", "-f", "logs"]
-    if command == "plots.all_plots":
-        selection = ["--algos", algo, "--env", "Pendulum-v1", "-f", "logs"]
+def zoo(command: str, algo: str, *options: object, cwd: Path, env: str = "Pendulum-v1", **kwargs: Any) -> str:
+    """``python -m rl_zoo3.<command> --algo <algo> --env <env> <options>`` with the package installed."""
+    selection = ["--algos" if command == "plots.all_plots" else "--algo", algo, "--env", env, "-f", "logs"]
     return run(installed_python("wheel"), "-m", f"rl_zoo3.{command}", *selection, *options, cwd=cwd, **kwargs)
 
 
@@ -43,15 +41,15 @@ def trained(algo: str) -> Path:
     folder = tempfile.TemporaryDirectory()
     _folders.append(folder)
     options = ["-n", N_STEPS, "--eval-freq", 75, "--eval-episodes", 2, "--save-freq", 75, "--save-replay-buffer", "-P"]
-    zoo("train", algo, *options, cwd=Path(folder.name))
+    zoo("train", algo, *options, *EARLY, cwd=Path(folder.name))
     return Path(folder.name)
 
 
-def run_folder(folder: Path, algo: str, number: int = 1) -> Path:
-    return folder / "logs" / algo / f"Pendulum-v1_{number}"
+def run_folder(folder: Path, algo: str, number: int = 1, env: str = "Pendulum-v1") -> Path:
+    return folder / "logs" / algo / f"{env}_{number}"
 
 
-@both
+@each
 def test_train(algo: str) -> None:
     folder = run_folder(trained(algo), algo)
     model = ALGORITHMS[algo].load(folder / "Pendulum-v1.zip", device="cpu")
@@ -64,7 +62,7 @@ def test_train(algo: str) -> None:
     assert config["learning_rate"] == 1e-3
 
 
-@both
+@each
 def test_enjoy(algo: str) -> None:
     output = zoo("enjoy", algo, "-n", 250, "--no-render", cwd=trained(algo))
     assert re.search(r"1 Episodes\nMean reward: -\d+", output)
@@ -85,14 +83,25 @@ def test_without_the_hook(command: str, tmp_path: Path) -> None:
 
 
 @slow
-@both
+@pytest.mark.parametrize("env", ["CartPole-v1", "FrozenLake-v1", "CliffWalking-v1"])
+@each
+def test_discrete_actions(algo: str, env: str, tmp_path: Path) -> None:
+    zoo("train", algo, "-n", N_STEPS, *EARLY, env=env, cwd=tmp_path)
+    model = ALGORITHMS[algo].load(run_folder(tmp_path, algo, env=env) / f"{env}.zip", device="cpu")
+    assert model._n_updates > 0
+    output = zoo("enjoy", algo, "-n", 250, "--no-render", env=env, cwd=tmp_path)
+    assert "Mean reward" in output
+
+
+@slow
+@each
 @pytest.mark.parametrize("options", [["--load-best"], ["--load-checkpoint", 75], ["--stochastic", "--n-envs", 2, "-P"]])
 def test_enjoy_options(algo: str, options: list[object]) -> None:
     zoo("enjoy", algo, "-n", 20, "--no-render", *options, cwd=trained(algo))
 
 
 @slow
-@both
+@each
 def test_record_video(algo: str, tmp_path: Path) -> None:
     zoo("record_video", algo, "-n", 20, "-o", tmp_path, cwd=trained(algo))
     (video,) = tmp_path.glob("*.mp4")
@@ -100,10 +109,11 @@ def test_record_video(algo: str, tmp_path: Path) -> None:
 
 
 @slow
-@both
+@each
 def test_continued_training(algo: str, tmp_path: Path) -> None:
     first = run_folder(trained(algo), algo)
-    output = zoo("train", algo, "-i", first / "Pendulum-v1.zip", "-n", N_STEPS, "--save-replay-buffer", cwd=tmp_path)
+    options = ["-i", first / "Pendulum-v1.zip", "-n", N_STEPS, "--save-replay-buffer", *EARLY]
+    output = zoo("train", algo, *options, cwd=tmp_path)
     assert "Loading replay buffer" in output
     before = ALGORITHMS[algo].load(first / "Pendulum-v1.zip", device="cpu")
     after = ALGORITHMS[algo].load(run_folder(tmp_path, algo) / "Pendulum-v1.zip", device="cpu")
@@ -112,7 +122,7 @@ def test_continued_training(algo: str, tmp_path: Path) -> None:
     assert [buffer.size() for buffer in buffers] == [N_STEPS, 2 * N_STEPS]
 
 
-OPTIMIZE = ["-optimize", "-n", 200, "--n-evaluations", 2, "--eval-episodes", 1, "--n-startup-trials", 1]
+OPTIMIZE = ["-optimize", "-n", 200, "--n-evaluations", 2, "--eval-episodes", 1, "--n-startup-trials", 1, *EARLY]
 
 
 def study_storage(storage: str, folder: Path) -> Any:
@@ -122,19 +132,26 @@ def study_storage(storage: str, folder: Path) -> Any:
 
 
 @slow
-@pytest.mark.parametrize("storage", ["journal/study.log", "sqlite:///study.db"])
-@both
-def test_optimize_and_load_every_trial(algo: str, storage: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("env", "storage"),
+    [
+        ("Pendulum-v1", "journal/study.log"),
+        ("Pendulum-v1", "sqlite:///study.db"),
+        ("CartPole-v1", "journal/study.log"),
+    ],
+)
+@each
+def test_optimize_and_load_every_trial(algo: str, env: str, storage: str, tmp_path: Path) -> None:
     """Trial 0 too, which the zoo takes for none given."""
     where = ["--storage", storage, "--study-name", "study"]
-    zoo("train", algo, *OPTIMIZE, *where, "--n-trials", 2, "--pruner", "halving", cwd=tmp_path)
+    zoo("train", algo, *OPTIMIZE, *where, "--n-trials", 2, "--pruner", "halving", env=env, cwd=tmp_path)
     (report,) = (tmp_path / "logs" / algo).glob("report_*.csv")
     assert len(report.read_text().splitlines()) == 3
     study = optuna.load_study(study_name="study", storage=study_storage(storage, tmp_path))
     convert = getattr(samplers, f"convert_{algo}_params")
     for trial in study.trials:
-        zoo("train", algo, *where, "--trial-id", trial.number, "-n", 10, cwd=tmp_path)
-        saved = run_folder(tmp_path, algo, trial.number + 2) / "Pendulum-v1" / "config.yml"
+        zoo("train", algo, *where, "--trial-id", trial.number, "-n", 10, env=env, cwd=tmp_path)
+        saved = run_folder(tmp_path, algo, trial.number + 2, env) / env / "config.yml"
         config = yaml.unsafe_load(saved.read_text())
         assert convert(trial.params).items() <= config.items()
 
@@ -176,7 +193,7 @@ def test_two_workers_on_one_study(storage: str, tmp_path: Path) -> None:
 
 
 @slow
-@both
+@each
 def test_plots(algo: str, tmp_path: Path) -> None:
     zoo("plots.plot_train", algo, cwd=trained(algo))
     output = zoo("plots.all_plots", algo, "--no-million", "-o", tmp_path / "results", cwd=trained(algo))
@@ -186,25 +203,27 @@ def test_plots(algo: str, tmp_path: Path) -> None:
 
 
 @slow
-@both
+@each
 @pytest.mark.parametrize(
     "hyperparams",
     [
         ["optimize_memory_usage:True", "replay_buffer_kwargs:dict(handle_timeout_termination=False)"],
-        ["n_steps:3"],
-        ["use_sde:True", "train_freq:[2,'episode']", "gradient_steps:5"],
+        ["n_steps:3", "train_freq:[2,'episode']", "gradient_steps:5"],
+        ["use_sde:True"],
         ["n_envs:2", "normalize:True"],
     ],
 )
 def test_model_with_other_buffers_and_exploration(algo: str, hyperparams: list[str], tmp_path: Path) -> None:
     """``enjoy`` and ``record_video`` shrink the replay buffers of the algorithms that they know, and not of ours."""
+    if algo == "sql" and "use_sde:True" in hyperparams:
+        pytest.skip("soft Q-learning has no Gaussian to explore with")
     zoo("train", algo, "-n", N_STEPS, "--vec-env", "subproc", "-params", *hyperparams, cwd=tmp_path)
     zoo("enjoy", algo, "-n", 20, "--no-render", cwd=tmp_path)
     zoo("record_video", algo, "-n", 5, cwd=tmp_path)
 
 
 @slow
-@both
+@each
 def test_hindsight_experience_replay(algo: str, tmp_path: Path) -> None:
     (tmp_path / "goals.py").write_text(
         "import gymnasium\n"
@@ -232,7 +251,7 @@ def test_hindsight_experience_replay(algo: str, tmp_path: Path) -> None:
 
 
 @slow
-@both
+@each
 def test_tensorboard(algo: str, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     zoo("train", algo, "-n", N_STEPS, "-tb", "board", cwd=tmp_path)
