@@ -3,8 +3,8 @@ Four goals, all equally good: which of them does a policy go to? The multi-goal 
 2017, section 5.1), learned by SQL, whose policy may have any shape, and by SACv1 with a mixture of four Gaussians.
 
 Each learns on MultiGoal-v0, then starts episodes from the centre with its stochastic policy. The table counts the
-goals they reach. The figure shows, as the paper's, the trajectories over the cost of the positions, and beside them Q of
-the actions at three positions, with actions of the policy.
+goals they reach. The figure shows, as the paper's, the trajectories over the cost of the positions, and beside them Q
+of the actions at three positions, with actions of the policy.
 
 SQL goes to all four. The mixture does so with some seeds; with others no component is left for one of them.
 
