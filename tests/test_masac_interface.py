@@ -379,5 +379,12 @@ def test_normalised_rewards_are_refused() -> None:
     with pytest.raises(ValueError, match=message):
         make(VecNormalize(several(2)))
     model = make(several(2))
+    env = model.get_env()
     with pytest.raises(ValueError, match=message):
         model.set_env(VecNormalize(several(2)))
+    assert model.get_env() is env
+
+
+def test_a_model_without_an_environment_is_refused() -> None:
+    with refused(ValueError, "env", None, "pass an environment"):
+        MASAC("MlpPolicy", None)

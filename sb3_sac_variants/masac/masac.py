@@ -7,6 +7,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_sac_variants.common.compatibility import check_env
 from sb3_sac_variants.common.losses import Batch
@@ -147,8 +148,9 @@ class MASAC(MaxEntAlgorithm):
         super()._check_env(env)
 
     def _check_arguments(self) -> None:
-        if isinstance(self.action_space, spaces.Box):
-            self.target_entropy = parse_agent_target_entropy(self.target_entropy, self.action_space)
+        action_space = getattr(self, "action_space", None)
+        if isinstance(action_space, spaces.Box):  # without an environment there is none
+            self.target_entropy = parse_agent_target_entropy(self.target_entropy, action_space)
         if self.use_sde:
             raise ValueError(f"use_sde={self.use_sde} is not supported with several agents: leave it out")
         check_agent_replay_buffer(self)
@@ -174,8 +176,8 @@ class MASAC(MaxEntAlgorithm):
         :param force_reset: whether to reset it before training goes on
         :raises ValueError: if it is not one for these agents
         """
+        check_reward_normalization(unwrap_vec_normalize(env) if isinstance(env, VecEnv) else None)
         super().set_env(env, force_reset)
-        check_reward_normalization(self._vec_normalize_env)
 
     # ---------------------------------------------------------------- the update
 
