@@ -21,6 +21,7 @@ from sb3_sac_variants.masac.checks import (
     check_reward_normalization,
     parse_agent_target_entropy,
 )
+from sb3_sac_variants.masac.critics import CentralizedCritic
 from sb3_sac_variants.masac.cross_entropy import CrossEntropy, pairwise_log_density, policy_divergence
 from sb3_sac_variants.masac.losses import (
     JointSample,
@@ -29,7 +30,7 @@ from sb3_sac_variants.masac.losses import (
     agent_policy_improvement,
     agent_soft_value,
 )
-from sb3_sac_variants.masac.policies import CentralizedCritic, DecentralizedActor, MASACPolicy, MlpPolicy
+from sb3_sac_variants.masac.policies import DecentralizedActor, MASACPolicy, MlpPolicy
 from sb3_sac_variants.masac.temperature import AgentTemperature
 
 

@@ -1,21 +1,20 @@
-"""Networks of several agents: decentralised actors, centralised critics and their targets, weights stacked by agent."""
+"""Networks of several agents: decentralised actors with weights stacked by agent, and all of them as one policy."""
 
 from typing import Any
 
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import nn
 
 from sb3_sac_variants.common.actors import gaussian_log_prob, log_det_tanh
-from sb3_sac_variants.common.critics import StackedCritic, StackedLinear, stacked_mlp
+from sb3_sac_variants.common.critics import stacked_mlp
 from sb3_sac_variants.common.learner import target_copy
-from sb3_sac_variants.common.losses import PolicySample
 from sb3_sac_variants.common.policies import GAUSSIAN_ARGUMENTS, MaxEntPolicy
+from sb3_sac_variants.masac.critics import CentralizedCritic
 from sb3_sac_variants.masac.losses import JointSample
 
 #: arguments of SB3's SACPolicy that ask for what is not here, and their defaults
@@ -24,16 +23,6 @@ _FEATURE_ARGUMENTS: dict[str, Any] = {
     "features_extractor_kwargs": None,
     "share_features_extractor": False,
 }
-
-
-def first_layer(networks: nn.Sequential) -> StackedLinear:
-    """
-    :param networks: of :func:`~sb3_sac_variants.common.critics.stacked_mlp`
-    :return: their first layer
-    """
-    layer = networks[0]
-    assert isinstance(layer, StackedLinear)
-    return layer
 
 
 class DecentralizedActor(BasePolicy):
@@ -169,131 +158,6 @@ class DecentralizedActor(BasePolicy):
             share_actor=self.share_actor,
         )
         return data
-
-
-class CentralizedCritic(StackedCritic):
-    """
-    ``n_critics`` action-value networks Q_k^i(o^1..o^N, a^1..a^N) for each agent i. Arguments as
-    :class:`~sb3_sac_variants.common.critics.StackedCritic`.
-
-    :param share_critic: whether one set of networks serves all agents: it sees the joint observation and action in the
-        order i, i + 1, ..., N, 1, ..., i - 1, and a one-hot vector that tells which agent i is
-    """
-
-    observation_space: spaces.Box
-    action_space: spaces.Box
-    q_networks: nn.Sequential
-    agent_ids: th.Tensor
-    order: th.Tensor
-
-    def __init__(self, *args: Any, share_critic: bool = False, **kwargs: Any):
-        self.share_critic = share_critic
-        super().__init__(*args, **kwargs)
-        agents = th.arange(self.n_agents)
-        self.register_buffer("order", (agents.unsqueeze(1) + agents) % self.n_agents, persistent=False)
-        self.register_buffer("agent_ids", th.eye(self.n_agents), persistent=False)
-
-    def _n_networks(self) -> int:
-        return self.n_critics if self.share_critic else self.n_critics * self.n_agents
-
-    @property
-    def n_agents(self) -> int:
-        """
-        :return: number of agents
-        """
-        return int(self.action_space.shape[0])
-
-    def _network_sizes(self, features_dim: int) -> tuple[int, int]:
-        joint = features_dim + get_action_dim(self.action_space)
-        return joint + self.n_agents if self.share_critic else joint, 1
-
-    def features(self, obs: PyTorchObs) -> th.Tensor:
-        assert isinstance(obs, th.Tensor)
-        return obs.flatten(1).to(self.agent_ids.dtype)
-
-    def evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
-        """
-        Q of every agent at a joint action.
-
-        :param obs: observations, ``(B, N, d)``
-        :param actions: in [-1, 1], ``(B, N, D)`` or as the replay buffer has them, ``(B, N * D)``
-        :return: ``(n_critics, B, N)``
-        """
-        if self.share_critic:
-            actions = actions.view(-1, *self.action_space.shape)
-            return self._evaluate_shared(obs, actions, actions)
-        return self._by_agent(self.q_networks(self._joint(obs, actions)))
-
-    def sample_q(self, obs: PyTorchObs, sample: PolicySample | JointSample) -> th.Tensor:
-        """
-        Q of every agent at the actions of a sample.
-
-        :param obs: observations, ``(B, N, d)``
-        :param sample: actions of all agents
-        :return: ``(n_critics, B, N)``
-        """
-        assert sample.actions is not None
-        return self.evaluate(obs, sample.actions)
-
-    def min_q(self, obs: PyTorchObs, sample: PolicySample | JointSample) -> th.Tensor:
-        """
-        Minimum over the critics, min_k Q_k^i(o, a).
-
-        :param obs: observations, ``(B, N, d)``
-        :param sample: actions of all agents
-        :return: ``(B, N)``
-        """
-        return self.sample_q(obs, sample).amin(dim=0)
-
-    def min_q_of_own_action(self, obs: PyTorchObs, sample: JointSample) -> th.Tensor:
-        """
-        min_k Q_k^i(o, a^i, sg a^{-i}): the numbers of :meth:`min_q`, where the gradient of agent i's Q reaches agent
-        i's action and no other's.
-
-        :param obs: observations, ``(B, N, d)``
-        :param sample: actions of all agents
-        :return: ``(B, N)``
-        """
-        actions, constant = sample.actions, sample.actions.detach()
-        if self.share_critic:
-            return self._evaluate_shared(obs, actions, constant).amin(dim=0)
-        # All networks see the same joint action, as a constant. The own action comes in once more at the first layer,
-        # as its difference from itself: that is zero, and has the gradient wanted
-        first = first_layer(self.q_networks)
-        own = (actions - constant).transpose(0, 1).repeat(self.n_critics, 1, 1)
-        hidden = th.baddbmm(first(self._joint(obs, constant)), own, self._own_action_weight(first))
-        return self._by_agent(self.q_networks[1:](hidden)).amin(dim=0)
-
-    def _own_action_weight(self, layer: StackedLinear) -> th.Tensor:
-        """
-        :param layer: the first layer
-        :return: of network (k, i) the weights for agent i's action, ``(n_critics * N, D, out_features)``
-        """
-        of_actions = layer.weight[:, -self.n_agents * self.action_space.shape[1] :]
-        by_agents = of_actions.view(self.n_critics, self.n_agents, self.n_agents, -1, of_actions.shape[2])
-        return by_agents.diagonal(dim1=1, dim2=2).permute(0, 3, 1, 2).flatten(0, 1)
-
-    def _evaluate_shared(self, obs: PyTorchObs, own: th.Tensor, others: th.Tensor) -> th.Tensor:
-        """
-        :param obs: observations, ``(B, N, d)``
-        :param own: of each agent, where its own networks see it, ``(B, N, D)``
-        :param others: of each agent, where those of other agents see it, ``(B, N, D)``
-        :return: ``(n_critics, B, N)``
-        """
-        rows = self.features(obs).view(*own.shape[:2], -1)[:, self.order].flatten(2)
-        actions = th.cat([own.unsqueeze(2), others[:, self.order[:, 1:]]], dim=2).flatten(2)
-        ids = self.agent_ids.expand(own.shape[0], -1, -1)
-        inputs = th.cat([rows, actions, ids], dim=2).flatten(0, 1)
-        return self.q_networks(inputs).view(self.n_critics, *own.shape[:2])
-
-    def _joint(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
-        return th.cat([self.features(obs), actions.flatten(1)], dim=1)
-
-    def _by_agent(self, q_values: th.Tensor) -> th.Tensor:
-        return q_values.view(self.n_critics, self.n_agents, -1).transpose(1, 2)
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "share_critic": self.share_critic}
 
 
 class MASACPolicy(MaxEntPolicy):
