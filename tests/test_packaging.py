@@ -57,6 +57,8 @@ def test_metadata() -> None:
     required = {re.split(r"[<>=;\[ ]", line)[0] for line in requirements if "extra ==" not in line}
     assert required == {"torch", "stable-baselines3", "gymnasium", "numpy"}
     assert set(metadata.get_all("Provides-Extra") or []) == {
+        "atari",
+        "box2d",
         "cluster",
         "dev",
         "export",
