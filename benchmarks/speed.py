@@ -1,0 +1,202 @@
+"""
+How fast are updates and training on a CPU, beside Stable-Baselines3 and SBX?
+
+Every candidate is a process of its own that waits for its turn; all take turns, round by round, so that a noisy machine
+disturbs them alike. Reported are medians, and medians of the ratios to Stable-Baselines3 in the same round. Writes
+benchmarks/speed.csv, benchmarks/speed.md and benchmarks/figures/speed.png.
+
+    python benchmarks/speed.py                                     # about ten minutes on two idle cores
+    python -m venv .venv-sbx && .venv-sbx/bin/pip install sbx-rl "gymnasium[mujoco]"
+    python benchmarks/speed.py --sbx-python .venv-sbx/bin/python   # with SBX
+"""
+
+import argparse
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from harness import markdown_table, where, write_csv
+
+HERE = Path(__file__).resolve().parent
+
+
+class Group(NamedTuple):
+    """
+    Candidates that are measured side by side.
+
+    :param title: what is measured
+    :param candidates: the first is the baseline
+    :param options: command line of the workers
+    """
+
+    title: str
+    candidates: tuple[str, ...]
+    options: tuple[str, ...]
+
+
+UPDATES = ("sb3:SAC", "sbx:SAC", "SACv2:eager", "SACv2:compile", "SACv1:eager", "SACv1:compile", "SQL:compile")
+DISCRETE = ("discrete sb3:DQN", "discrete SACv2:eager", "discrete SACv2:compile", "discrete SQL:compile")
+LADDER = (
+    "sb3:SAC", "SACv2:eager-without_fused_call", "SACv2:eager", "SACv2:compile-with_all_guards", "SACv2:compile",
+)  # fmt: skip
+TRAINING = ("sb3:SAC", "sbx:SAC", "SACv2:eager", "SACv2:auto", "SACv1:auto")
+
+
+def groups(threads: int) -> list[Group]:
+    """
+    :param threads: of each candidate
+    :return: all that is measured
+    """
+    shared = ("--threads", str(threads))
+    updates = ("--measure", "updates", *shared)
+    return [
+        Group("updates/s, Hopper shapes", UPDATES, updates),
+        Group("updates/s, three discrete actions", DISCRETE, updates),
+        Group("updates/s, one idea after the other", LADDER, updates),
+        *(
+            Group(f"steps/s, {env}, one update a step", TRAINING, ("--measure", "end_to_end", "--env", env, *shared))
+            for env in ("Hopper-v5", "HalfCheetah-v5")
+        ),
+    ]
+
+
+class Worker:
+    """
+    A candidate's process.
+
+    :param candidate: what it measures
+    :param python: interpreter
+    :param options: command line
+    """
+
+    def __init__(self, candidate: str, python: str, options: tuple[str, ...]):
+        self.candidate = candidate
+        command = [python, str(HERE / "speed_worker.py"), candidate, *options]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:  # the program may say other things
+            with contextlib.suppress(json.JSONDecodeError):
+                answer = json.loads(line)
+                if isinstance(answer, dict):
+                    return answer
+        raise RuntimeError(f"{self.candidate} ended with status {self.process.wait()}: see its message above")
+
+    def measure(self) -> dict[str, float]:
+        """
+        :return: its answer to one request
+        """
+        assert self.process.stdin is not None
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+
+@contextlib.contextmanager
+def workers(group: Group, sbx_python: str | None, seconds: float) -> Iterator[list[Worker]]:
+    """
+    :param group: candidates
+    :param sbx_python: interpreter with SBX, or None to leave it out
+    :param seconds: of each measurement
+    :return: their processes, warmed up; they end with the context
+    """
+    running: list[Worker] = []
+    try:
+        for candidate in group.candidates:
+            python = sbx_python if "sbx" in candidate else sys.executable
+            if python is not None:
+                running.append(Worker(candidate, python, (*group.options, "--seconds", str(seconds))))
+        yield running
+    finally:
+        for worker in running:
+            worker.process.kill()
+            worker.process.wait()
+
+
+def run_group(group: Group, sbx_python: str | None, seconds: float, rounds: int) -> list[dict[str, Any]]:
+    """
+    :param group: candidates
+    :param sbx_python: interpreter with SBX
+    :param seconds: of each measurement
+    :param rounds: how often each takes its turn
+    :return: a row for each candidate
+    """
+    with workers(group, sbx_python, seconds) as running:
+        results = [[worker.measure() for worker in running] for _ in range(rounds)]
+    rows = []
+    for i, worker in enumerate(running):
+        mine = [result[i] for result in results]
+        ratio = statistics.median(result[i]["per_second"] / result[0]["per_second"] for result in results)
+        row: dict[str, Any] = {
+            "measure": group.title,
+            "candidate": worker.candidate,
+            "per_second": round(statistics.median(one["per_second"] for one in mine), 1),
+            "ratio": f"{ratio:.2f}",
+        }
+        for stage in ("environment", "update", "rest"):
+            row[f"{stage}_us"] = round(statistics.median(one[stage] for one in mine)) if stage in mine[0] else ""
+        rows.append(row)
+        print(f"{group.title:45} {worker.candidate:32} {row['per_second']:8} {row['ratio']:>6}", flush=True)
+    return rows
+
+
+def draw(rows: list[dict[str, Any]], file: Path) -> None:
+    """
+    :param rows: as :func:`run_group`
+    :param file: where the bar chart goes
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = [title for title in dict.fromkeys(row["measure"] for row in rows) if "idea" not in title]
+    figure = Figure(figsize=(12, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    for axes, title in zip(panels, shown, strict=True):
+        part = [row for row in rows if row["measure"] == title][::-1]
+        names = [
+            row["candidate"].removeprefix("discrete ").replace("sb3:", "SB3 ").replace("sbx:", "SBX ") for row in part
+        ]
+        bars = axes.barh(names, [float(row["ratio"]) for row in part], color="tab:blue")
+        axes.bar_label(bars, [f"{row['ratio']}" for row in part], padding=2, fontsize=8)
+        axes.axvline(1.0, color="black", linewidth=0.8)
+        axes.set_title(title, fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.margins(x=0.18)
+        axes.set_xlabel("times SB3", fontsize=8)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sbx-python", help="interpreter of an environment with SBX (default: leave SBX out)")
+    parser.add_argument("--threads", type=int, default=2, help="of each candidate")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each candidate takes its turn")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
+    parser.add_argument("--only", default="", help="measures whose title contains this")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of the results")
+    arguments = parser.parse_args()
+    chosen = [group for group in groups(arguments.threads) if arguments.only in group.title]
+    if not chosen:
+        parser.error(f"--only {arguments.only!r} is in no title: " + "; ".join(g.title for g in groups(2)))
+    rows = [
+        row for group in chosen for row in run_group(group, arguments.sbx_python, arguments.seconds, arguments.rounds)
+    ]
+    record = {**where("cpu"), "threads": arguments.threads}
+    write_csv(arguments.out / "speed.csv", [{**row, **record} for row in rows])
+    text = f"{', '.join(f'{key} {value}' for key, value in record.items())}\n\n{markdown_table(rows)}\n"
+    (arguments.out / "speed.md").write_text(text, encoding="utf-8")
+    draw(rows, arguments.out / "figures" / "speed.png")
+    print(f"\n{text}")
+
+
+if __name__ == "__main__":
+    main()

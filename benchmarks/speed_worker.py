@@ -1,0 +1,177 @@
+"""
+One candidate of `speed.py`, in a process of its own, so that no candidate's threads, allocations or compiler touch
+another's. Reads the name of a measure from its standard input, a line for each, and answers with a line of JSON.
+
+Also runs with an interpreter that has SBX and not this package (`speed.py --sbx-python`).
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+
+
+def make_model(candidate: str, env: gym.Env, **arguments: Any) -> Any:
+    """
+    :param candidate: "sb3:SAC", "sbx:SAC", or "SACv2:eager" and the like; "-" and a change of `CHANGES` may follow
+    :param env: environment
+    :param arguments: of the model
+    :return: the model
+    """
+    name, _, rest = candidate.partition(":")
+    if name == "sb3":
+        import stable_baselines3
+
+        return getattr(stable_baselines3, rest)("MlpPolicy", env, **arguments)
+    if name == "sbx":
+        import sbx
+
+        return getattr(sbx, rest)("MlpPolicy", env, **arguments)
+    import sb3_sac_variants
+
+    engine, _, change = rest.partition("-")
+    model = getattr(sb3_sac_variants, name)("MlpPolicy", env, engine=engine, **arguments)
+    if change:
+        CHANGES[change](model)
+    return model
+
+
+def without_fused_call(model: Any) -> None:
+    """Steps by ``Optimizer.step()``, as before :class:`sb3_sac_variants.common.learner.FusedAdam`."""
+    for learner in (*model.learners.values(), model.temperature.learner):
+        refresh = learner.refresh
+
+        def refresh_without(learner: Any = learner, refresh: Callable[[], None] = refresh) -> None:
+            refresh()
+            learner._fused_adam = None
+
+        learner.refresh = refresh_without
+        learner.refresh()
+
+
+def with_all_guards(model: Any) -> None:
+    """torch.compile checks all it took for granted before each update."""
+    from sb3_sac_variants.common import engine
+
+    engine._guards_to_check = lambda guards: [True] * len(guards)
+
+
+#: steps of the ladder, each without one idea
+CHANGES: dict[str, Callable[[Any], None]] = {
+    "without_fused_call": without_fused_call,
+    "with_all_guards": with_all_guards,
+}
+
+
+class Updates:
+    """
+    Gradient steps per second on random transitions.
+
+    :param candidate: what to measure
+    :param seconds: how long each time
+    :param steps_a_call: gradient steps in each ``train()``
+    """
+
+    def __init__(self, candidate: str, seconds: float, steps_a_call: int):
+        from harness import SHAPES, RandomEnv, prepare
+
+        observation_dim, action_dim = SHAPES["Hopper"]
+        discrete = "discrete" in candidate
+        env = RandomEnv(observation_dim, 0 if discrete else action_dim)
+        arguments: dict[str, Any] = {"seed": 0, "buffer_size": 20_000, "batch_size": 256}
+        if discrete:
+            arguments["policy_kwargs"] = {"net_arch": [256, 256]}
+        model = make_model(candidate.replace("discrete ", ""), env, **arguments)
+        self.model, self.seconds, self.steps_a_call = prepare(model), seconds, steps_a_call
+        for _ in range(3):
+            self.model.train(gradient_steps=steps_a_call, batch_size=256)
+
+    def measure(self) -> dict[str, float]:
+        """
+        :return: updates per second
+        """
+        from harness import updates_per_second
+
+        return {"per_second": updates_per_second(self.model, self.steps_a_call, self.seconds)}
+
+
+class EndToEnd:
+    """
+    Environment steps per second of ``learn()``, one environment, one update a step; and where the time goes.
+
+    :param candidate: what to measure
+    :param seconds: how long each time
+    :param env_id: task
+    """
+
+    def __init__(self, candidate: str, seconds: float, env_id: str):
+        self.model = make_model(candidate, gym.make(env_id), seed=0, learning_starts=100, buffer_size=50_000)
+        self.seconds = seconds
+        self.spent = {"environment": 0.0, "update": 0.0}
+        self._time(self.model.env, "step", "environment")
+        self._time(self.model, "train", "update")
+        # "auto" compiles for a long run, and this one is measured in pieces
+        self.model._planned_steps = 1_000_000
+        self._learn(300)
+
+    def _time(self, owner: Any, method: str, stage: str) -> None:
+        original = getattr(owner, method)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            result = original(*args, **kwargs)
+            self.spent[stage] += time.perf_counter() - start
+            return result
+
+        setattr(owner, method, timed)
+
+    def _learn(self, steps: int) -> None:
+        self.model.learn(steps, log_interval=None, reset_num_timesteps=False)
+
+    def measure(self) -> dict[str, float]:
+        """
+        :return: steps per second, and microseconds a step in each stage
+        """
+        self.spent.update(environment=0.0, update=0.0)
+        done, start = 0, time.perf_counter()
+        while time.perf_counter() - start < self.seconds:
+            self._learn(200)
+            done += 200
+        total = time.perf_counter() - start
+        stages = {stage: 1e6 * seconds / done for stage, seconds in self.spent.items()}
+        stages["rest"] = 1e6 * total / done - sum(stages.values())
+        return {"per_second": done / total, **stages}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("candidate")
+    parser.add_argument("--measure", choices=("updates", "end_to_end"), required=True)
+    parser.add_argument("--env", default="Hopper-v5")
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--steps-a-call", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    if arguments.threads == 1:  # for JAX
+        os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    import torch as th
+
+    th.set_num_threads(arguments.threads)
+    bench: Updates | EndToEnd
+    if arguments.measure == "updates":
+        bench = Updates(arguments.candidate, arguments.seconds, arguments.steps_a_call)
+    else:
+        bench = EndToEnd(arguments.candidate, arguments.seconds, arguments.env)
+    print(json.dumps({"ready": True}), flush=True)
+    for _ in sys.stdin:
+        print(json.dumps(bench.measure()), flush=True)
+
+
+if __name__ == "__main__":
+    main()
