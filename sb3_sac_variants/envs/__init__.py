@@ -1,12 +1,24 @@
 """Environments of the package, and their registration with Gymnasium."""
 
+from typing import TYPE_CHECKING, Any
+
 import gymnasium as gym
 
-from .independent_agents import IndependentAgents
 from .multi_goal import MultiGoalEnv
 from .parallel_env import ParallelEnvAdapter, SimpleSpreadEnv
 
+if TYPE_CHECKING:
+    from .independent_agents import IndependentAgents
+
 __all__ = ["IndependentAgents", "MultiGoalEnv", "ParallelEnvAdapter", "SimpleSpreadEnv", "register_envs"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "IndependentAgents":  # a wrapper of Stable-Baselines3, which the environments do without
+        from .independent_agents import IndependentAgents
+
+        return IndependentAgents
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def register_envs() -> None:
