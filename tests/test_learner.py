@@ -14,6 +14,7 @@ from torch import nn
 from sb3_sac_variants import SACv1, SACv2
 from sb3_sac_variants.common.critics import stacked_mlp
 from sb3_sac_variants.common.learner import Learner, TargetTracker, is_plain_adam, target_copy
+from sb3_sac_variants.common.losses import PolicySample
 
 # A power of two, which the learner's float32 tensor holds exactly
 RATE = 2.0**-7
@@ -145,6 +146,22 @@ def test_what_a_loss_returns_beside_its_value_comes_back_without_gradients(funct
     value, output = minimize(lambda module: (module(data(1)).mean(), module(data(1))))
     th.testing.assert_close(output, expected)
     assert not output.requires_grad
+
+
+@pytest.mark.parametrize("functional", [False, True], ids=["eager", "functional"])
+def test_a_loss_may_return_a_sample_without_actions(functional):
+    # As the samples of a discrete policy are, which stand for all actions
+    learner = learner_of(network())
+    minimize = learner._minimize_functional if functional else learner.minimize
+
+    def loss(module: nn.Module) -> tuple[th.Tensor, PolicySample]:
+        values = module(th.ones(2, 3, dtype=th.float64))
+        return values.square().mean(), PolicySample(None, values, values.exp())
+
+    _, sample = minimize(loss)
+    assert isinstance(sample, PolicySample)
+    assert sample.actions is None
+    assert not sample.log_prob.requires_grad
 
 
 @pytest.mark.parametrize("functional", [False, True], ids=["eager", "functional"])

@@ -223,7 +223,7 @@ class Learner:
 
         def loss_of(params: dict[str, th.Tensor]) -> tuple[th.Tensor, Any]:
             result = th.func.functional_call(self._evaluate, params, (loss,))
-            return result if isinstance(result, tuple) else (result, ())
+            return (result[0], _map(_fill_in, result[1])) if isinstance(result, tuple) else (result, ())
 
         gradients, (value, auxiliary) = th.func.grad_and_value(loss_of, has_aux=True)(parameters)
         if self.plain_adam:
@@ -232,7 +232,7 @@ class Learner:
             for name, parameter in zip(self._names, self.parameters, strict=True):
                 parameter.grad = gradients[name]
             th.compiler.disable(self.optimizer.step)()
-        return (value, detach(auxiliary)) if auxiliary != () else value
+        return (value, _map(_take_out, auxiliary)) if auxiliary != () else value
 
 
 def detach(value: Any) -> Any:
@@ -240,12 +240,29 @@ def detach(value: Any) -> Any:
     :param value: a tensor, or tuples of them
     :return: the same without gradients
     """
-    if isinstance(value, th.Tensor):
-        return value.detach()
-    if isinstance(value, tuple):
-        parts = [detach(part) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
-    return value
+    return _map(lambda leaf: leaf.detach() if isinstance(leaf, th.Tensor) else leaf, value)
+
+
+def _map(function: Callable[[Any], Any], value: Any) -> Any:
+    """
+    :param function: of what is not a tuple
+    :param value: tuples, or what they are made of
+    :return: the same tuples of the function's results
+    """
+    if not isinstance(value, tuple):
+        return function(value)
+    parts = [_map(function, part) for part in value]
+    return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+
+
+def _fill_in(leaf: th.Tensor | None) -> th.Tensor:
+    """torch.func lets tensors pass only: no tensor (the actions of a sample of all actions) is an empty one there."""
+    return th.empty(0) if leaf is None else leaf
+
+
+def _take_out(leaf: th.Tensor) -> th.Tensor | None:
+    """The opposite of :func:`_fill_in`, without gradients."""
+    return None if leaf.numel() == 0 else leaf.detach()
 
 
 def target_copy(module: ModuleT) -> ModuleT:
