@@ -167,7 +167,7 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
         bars = axes.barh(names, [float(row["ratio"]) for row in part], color="tab:blue")
         axes.bar_label(bars, [f"{row['ratio']}" for row in part], padding=2, fontsize=8)
         axes.axvline(1.0, color="black", linewidth=0.8)
-        axes.set_title(title, fontsize=9)
+        axes.set_title(title.replace(", ", "\n", 1), fontsize=9)
         axes.tick_params(labelsize=8)
         axes.margins(x=0.18)
         axes.set_xlabel("times SB3", fontsize=8)
