@@ -289,6 +289,18 @@ def test_state_that_was_loaded_behind_the_learners_back_is_stepped_on():
     assert_same(trained.module, fresh.module)
 
 
+def test_options_that_were_loaded_behind_the_learners_back_count():
+    learner, reference = learner_of(network()), network()
+    optimizer = th.optim.Adam(reference.parameters(), lr=RATE, weight_decay=0.1)
+    learner.minimize(loss_of(0))
+    learner.module.load_state_dict(reference.state_dict())
+    learner.optimizer.load_state_dict(optimizer.state_dict())
+    learner.minimize(loss_of(1))
+    loss_of(1)(reference).backward()
+    optimizer.step()
+    assert_same(learner.module, reference, atol=1e-9)
+
+
 def test_loading_an_optimizers_state_needs_but_a_refresh():
     trained, fresh = learner_of(network()), learner_of(network())
     for step in range(3):

@@ -208,13 +208,13 @@ class Learner:
         gradients = th.autograd.grad(value, self.parameters, allow_unused=True, materialize_grads=True)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
+        if self._fused_adam is not None and not self._fused_adam.has_state_of(self.optimizer):
+            self.refresh()  # someone has loaded another state, and with it maybe other options
         if self._fused_adam is None:
             self.optimizer.step()
-            return detach(result)
-        if not self._fused_adam.has_state_of(self.optimizer):  # someone has loaded another one
-            self.refresh()
-        with th.no_grad():
-            self._fused_adam.step(gradients)
+        else:
+            with th.no_grad():
+                self._fused_adam.step(gradients)
         return detach(result)
 
     def _minimize_functional(self, loss: Callable[[Any], Loss]) -> Any:

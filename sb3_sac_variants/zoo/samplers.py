@@ -128,7 +128,7 @@ def sample_masac_params(
 ) -> dict[str, Any]:
     """
     Sample hyperparameters for MASAC: SAC's, the target entropy of each agent (from a quarter to twice the usual one),
-    the first temperature, and whether the agents share an actor.
+    the first temperature, and whether the agents share an actor and critics.
 
     The cross-entropy's coefficient is part of the task, as rewards are, and stays what it was.
 
