@@ -16,11 +16,11 @@ from scipy import stats
 
 # isort: split
 from aggregate import bootstrap_interval, iqm, spread
-from collect import mean_by_interval
+from collect import Row, mean_by_interval
 from figure import appearance, curves_by_seed
 from run_folder import RunFolder, State
 from studies import Run, load_studies, merge_runs, parse_study, python_expression, select, zoo_command
-from table import not_below
+from table import markdown, not_below, summarise
 
 # Statistics
 
@@ -77,6 +77,27 @@ def test_not_below_allows_the_spread_of_a_difference() -> None:
     assert not_below(baseline[:1] - 9, baseline) is None
 
 
+def _rows(**returns: list[float]) -> list[Row]:
+    return [
+        {"env": "Reacher-v5", "algo": algo, "seed": str(seed), "final_return_mean": str(value)}
+        for algo, values in returns.items()
+        for seed, value in enumerate(values, start=1)
+    ]
+
+
+def test_each_algorithm_is_compared_with_its_own_baseline() -> None:
+    rows = _rows(sac=[9.0, 11.0], warm=[2.0, 4.0], cold=[2.0, 3.0])
+    algorithms = {"sac": None, "warm": {"label": "Warm"}, "cold": {"baseline": "warm"}}
+    own = study(environments=["Reacher-v5"], algorithms=algorithms, baseline="sac", final={})
+    lines = summarise(own, rows)
+    assert [line.keeps_up for line in lines] == [None, False, True]
+    table = markdown(own, lines).splitlines()
+    assert table[0].endswith("| Difference |")
+    assert table[2].endswith("|  |")
+    assert table[3].endswith("| -7.00 to sac, beyond the spread |")
+    assert table[4].endswith("| -0.50 to Warm |")
+
+
 def test_logged_values_are_averaged_between_evaluations() -> None:
     logged = np.array([[50, 1.0], [100, 3.0], [101, 5.0], [350, 7.0]])
     assert mean_by_interval(logged, [100, 200, 300, 400]) == [(100, 2.0), (200, 5.0), (400, 7.0)]
@@ -113,6 +134,7 @@ def test_runs_take_the_most_special_parameters() -> None:
         ({"algorithms": {"sac": {"parms": {}}}}, "parms"),
         ({"algorithms": []}, "algorithms"),
         ({"baseline": "td3"}, "'td3'"),
+        ({"algorithms": {"sac": None, "cold": {"baseline": "td3"}}}, "'td3'"),
         ({"final": {"threshold": "90"}}, "threshold='90'"),
         ({"final": {"deterministic": "no"}}, "deterministic='no'"),
         ({"scalars": "train/entropy"}, "scalars"),

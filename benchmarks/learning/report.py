@@ -94,7 +94,7 @@ def shortcomings(study: Study, lines: list[Line]) -> list[str]:
         if line.reaches is False:
             found.append(f"{where}, is below {study.final.threshold:g}")
         if line.keeps_up is False:
-            found.append(f"{where}, is below {study.baseline} beyond the seeds' spread")
+            found.append(f"{where}, is below {line.baseline} beyond the seeds' spread")
     return found
 
 

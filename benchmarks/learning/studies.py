@@ -43,12 +43,14 @@ class Variant:
     :param algo: Algorithm id in the zoo
     :param label: Text in legends and tables
     :param params: Hyperparameters that override the zoo's
+    :param baseline: Name of the variant to compare it with, if any
     """
 
     name: str
     algo: str
     label: str
     params: Mapping[str, Any] = field(default_factory=dict)
+    baseline: str | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,6 @@ class Study:
     eval_episodes: int
     params: Mapping[str, Any]
     final: FinalEvaluation
-    baseline: str | None
     scalars: tuple[str, ...]
 
     def runs(self) -> list[Run]:
@@ -190,12 +191,13 @@ def parse_study(name: str, fields: Mapping[str, Any]) -> Study:
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"{where}: seeds={seeds!r} holds a seed twice")
     variants = tuple(
-        _parse_variant(f"{where}, algorithm {key!r}", key, entry)
+        _parse_variant(f"{where}, algorithm {key!r}", key, entry, fields.get("baseline"))
         for key, entry in _as_mapping(where, "algorithms", fields["algorithms"]).items()
     )
-    baseline = fields.get("baseline")
-    if baseline is not None and baseline not in {variant.name for variant in variants}:
-        raise ValueError(f"{where}: baseline={baseline!r} is none of {[variant.name for variant in variants]}")
+    names = [variant.name for variant in variants]
+    for baseline in (fields.get("baseline"), *(variant.baseline for variant in variants)):
+        if baseline is not None and baseline not in names:
+            raise ValueError(f"{where}: baseline={baseline!r} is none of {names}")
     scalars = fields.get("scalars", [])
     if not isinstance(scalars, list) or not all(isinstance(scalar, str) for scalar in scalars):
         raise ValueError(f"{where}: scalars={scalars!r} must be a list of log keys such as train/entropy")
@@ -213,7 +215,6 @@ def parse_study(name: str, fields: Mapping[str, Any]) -> Study:
         eval_episodes=_positive_int(where, "eval_episodes", fields.get("eval_episodes", 5)),
         params=_params(where, fields.get("params")),
         final=_parse_final(where, fields.get("final")),
-        baseline=baseline,
         scalars=tuple(scalars),
     )
 
@@ -291,16 +292,18 @@ def python_expression(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
-def _parse_variant(where: str, name: Any, entry: Any) -> Variant:
+def _parse_variant(where: str, name: Any, entry: Any, baseline: Any) -> Variant:
     _check_name(where, name)
     entry = entry or {}
-    if not isinstance(entry, Mapping) or set(entry) - {"algo", "label", "params"}:
-        raise ValueError(f"{where}: {entry!r} must be a mapping with the keys algo, label and params only")
+    if not isinstance(entry, Mapping) or set(entry) - {"algo", "label", "params", "baseline"}:
+        raise ValueError(f"{where}: {entry!r} must be a mapping with the keys algo, label, params and baseline only")
+    baseline = entry.get("baseline", baseline)
     return Variant(
         name=name,
         algo=str(entry.get("algo", name)),
         label=str(entry.get("label", name)),
         params=_params(where, entry.get("params")),
+        baseline=None if baseline == name else baseline,
     )
 
 

@@ -23,7 +23,8 @@ class Line:
     :param high: Upper end
     :param reaches: Whether the mean over all seeds reaches the study's threshold; None without a threshold
     :param keeps_up: Whether the mean is not below the baseline's by more than the spread over seeds; None without a
-        baseline, for the baseline itself, and with a single seed
+        baseline and with a single seed
+    :param baseline: Name of the algorithm that it is compared with, if any
     """
 
     env: str
@@ -34,6 +35,7 @@ class Line:
     high: float
     reaches: bool | None
     keeps_up: bool | None
+    baseline: str | None
 
 
 def not_below(returns: np.ndarray, baseline: np.ndarray) -> bool | None:
@@ -69,7 +71,6 @@ def summarise(study: Study, summary: list[Row]) -> list[Line]:
                 continue
             low, high = bootstrap_interval(returns)
             threshold = study.final.threshold
-            compared = study.baseline not in (None, variant.name)
             lines.append(
                 Line(
                     env=env,
@@ -79,7 +80,8 @@ def summarise(study: Study, summary: list[Row]) -> list[Line]:
                     low=float(low),
                     high=float(high),
                     reaches=None if threshold is None else bool(returns.mean() >= threshold),
-                    keeps_up=not_below(returns, by_algo[str(study.baseline)]) if compared else None,
+                    keeps_up=None if variant.baseline is None else not_below(returns, by_algo[variant.baseline]),
+                    baseline=variant.baseline,
                 )
             )
     return lines
@@ -95,8 +97,9 @@ def markdown(study: Study, lines: list[Line]) -> str:
     if study.final.threshold is not None:
         header.append(f"At least {study.final.threshold:g}")
     labels = {variant.name: variant.label for variant in study.variants}
-    if study.baseline is not None:
-        header.append(f"Beside {labels[study.baseline]}")
+    baselines = {variant.baseline for variant in study.variants if variant.baseline is not None}
+    if baselines:
+        header.append("Difference" if len(baselines) > 1 else f"Beside {labels[min(baselines)]}")
     rows = [header, ["---"] * 2 + ["---:"] * 3 + ["---"] * (len(header) - 5)]
     means = {(line.env, line.algo): line.returns.mean() for line in lines}
     for line in lines:
@@ -112,12 +115,13 @@ def markdown(study: Study, lines: list[Line]) -> str:
         if study.final.threshold is not None:
             above = int((line.returns >= study.final.threshold).sum())
             cells.append(f"{'yes' if line.reaches else 'no'} ({above} of {len(line.returns)} seeds)")
-        if study.baseline is not None:
-            base = means.get((line.env, study.baseline))
-            if line.algo == study.baseline or base is None:
+        if baselines:
+            base = means.get((line.env, line.baseline))
+            if base is None:
                 cells.append("")
             else:
+                other = "" if len(baselines) == 1 else f" to {labels[line.baseline]}"
                 verdict = {True: "", False: ", beyond the spread", None: ""}[line.keeps_up]
-                cells.append(f"{line.returns.mean() - base:+.{digits}f}{verdict}")
+                cells.append(f"{line.returns.mean() - base:+.{digits}f}{other}{verdict}")
         rows.append(cells)
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
