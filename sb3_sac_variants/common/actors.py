@@ -7,10 +7,15 @@ graph, repeated in a test, and the same seed gives the same run on every engine.
 """
 
 import math
+from typing import Any
 
 import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.sac.policies import Actor
+from torch import nn
 from torch.nn import functional as F
 
 from sb3_sac_variants.common.losses import PolicySample
@@ -39,6 +44,55 @@ def log_det_tanh(pre_tanh: th.Tensor) -> th.Tensor:
     :return: ``(...)``
     """
     return 2.0 * (math.log(2.0) - pre_tanh - F.softplus(-2.0 * pre_tanh)).sum(dim=-1)
+
+
+class ActorNetwork(BasePolicy):
+    """
+    What the actors that are not SB3's SAC ``Actor`` have in common: hidden layers on top of a features extractor, and a
+    ``forward(obs, deterministic)`` that gives the action to take, in [-1, 1] if actions are continuous.
+
+    :param observation_space: observation space
+    :param action_space: action space
+    :param net_arch: sizes of the hidden layers
+    :param features_extractor: network to extract features
+    :param features_dim: number of features
+    :param activation_fn: activation function
+    :param normalize_images: whether to divide images by 255
+    """
+
+    features_extractor: BaseFeaturesExtractor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+    ):
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+            squash_output=isinstance(action_space, spaces.Box),
+        )
+        self.net_arch, self.features_dim, self.activation_fn = net_arch, features_dim, activation_fn
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self(observation, deterministic)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            net_arch=self.net_arch,
+            features_dim=self.features_dim,
+            activation_fn=self.activation_fn,
+            features_extractor=self.features_extractor,
+        )
+        return data
 
 
 class SquashedGaussianActor(Actor):

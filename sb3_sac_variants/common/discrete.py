@@ -12,10 +12,11 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, create_mlp
+from stable_baselines3.common.torch_layers import create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_sac_variants.common.actors import ActorNetwork
 from sb3_sac_variants.common.critics import StackedCritic
 from sb3_sac_variants.common.losses import PolicySample
 
@@ -94,49 +95,18 @@ class CategoricalActor(BasePolicy):
         return self(observation, deterministic)
 
 
-class DiscreteActor(CategoricalActor):
+class DiscreteActor(CategoricalActor, ActorNetwork):
     """
-    A network that gives the logits of the actions.
-
-    :param observation_space: observation space
-    :param action_space: action space
-    :param net_arch: sizes of the hidden layers
-    :param features_extractor: network to extract features
-    :param features_dim: number of features
-    :param activation_fn: activation function
-    :param normalize_images: whether to divide images by 255
+    A network that gives the logits of the actions. Arguments as :class:`~sb3_sac_variants.common.actors.ActorNetwork`.
     """
 
-    features_extractor: BaseFeaturesExtractor
-
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Discrete,
-        net_arch: list[int],
-        features_extractor: BaseFeaturesExtractor,
-        features_dim: int,
-        activation_fn: type[nn.Module] = nn.ReLU,
-        normalize_images: bool = True,
-    ):
-        super().__init__(
-            observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
-        )
-        self.net_arch, self.features_dim, self.activation_fn = net_arch, features_dim, activation_fn
-        self.logits = nn.Sequential(*create_mlp(features_dim, int(action_space.n), net_arch, activation_fn))
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        n_actions = int(self.action_space.n)
+        self.logits = nn.Sequential(*create_mlp(self.features_dim, n_actions, self.net_arch, self.activation_fn))
 
     def log_prob(self, obs: PyTorchObs) -> th.Tensor:
         return th.log_softmax(self.logits(self.extract_features(obs, self.features_extractor)), dim=1)
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        data = super()._get_constructor_parameters()
-        data.update(
-            net_arch=self.net_arch,
-            features_dim=self.features_dim,
-            activation_fn=self.activation_fn,
-            features_extractor=self.features_extractor,
-        )
-        return data
 
 
 class StackedDiscreteCritic(StackedCritic):

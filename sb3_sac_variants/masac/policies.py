@@ -4,13 +4,11 @@ from typing import Any
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
-from torch import nn
 
-from sb3_sac_variants.common.actors import gaussian_log_prob, log_det_tanh
+from sb3_sac_variants.common.actors import ActorNetwork, gaussian_log_prob, log_det_tanh
 from sb3_sac_variants.common.critics import stacked_mlp
 from sb3_sac_variants.common.learner import target_copy
 from sb3_sac_variants.common.policies import GAUSSIAN_ARGUMENTS, MaxEntPolicy
@@ -25,48 +23,27 @@ _FEATURE_ARGUMENTS: dict[str, Any] = {
 }
 
 
-class DecentralizedActor(BasePolicy):
+class DecentralizedActor(ActorNetwork):
     """
     A squashed Gaussian policy for each agent, which sees its own observation only.
 
-    :param observation_space: Box ``(N, d)``
-    :param action_space: Box ``(N, D)``
-    :param net_arch: sizes of the hidden layers of each agent's network
-    :param features_extractor: flattens; has no parameters
-    :param features_dim: size of what it gives
-    :param activation_fn: activation function
-    :param normalize_images: has no effect on vectors
+    :param args: as :class:`~sb3_sac_variants.common.actors.ActorNetwork`, for spaces Box ``(N, d)`` and ``(N, D)``; the
+        features extractor flattens and has no parameters
     :param share_actor: whether one network serves all agents, told which by a one-hot vector beside the observation
+    :param kwargs: as :class:`~sb3_sac_variants.common.actors.ActorNetwork`
     """
 
     observation_space: spaces.Box
     action_space: spaces.Box
     agent_ids: th.Tensor
 
-    def __init__(
-        self,
-        observation_space: spaces.Box,
-        action_space: spaces.Box,
-        net_arch: list[int],
-        features_extractor: BaseFeaturesExtractor,
-        features_dim: int,
-        activation_fn: type[nn.Module] = nn.ReLU,
-        normalize_images: bool = True,
-        share_actor: bool = False,
-    ):
-        super().__init__(
-            observation_space,
-            action_space,
-            features_extractor=features_extractor,
-            normalize_images=normalize_images,
-            squash_output=True,
-        )
-        self.net_arch, self.features_dim, self.activation_fn = net_arch, features_dim, activation_fn
+    def __init__(self, *args: Any, share_actor: bool = False, **kwargs: Any):
+        super().__init__(*args, **kwargs)
         self.share_actor = share_actor
-        self.n_agents, obs_dim = observation_space.shape
-        self.action_dim = action_space.shape[1]
+        self.n_agents, obs_dim = self.observation_space.shape
+        self.action_dim = self.action_space.shape[1]
         n_networks, input_dim = (1, obs_dim + self.n_agents) if share_actor else (self.n_agents, obs_dim)
-        self.networks = stacked_mlp(n_networks, input_dim, 2 * self.action_dim, net_arch, activation_fn)
+        self.networks = stacked_mlp(n_networks, input_dim, 2 * self.action_dim, self.net_arch, self.activation_fn)
         self.register_buffer("agent_ids", th.eye(self.n_agents).unsqueeze(1), persistent=False)
 
     def _agents_first(self, obs: th.Tensor) -> th.Tensor:
@@ -145,19 +122,8 @@ class DecentralizedActor(BasePolicy):
         mean, log_std = self.policies(obs)
         return th.tanh(mean if deterministic else mean + log_std.exp() * th.randn_like(mean))
 
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        return self(observation, deterministic)
-
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        data = super()._get_constructor_parameters()
-        data.update(
-            net_arch=self.net_arch,
-            features_dim=self.features_dim,
-            activation_fn=self.activation_fn,
-            features_extractor=self.features_extractor,
-            share_actor=self.share_actor,
-        )
-        return data
+        return {**super()._get_constructor_parameters(), "share_actor": self.share_actor}
 
 
 class MASACPolicy(MaxEntPolicy):

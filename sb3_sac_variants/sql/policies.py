@@ -4,12 +4,12 @@ from typing import Any
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN, create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
+from sb3_sac_variants.common.actors import ActorNetwork
 from sb3_sac_variants.common.critics import StackedCritic
 from sb3_sac_variants.common.discrete import CategoricalActor, StackedDiscreteCritic
 from sb3_sac_variants.common.learner import target_copy
@@ -30,7 +30,7 @@ def uniform_particles(actions: th.Tensor) -> PolicySample:
     return PolicySample(actions, density.log(), th.full_like(density, 1.0 / n_particles))
 
 
-class SteinActor(BasePolicy):
+class SteinActor(ActorNetwork):
     """
     A network that maps noise to actions, a = tanh(f(s, xi)) with xi ~ N(0, I) (Haarnoja et al. 2017, section 3.3). Its
     samples have a density that nobody knows; it learns from where they should move
@@ -39,40 +39,17 @@ class SteinActor(BasePolicy):
     f adds its output to the noise, f(s, xi) = xi + g(s, xi): at the beginning the actions then cover the cube, while
     those of a network with small initial weights would all lie near 0 and find but one of several modes.
 
-    :param observation_space: observation space
-    :param action_space: action space
-    :param net_arch: sizes of the hidden layers
-    :param features_extractor: network to extract features
-    :param features_dim: number of features
-    :param activation_fn: activation function
-    :param normalize_images: whether to divide images by 255
+    Arguments as :class:`~sb3_sac_variants.common.actors.ActorNetwork`.
     """
 
     action_space: spaces.Box
-    features_extractor: BaseFeaturesExtractor
     critic: StackedCritic
     candidates: th.Tensor
 
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Box,
-        net_arch: list[int],
-        features_extractor: BaseFeaturesExtractor,
-        features_dim: int,
-        activation_fn: type[nn.Module] = nn.ReLU,
-        normalize_images: bool = True,
-    ):
-        super().__init__(
-            observation_space,
-            action_space,
-            features_extractor=features_extractor,
-            normalize_images=normalize_images,
-            squash_output=True,
-        )
-        self.net_arch, self.features_dim, self.activation_fn = net_arch, features_dim, activation_fn
-        self.action_dim = get_action_dim(action_space)
-        layers = create_mlp(features_dim + self.action_dim, self.action_dim, net_arch, activation_fn)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.action_dim = get_action_dim(self.action_space)
+        layers = create_mlp(self.features_dim + self.action_dim, self.action_dim, self.net_arch, self.activation_fn)
         self.sampler = nn.Sequential(*layers)
         # Noise of the deterministic policy: the same in each run, drawn without touching the run's random state
         noise = th.randn(DETERMINISTIC_CANDIDATES, self.action_dim, generator=th.Generator().manual_seed(0))
@@ -117,19 +94,6 @@ class SteinActor(BasePolicy):
         actions = th.tanh(self.pre_tanh(obs, self.candidates.expand(batch_size, -1, -1)))
         best = self.critic.min_q(obs, uniform_particles(actions)).argmax(dim=1)
         return actions[th.arange(batch_size, device=actions.device), best]
-
-    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        return self(observation, deterministic)
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        data = super()._get_constructor_parameters()
-        data.update(
-            net_arch=self.net_arch,
-            features_dim=self.features_dim,
-            activation_fn=self.activation_fn,
-            features_extractor=self.features_extractor,
-        )
-        return data
 
 
 class SoftmaxActor(CategoricalActor):
