@@ -43,6 +43,7 @@ RANGES: dict[str, tuple[list[Any], str]] = {
     ),
     "target_entropy": ([NAN, INF, "automatic", "auto_", [1.0]], "pass"),
     "engine": (["fast", None, 3], "pass one of 'auto', 'eager', 'compile', 'cudagraph'"),
+    "precision": (["bf16", "float16", None], "pass one of 'float32', 'bfloat16'"),
     "train_freq": (
         [0, -1, 1.5, "often", None, (1, "day"), (0, "episode"), (1.5, "step"), (1,), (1, "step", 2), [1, "step"], True],
         "pass a number of steps of at least 1, or (number, 'step'), or (number, 'episode')",

@@ -20,6 +20,7 @@ from sb3_sac_variants.common.compatibility import (
 )
 from sb3_sac_variants.common.discrete import check_sde
 from sb3_sac_variants.common.policies import MaxEntPolicy
+from sb3_sac_variants.common.precision import TORCH_PRECISION, warn_if_ignored
 from sb3_sac_variants.common.target_entropy import parse_target_entropy
 from sb3_sac_variants.common.validation import check_choice, check_range, parse_ent_coef
 
@@ -59,6 +60,8 @@ class MaxEntArguments(Resumable):
     :param device: where to train
     :param _init_setup_model: whether to build the networks now
     :param engine: how an update runs: "auto", "eager", "compile", "cudagraph"
+    :param precision: of the operands of matrix products in an update, "float32" or "bfloat16", which is faster on
+        processors that have it (:func:`~sb3_sac_variants.common.precision.matmul_precision`)
     :param reward_scale: multiplies the rewards inside the loss (logged returns stay raw), 1/alpha of the 2018 paper
     :param qf_learning_rate: learning rate of the critics (and value networks), by default ``learning_rate``
     :param ent_coef_learning_rate: learning rate of the temperature, by default ``learning_rate``
@@ -101,6 +104,7 @@ class MaxEntArguments(Resumable):
         _init_setup_model: bool = True,
         *,
         engine: str = "auto",
+        precision: str = "float32",
         reward_scale: float = 1.0,
         qf_learning_rate: float | Schedule | None = None,
         ent_coef_learning_rate: float | Schedule | None = None,
@@ -147,6 +151,7 @@ class MaxEntArguments(Resumable):
         self.target_update_interval = target_update_interval
         self.target_entropy: Any = target_entropy  # a number once the model is set up
         self.engine = engine
+        self.precision = precision
         self.reward_scale = reward_scale
         self.qf_learning_rate = qf_learning_rate
         self.ent_coef_learning_rate = ent_coef_learning_rate
@@ -176,6 +181,8 @@ class MaxEntArguments(Resumable):
         if self.gradient_steps != -1:
             check_range("gradient_steps", self.gradient_steps, 1, integer=True)
         check_choice("engine", self.engine, ("auto", "eager", "compile", "cudagraph"))
+        check_choice("precision", self.precision, tuple(TORCH_PRECISION))
+        warn_if_ignored(self.precision, self.device)
         for name in ("learning_rate", "qf_learning_rate", "ent_coef_learning_rate"):
             rate = getattr(self, name)
             if rate is not None and not callable(rate):

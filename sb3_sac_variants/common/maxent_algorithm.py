@@ -24,6 +24,7 @@ from sb3_sac_variants.common.learner import Learner, TargetTracker
 from sb3_sac_variants.common.losses import Batch, soft_bellman_error
 from sb3_sac_variants.common.metrics import DeviceMetrics
 from sb3_sac_variants.common.policies import MaxEntPolicy
+from sb3_sac_variants.common.precision import matmul_precision
 from sb3_sac_variants.common.target_entropy import RunawayWatch
 from sb3_sac_variants.common.temperature import LearnedTemperature, Temperature
 from sb3_sac_variants.common.validation import parse_ent_coef
@@ -184,7 +185,8 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
             for learner in self.learners.values():
                 learner.refresh()  # parameters may have been frozen since the model was made
             self._engine = self._make_engine()
-        self._engine.run(gradient_steps, batch_size, self._engine_signature())
+        with matmul_precision(self.precision):
+            self._engine.run(gradient_steps, batch_size, self._engine_signature())
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
@@ -245,7 +247,7 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
         :return: changes when memory that a captured graph points to has been replaced, or a constant in it has changed
         """
         memory = (id(self.replay_buffer), getattr(self.replay_buffer, "version", 0))
-        return (*memory, self.gamma, self.reward_scale, self.tau, self.target_update_interval)
+        return (*memory, self.precision, self.gamma, self.reward_scale, self.tau, self.target_update_interval)
 
     def dump_logs(self) -> None:
         """Write the logs: only now are the metrics read from the device, as means since the last time."""

@@ -1,0 +1,50 @@
+"""In which precision an update multiplies matrices."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch as th
+
+#: torch's names (``torch.set_float32_matmul_precision``) for the values of the argument ``precision``
+TORCH_PRECISION = {"float32": "highest", "bfloat16": "medium"}
+
+
+@contextmanager
+def matmul_precision(precision: str) -> Iterator[None]:
+    """
+    Multiply matrices in this precision. Only operands are rounded: sums, results, parameters, losses and optimisers
+    stay float32, which is why no loss scaling is needed, and why Q-values keep their digits.
+
+    :param precision: "float32", or "bfloat16": operands with 8 significant bits (on CUDA, where torch takes
+        TensorFloat32 for it, 11)
+    """
+    before = th.get_float32_matmul_precision()
+    th.set_float32_matmul_precision(TORCH_PRECISION[precision])
+    try:
+        yield
+    finally:
+        th.set_float32_matmul_precision(before)
+
+
+def warn_if_ignored(precision: str, device: th.device) -> None:
+    """
+    Say so if the processor multiplies in float32 whatever is asked for.
+
+    :param precision: the argument
+    :param device: where updates run
+    """
+    if precision == "float32":
+        return
+    if device.type == "cpu":
+        supported = th.backends.mkldnn.is_available() and th.ops.mkldnn._is_mkldnn_bf16_supported()
+    elif device.type == "cuda":
+        supported = th.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        supported = False
+    if not supported:
+        warnings.warn(
+            f"precision={precision!r} has no effect on this {device.type} device, which multiplies in float32 only: "
+            "leave it out",
+            stacklevel=3,
+        )
