@@ -39,12 +39,15 @@ class Group(NamedTuple):
     options: tuple[str, ...]
 
 
-UPDATES = ("sb3:SAC", "sbx:SAC", "SACv2:eager", "SACv2:compile", "SACv1:eager", "SACv1:compile", "SQL:compile")
+UPDATES = (
+    "sb3:SAC", "sbx:SAC", "SACv2:eager", "SACv2:compile", "SACv2:eager-bfloat16", "SACv2:compile-bfloat16",
+    "SACv1:eager", "SACv1:compile", "SQL:compile",
+)  # fmt: skip
 DISCRETE = ("discrete sb3:DQN", "discrete SACv2:eager", "discrete SACv2:compile", "discrete SQL:compile")
 LADDER = (
     "sb3:SAC", "SACv2:eager-without_fused_call", "SACv2:eager", "SACv2:compile-with_all_guards", "SACv2:compile",
 )  # fmt: skip
-TRAINING = ("sb3:SAC", "sbx:SAC", "SACv2:eager", "SACv2:auto", "SACv1:auto")
+TRAINING = ("sb3:SAC", "sbx:SAC", "SACv2:eager", "SACv2:auto", "SACv2:auto-bfloat16", "SACv1:auto")
 
 
 def groups(threads: int) -> list[Group]:

@@ -61,8 +61,14 @@ def with_all_guards(model: Any) -> None:
     engine._guards_to_check = lambda guards: [True] * len(guards)
 
 
-#: steps of the ladder, each without one idea
+def bfloat16(model: Any) -> None:
+    """As with ``precision="bfloat16"``."""
+    model.precision = "bfloat16"
+
+
+#: another precision, and steps of the ladder, each without one idea
 CHANGES: dict[str, Callable[[Any], None]] = {
+    "bfloat16": bfloat16,
     "without_fused_call": without_fused_call,
     "with_all_guards": with_all_guards,
 }
