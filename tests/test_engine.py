@@ -1,6 +1,10 @@
 """All engines compute the same update; an engine that cannot run says so."""
 
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -193,6 +197,26 @@ def test_auto_falls_back_to_eager_with_one_warning(monkeypatch):
         warnings.simplefilter("error")
         model.train(1, batch_size=8)
     assert model._n_updates == 3
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/sys").is_dir(), reason="needs a folder that nobody, not even root, can write to")
+def test_a_cache_folder_that_cannot_be_written_means_eager_with_one_warning():
+    program = """if True:
+        import torch as th
+        from sb3_sac_variants import SACv2
+        th.set_num_threads(1)
+        model = SACv2("MlpPolicy", "Pendulum-v1", device="cpu", policy_kwargs={"net_arch": [16]})
+        model._planned_steps = 10**6
+        model.learn(110)
+        print(model._engine.name, model._n_updates)
+    """
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": "/sys"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "eager 10\n"
+    assert done.stderr.count("engine='auto' chose 'compile', which failed") == 1
+    assert "Traceback" not in done.stderr
 
 
 def test_saved_models_hold_no_engine(tmp_path):

@@ -14,7 +14,6 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, ClassVar
 
 import torch as th
-from torch._dynamo.exc import TorchDynamoException
 from torch.utils import _pytree as pytree
 
 Draw = Callable[[int], tuple[Any, ...]]
@@ -80,7 +79,12 @@ class CompiledEngine(Engine):
         try:
             for _ in range(gradient_steps):
                 self.compiled(*self.draw(batch_size))
-        except (TorchDynamoException, OSError) as error:  # will not compile, or the cache folder cannot be written
+        except Exception as error:
+            from torch._dynamo.exc import TorchDynamoException  # not with this module: to import it takes a second
+
+            if not isinstance(error, TorchDynamoException | OSError):
+                raise
+            # It will not compile, or the cache folder cannot be written
             raise EngineUnavailableError(
                 f"engine='compile' cannot compile this update ({_in_a_line(error)}): pass engine='eager'"
             ) from error
