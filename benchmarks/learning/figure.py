@@ -54,7 +54,10 @@ def draw(study: Study, collection: Collection, path: Path) -> None:
         for panel in axes[: len(panels)]
         for handle in panel.get_legend_handles_labels()[0]
     }
-    figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=min(len(handles), 4), frameon=False)
+    # As many columns as the longest label leaves room for, at twelve characters an inch
+    widest = max(len(label) for label in handles)
+    ncols = max(1, min(len(handles), int(12 * figure.get_figwidth() // (widest + 8))))
+    figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=ncols, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Without the program's version, the same data give the same file.
     figure.savefig(path, dpi=DPI, metadata={"Software": None})
