@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("study")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="folder of the runs")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the table")
-    parser.add_argument("--episodes", type=int, default=10)
+    parser.add_argument("--episodes", type=int, default=5)
     parser.add_argument("--seed", type=int, default=10_000, help="of environment and noise")
     args = parser.parse_args()
     th.set_num_threads(1)
@@ -34,6 +34,7 @@ def main() -> None:
     if args.study not in studies:
         parser.error(f"no study named {args.study}; there are {', '.join(studies)}")
     record = {"command": f"python benchmarks/learning/stochastic.py {args.study}", **describe()}
+    del record["os"]  # as in the other tables
     rows = []
     for run in studies[args.study].runs():
         folder = RunFolder(args.out, run)
