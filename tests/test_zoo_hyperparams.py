@@ -13,7 +13,7 @@ import rl_zoo3
 import yaml
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
-from helpers import VECTOR, SpacesEnv
+from helpers import ACTION, VECTOR, SpacesEnv
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.utils import FloatSchedule
 
@@ -42,6 +42,8 @@ MUJOCO_V5 = [
     "Swimmer-v5",
     "Walker2d-v5",
 ]
+#: Actions of environments that the tests do not install and that have no continuous ones
+ACTIONS = {"LunarLander-v3": spaces.Discrete(4)}
 #: What the zoo itself consumes or converts, and the algorithm therefore never gets to see
 OF_THE_ZOO = {"env_wrapper", "learning_rate", "n_envs", "n_timesteps", "normalize", "policy", "policy_kwargs"}
 
@@ -84,7 +86,8 @@ def ensure_environment(env_id: str, her: bool, monkeypatch: pytest.MonkeyPatch) 
     try:
         gym.make(env_id).close()
     except (gym.error.Error, ImportError):
-        stand_in = EnvSpec(env_id, lambda **_: GoalEnv() if her else SpacesEnv())
+        actions = ACTIONS.get(env_id, ACTION)
+        stand_in = EnvSpec(env_id, lambda **_: GoalEnv() if her else SpacesEnv(action_space=actions))
         monkeypatch.setitem(gym.registry, env_id, stand_in)
 
 
