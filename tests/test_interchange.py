@@ -356,6 +356,7 @@ def test_files_of_other_models_are_refused(tmp_path):
     ("options", "named"),
     [
         ({"reward_scale": 5.0}, r"reward_scale=5\.0"),
+        ({"precision": "bfloat16"}, r"precision='bfloat16'"),
         ({"ent_coef_loss": "alpha"}, "ent_coef_loss='alpha'"),
         ({"qf_learning_rate": 1e-3}, r"qf_learning_rate=0\.001"),
         ({"ent_coef_learning_rate": 1e-3}, r"ent_coef_learning_rate=0\.001"),

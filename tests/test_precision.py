@@ -11,6 +11,7 @@ from stable_baselines3.common.logger import Logger
 
 from sb3_sac_variants import SQL, SACv1, SACv2
 from sb3_sac_variants.common import precision as precision_module
+from sb3_sac_variants.common.engine import compile_obstacle
 from sb3_sac_variants.common.precision import matmul_precision, warn_if_ignored
 
 CPU = th.device("cpu")
@@ -26,9 +27,9 @@ def is_ignored() -> bool:
 needs_bfloat16 = pytest.mark.skipif(is_ignored(), reason="no bfloat16 products on this processor")
 
 
-def make(cls: type, precision: str) -> Any:
+def make(cls: type, precision: str, engine: str = "eager") -> Any:
     env = gym.make("Pendulum-v1")
-    model = cls("MlpPolicy", env, engine="eager", precision=precision, learning_starts=0, seed=0, device="cpu")
+    model = cls("MlpPolicy", env, engine=engine, precision=precision, learning_starts=0, seed=0, device="cpu")
     model.set_logger(Logger(None, []))
     rng = np.random.default_rng(0)
     for _ in range(300):
@@ -55,6 +56,14 @@ def test_updates_differ_by_the_rounding_of_the_operands(cls):
     error = (rounded - exact).norm() / exact.norm()
     # Adam steps by the sign of a gradient at first: elements near 0 that round over it move the other way
     assert 1e-4 < error < 0.3, error
+
+
+@needs_bfloat16
+@pytest.mark.slow
+@pytest.mark.skipif(compile_obstacle() is not None, reason=str(compile_obstacle()))
+def test_compiled_updates_round_as_well():
+    exact, rounded = (movement(make(SACv2, precision, "compile"), 5) for precision in ("float32", "bfloat16"))
+    assert 1e-4 < (rounded - exact).norm() / exact.norm() < 0.3
 
 
 @needs_bfloat16

@@ -61,7 +61,8 @@ class MaxEntArguments(Resumable):
     :param _init_setup_model: whether to build the networks now
     :param engine: how an update runs: "auto", "eager", "compile", "cudagraph"
     :param precision: of the operands of matrix products in an update, "float32" or "bfloat16", which is faster on
-        processors that have it (:func:`~sb3_sac_variants.common.precision.matmul_precision`)
+        processors that have it; convolutions stay float32
+        (:func:`~sb3_sac_variants.common.precision.matmul_precision`)
     :param reward_scale: multiplies the rewards inside the loss (logged returns stay raw), 1/alpha of the 2018 paper
     :param qf_learning_rate: learning rate of the critics (and value networks), by default ``learning_rate``
     :param ent_coef_learning_rate: learning rate of the temperature, by default ``learning_rate``

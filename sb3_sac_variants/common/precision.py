@@ -14,7 +14,8 @@ TORCH_PRECISION = {"float32": "highest", "bfloat16": "medium"}
 def matmul_precision(precision: str) -> Iterator[None]:
     """
     Multiply matrices in this precision. Only operands are rounded: sums, results, parameters, losses and optimisers
-    stay float32, which is why no loss scaling is needed, and why Q-values keep their digits.
+    stay float32, which is why no loss scaling is needed, and why Q-values keep their digits. Convolutions stay float32
+    as well, and so do products too small for the library to have a kernel of that kind.
 
     :param precision: "float32", or "bfloat16": operands with 8 significant bits (on CUDA, where torch takes
         TensorFloat32 for it, 11)

@@ -248,6 +248,8 @@ def _obstacles(model: "SACv2") -> list[str]:
     obstacles = []
     if model.reward_scale != 1:
         obstacles.append(f"reward_scale={model.reward_scale} (give SAC ent_coef=1/reward_scale instead)")
+    if model.precision != "float32":
+        obstacles.append(f"precision={model.precision!r} (SAC's is 'float32')")
     if model.log_ent_coef is not None and model.ent_coef_loss != "log_alpha":
         obstacles.append(f"ent_coef_loss={model.ent_coef_loss!r} (SAC's is 'log_alpha')")
     for name in ("qf_learning_rate", "ent_coef_learning_rate"):
