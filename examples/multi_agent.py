@@ -31,7 +31,7 @@ def train(timesteps: int, ce_coef: float) -> MASAC:
         "MlpPolicy",
         make_vec_env("SimpleSpread-v3", n_envs=4),
         learning_rate=1e-3,
-        gamma=0.95,
+        gamma=0.9,
         tau=0.01,
         batch_size=128,
         gradient_steps=4,
