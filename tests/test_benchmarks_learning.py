@@ -132,6 +132,7 @@ def test_runs_take_the_most_special_parameters() -> None:
         ({"seeds": [-1]}, r"seeds=\[-1\]"),
         ({"algorithms": ["a/b"]}, "'a/b'"),
         ({"algorithms": {"sac": {"parms": {}}}}, "parms"),
+        ({"algorithms": {"sac": {"agents": 0}}}, "agents=0"),
         ({"algorithms": []}, "algorithms"),
         ({"baseline": "td3"}, "'td3'"),
         ({"algorithms": {"sac": None, "cold": {"baseline": "td3"}}}, "'td3'"),
@@ -182,6 +183,28 @@ def test_command_is_the_zoos_own() -> None:
         "'policy_kwargs:dict(net_arch=[64,64])' tau:0.01 --seed 3 --eval-freq 200 --eval-episodes 5 --num-threads 1 "
         "--device cuda --verbose 0 -f cold/Pendulum-v1/seed3"
     )
+
+
+def test_agents_that_are_environments_of_their_own_count_steps_and_episodes_each(tmp_path: Path) -> None:
+    three = study(algorithms={"split": {"algo": "sac", "agents": 3}}, environments=["Pendulum-v1"], baseline=None)
+    run = three.runs()[0]
+    command = shlex.join(zoo_command(run))
+    assert "-n 1200 " in command
+    assert "--eval-freq 200 --eval-episodes 9 " in command  # the zoo counts calls of the environment here
+    folder = RunFolder(tmp_path, run)
+    folder.zoo.mkdir(parents=True)
+    results = np.repeat([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], 3, axis=1)
+    np.savez(folder.evaluations_file, timesteps=[600, 1200], results=results, ep_lengths=results)
+    evaluations = folder.evaluations()
+    assert evaluations is not None
+    assert evaluations["timesteps"].tolist() == [200, 400]
+    assert evaluations["results"].tolist() == [[1, 2, 3], [4, 5, 6]]
+    folder.final_file.write_text(json.dumps({"deterministic": True, "returns": [1.0] * 3 + [2.0] * 3 + [3.0] * 3}))
+    assert folder.final_returns() is None  # three episodes of four
+    folder.final_file.write_text(json.dumps({"deterministic": True, "returns": [1.0] * 3 + [2.0] * 9}))
+    returns = folder.final_returns()
+    assert returns is not None
+    assert returns.tolist() == [1, 2, 2, 2]
 
 
 @pytest.mark.parametrize("value", [1, 1e-3, True, None, "it's", [1, ["a"]], {"a": {"b": [0.5]}}])

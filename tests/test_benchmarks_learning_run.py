@@ -291,3 +291,19 @@ def test_the_zoo_itself_trains_and_normalised_models_are_evaluated_as_trained(tm
     assert collection.summary[0]["command"].endswith(
         "--tensorboard-log sac/Pendulum-v1/seed1/tensorboard -f sac/Pendulum-v1/seed1"
     )
+
+
+@pytest.mark.slow
+def test_independent_agents_are_reported_in_steps_of_their_environment(tmp_path: Path) -> None:
+    pytest.importorskip("mpe2", reason="needs the extra 'multiagent'")
+    wrapper = {"vec_env_wrapper": "sb3_sac_variants.envs.IndependentAgents", "learning_starts": 300}
+    fields = FIELDS | {"environments": ["SimpleSpread-v3"], "seeds": [1], "params": wrapper, "baseline": None}
+    fields |= {"algorithms": {"split": {"algo": "sac_v2", "agents": 3}}, "scalars": ["train/entropy"]}
+    (tmp_path / "studies.yml").write_text(yaml.dump({"tiny": fields}))
+    places = ["--studies-file", str(tmp_path / "studies.yml"), "--out", str(tmp_path / "out")]
+    assert subprocess.run([sys.executable, str(LEARNING / "run.py"), *places], check=False).returncode == 0
+    collection = collect(parse_study("tiny", fields), tmp_path / "out")
+    assert [row["step"] for row in collection.curves] == [200, 400]
+    assert [row["step"] for row in collection.scalars] == [200, 400]
+    assert collection.summary[0]["final_episodes"] == 4
+    assert float(collection.curves[0]["return_std"]) > 0  # episodes, not one of them thrice

@@ -164,7 +164,7 @@ def _read_scalars(folder: RunFolder, steps: Sequence[int]) -> list[Row]:
         )
     rows = []
     for name in names:
-        logged = np.array([(event.step, event.value) for event in accumulator.Scalars(name)])
+        logged = np.array([(event.step / folder.run.agents, event.value) for event in accumulator.Scalars(name)])
         rows += [
             {"step": step, "name": name, "value": _short(value)} for step, value in mean_by_interval(logged, steps)
         ]

@@ -79,7 +79,12 @@ class RunFolder:
         """
         try:
             with np.load(self.evaluations_file) as data:
-                return {key: data[key] for key in ("timesteps", "results", "ep_lengths")}
+                every = self.run.agents  # each of the agents reports the episode
+                return {
+                    "timesteps": data["timesteps"] // every,
+                    "results": data["results"][:, ::every],
+                    "ep_lengths": data["ep_lengths"][:, ::every],
+                }
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             return None
 
@@ -101,9 +106,10 @@ class RunFolder:
         """
         result = read_json(self.final_file)
         final = self.run.final
-        if result is None or result["deterministic"] != final.deterministic or len(result["returns"]) < final.episodes:
+        if result is None or result["deterministic"] != final.deterministic:
             return None
-        return np.asarray(result["returns"], dtype=np.float64)
+        returns = np.asarray(result["returns"], dtype=np.float64)[:: self.run.agents]
+        return None if len(returns) < final.episodes else returns
 
     def zoo_arguments(self) -> dict[str, Any]:
         """The arguments that the zoo was started with, from its ``args.yml``; empty before training starts."""

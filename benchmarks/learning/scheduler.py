@@ -108,7 +108,7 @@ class Job:
             self.folder.write_record(state="trained", wall_seconds=self.folder.model.stat().st_mtime - started)
         run, final = self.folder.run, self.folder.run.final
         command = [sys.executable, str(FINAL_SCRIPT), str(run.folder), "--algo", run.algo, "--env", run.env]
-        command += ["--episodes", str(final.episodes), "--seed", str(FINAL_SEED), "--device", self.device]
+        command += ["--episodes", str(final.episodes * run.agents), "--seed", str(FINAL_SEED), "--device", self.device]
         self._spawn(command if final.deterministic else [*command, "--stochastic"])
 
     def _spawn(self, command: list[str]) -> None:

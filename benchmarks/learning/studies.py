@@ -44,6 +44,8 @@ class Variant:
     :param label: Text in legends and tables
     :param params: Hyperparameters that override the zoo's
     :param baseline: Name of the variant to compare it with, if any
+    :param agents: How many time steps it counts in a step of the environment: one for each agent where they are
+        environments of their own
     """
 
     name: str
@@ -51,6 +53,7 @@ class Variant:
     label: str
     params: Mapping[str, Any] = field(default_factory=dict)
     baseline: str | None = None
+    agents: int = 1
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Run:
     :param eval_freq: Environment steps between two evaluations
     :param eval_episodes: Episodes of each evaluation
     :param params: Hyperparameters that override the zoo's
+    :param agents: How many time steps the algorithm counts in a step of the environment, and episodes in an episode
     :param final: How the saved model is judged
     :param scalars: Logged quantities to collect beside the return
     :param ids: The names ``study/name/env/seedK`` under which studies know the run
@@ -78,6 +82,7 @@ class Run:
     eval_freq: int
     eval_episodes: int
     params: Mapping[str, Any] = field(default_factory=dict)
+    agents: int = 1
     final: FinalEvaluation = field(default_factory=FinalEvaluation)
     scalars: tuple[str, ...] = ()
     ids: tuple[str, ...] = ()
@@ -98,9 +103,9 @@ class Run:
             "algo": self.algo,
             "env": self.env,
             "seed": self.seed,
-            "n_timesteps": self.steps,
-            "eval_freq": self.eval_freq,
-            "eval_episodes": self.eval_episodes,
+            "n_timesteps": self.steps * self.agents,
+            "eval_freq": self.eval_freq,  # the zoo counts calls of the environment here
+            "eval_episodes": self.eval_episodes * self.agents,
             "hyperparams": dict(self.params),
         }
 
@@ -136,6 +141,7 @@ class Study:
                 eval_freq=self.eval_freq,
                 eval_episodes=self.eval_episodes,
                 params={**self.params, **env_params, **variant.params},
+                agents=variant.agents,
                 final=self.final,
                 scalars=self.scalars,
             )
@@ -268,10 +274,12 @@ def zoo_command(run: Run, device: str = "cpu") -> list[str]:
     :param device: PyTorch device
     :return: Arguments, the first being ``python``
     """
-    command = ["python", "-m", "rl_zoo3.train", "--algo", run.algo, "--env", run.env, "-n", str(run.steps)]
+    wanted = run.settings()
+    command = ["python", "-m", "rl_zoo3.train", "--algo", run.algo, "--env", run.env, "-n", str(wanted["n_timesteps"])]
     if run.params:
         command += ["-params", *(f"{key}:{python_expression(value)}" for key, value in run.params.items())]
-    command += ["--seed", str(run.seed), "--eval-freq", str(run.eval_freq), "--eval-episodes", str(run.eval_episodes)]
+    command += ["--seed", str(run.seed), "--eval-freq", str(run.eval_freq)]
+    command += ["--eval-episodes", str(wanted["eval_episodes"])]
     command += ["--num-threads", "1", "--device", device, "--verbose", "0"]
     if run.scalars:
         command += ["--tensorboard-log", f"{run.folder}/tensorboard"]
@@ -295,8 +303,9 @@ def python_expression(value: Any) -> str:
 def _parse_variant(where: str, name: Any, entry: Any, baseline: Any) -> Variant:
     _check_name(where, name)
     entry = entry or {}
-    if not isinstance(entry, Mapping) or set(entry) - {"algo", "label", "params", "baseline"}:
-        raise ValueError(f"{where}: {entry!r} must be a mapping with the keys algo, label, params and baseline only")
+    known = ("algo", "label", "params", "baseline", "agents")
+    if not isinstance(entry, Mapping) or set(entry) - set(known):
+        raise ValueError(f"{where}: {entry!r} must be a mapping with the keys {', '.join(known)} only")
     baseline = entry.get("baseline", baseline)
     return Variant(
         name=name,
@@ -304,6 +313,7 @@ def _parse_variant(where: str, name: Any, entry: Any, baseline: Any) -> Variant:
         label=str(entry.get("label", name)),
         params=_params(where, entry.get("params")),
         baseline=None if baseline == name else baseline,
+        agents=_positive_int(where, "agents", entry.get("agents", 1)),
     )
 
 
