@@ -96,13 +96,16 @@ def adam_step(optimizer: th.optim.Optimizer, parameters: list[nn.Parameter], gra
     # 1 - beta**t cancels in float32: take -expm1(t log beta). One step counter serves all parameters.
     step = optimizer.state[parameters[0]]["step"] + 1.0
     step_size = group["lr"] / -th.expm1(step * math.log(beta1))
-    correction2 = th.sqrt(-th.expm1(step * math.log(beta2)))
+    inverse_correction2 = th.rsqrt(-th.expm1(step * math.log(beta2)))
+    # Stacked, the two are in memory before the loops over the parameters start. As loose scalars the compiler computes
+    # them, exponentials and all, inside the loops: a twentieth of a whole SACv2 update.
+    step_size, inverse_correction2 = th.stack([step_size, inverse_correction2]).unbind()
     for parameter, gradient in zip(parameters, gradients, strict=True):
         state = optimizer.state[parameter]
         state["step"].copy_(step)
         state["exp_avg"].lerp_(gradient, 1.0 - beta1)
         state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
-        denominator = state["exp_avg_sq"].sqrt() / correction2 + group["eps"]
+        denominator = state["exp_avg_sq"].sqrt() * inverse_correction2 + group["eps"]
         parameter.data.sub_(step_size * state["exp_avg"] / denominator)
 
 
