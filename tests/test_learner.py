@@ -149,6 +149,34 @@ def test_what_a_loss_returns_beside_its_value_comes_back_without_gradients(funct
 
 
 @pytest.mark.parametrize("functional", [False, True], ids=["eager", "functional"])
+def test_a_value_evaluated_before_serves_the_loss_after(functional):
+    learner, whole = learner_of(network()), learner_of(network())
+    if functional:
+        widen(learner)
+    evaluate = learner._evaluate_functional if functional else learner.evaluate
+    minimize = learner._minimize_functional if functional else learner.minimize
+
+    def sample(module: nn.Module, step: int) -> PolicySample:
+        values = module(data(step))
+        return PolicySample(None, values, values.exp())  # as of a discrete policy
+
+    def loss(given: PolicySample) -> tuple[th.Tensor, Any]:
+        return (given.log_prob * given.weights - 0.3).square().mean(), Sample(given.log_prob, given.weights)
+
+    for step in range(3):
+        with th.no_grad():  # as all of an update is
+            evaluation = evaluate(lambda module: sample(module, step))  # noqa: B023
+            assert evaluation.value.actions is None
+            assert not evaluation.value.log_prob.requires_grad
+            value, auxiliary = minimize(loss, evaluation)
+            expected, expected_auxiliary = whole.minimize(lambda module: loss(sample(module, step)))  # noqa: B023
+        assert value.item() == pytest.approx(expected.item(), rel=1e-12)
+        assert not value.requires_grad
+        th.testing.assert_close(auxiliary, expected_auxiliary, rtol=1e-12, atol=1e-12)
+        assert_same(learner.module, whole.module, atol=1e-12)
+
+
+@pytest.mark.parametrize("functional", [False, True], ids=["eager", "functional"])
 def test_a_loss_may_return_a_sample_without_actions(functional):
     # As the samples of a discrete policy are, which stand for all actions
     learner = learner_of(network())
@@ -192,10 +220,10 @@ def test_each_loss_of_an_update_moves_only_its_own_network(monkeypatch, algorith
     def watch(name: str, owner: Any, method: str) -> None:
         original = getattr(owner, method)
 
-        def watched(*args: Any) -> Any:
+        def watched(*args: Any, **kwargs: Any) -> Any:
             before = {other: [p.clone() for p in getattr(model, other).parameters()] for other in names}
             alpha = model.log_ent_coef.clone()
-            result = original(*args)
+            result = original(*args, **kwargs)
             moved[name] = [
                 other for other in names if not all(map(th.equal, before[other], getattr(model, other).parameters()))
             ]

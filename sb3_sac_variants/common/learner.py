@@ -11,7 +11,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch as th
 from torch import nn
@@ -120,6 +120,18 @@ class _Evaluate(nn.Module):
         return function(self.module)
 
 
+class Evaluation(NamedTuple):
+    """
+    What a module gave, and the way from there back to its parameters.
+
+    :param value: a tensor or tuples of them, without gradients
+    :param way_back: for the learner: the same with gradients, or the function that pulls gradients back
+    """
+
+    value: Any
+    way_back: Any
+
+
 class Learner:
     """
     A module and the optimiser that trains it.
@@ -195,17 +207,32 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
 
-    def minimize(self, loss: Callable[[Any], Loss]) -> Any:
+    def evaluate(self, function: Callable[[Any], Any]) -> Evaluation:
+        """
+        Evaluate the module now, for other uses and for a loss of the result that is to be minimised later.
+
+        :param function: of the module, gives a tensor or tuples of them
+        :return: for :meth:`minimize`, as long as the module's parameters are the same
+        """
+        if th.compiler.is_compiling():
+            return self._evaluate_functional(function)
+        with th.enable_grad():
+            value = function(self.module)
+        return Evaluation(detach(value), value)
+
+    def minimize(self, loss: Callable[[Any], Loss], at: Evaluation | None = None) -> Any:
         """
         One gradient step on the module's parameters.
 
-        :param loss: function of the module that returns a scalar, or a scalar and anything made of tensors
+        :param loss: function of the module, or of the value of an evaluation, that returns a scalar, or a scalar and
+            anything made of tensors
+        :param at: the evaluation
         :return: what the function returned, without gradients
         """
         if th.compiler.is_compiling():
-            return self._minimize_functional(loss)
+            return self._minimize_functional(loss, at)
         with th.enable_grad():
-            result = loss(self.module)
+            result = loss(self.module if at is None else at.way_back)
         value = result[0] if isinstance(result, tuple) else result
         # A zero gradient where the loss does not depend on a parameter, as in the functional form
         gradients = th.autograd.grad(value, self.parameters, allow_unused=True, materialize_grads=True)
@@ -220,15 +247,40 @@ class Learner:
                 self._fused_adam.step(gradients)
         return detach(result)
 
-    def _minimize_functional(self, loss: Callable[[Any], Loss]) -> Any:
-        """The same step in the form that torch.compile traces into one graph."""
-        parameters = {name: parameter.detach() for name, parameter in zip(self._names, self.parameters, strict=True)}
+    # The same in the form that torch.compile traces into one graph
 
-        def loss_of(params: dict[str, th.Tensor]) -> tuple[th.Tensor, Any]:
-            result = th.func.functional_call(self._evaluate, params, (loss,))
+    def _function_of_parameters(self, function: Callable[[Any], Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+        """
+        :param function: of the module
+        :return: the same as a function of parameters by their names, and the parameters there are
+        """
+
+        def of_parameters(parameters: dict[str, th.Tensor]) -> Any:
+            return th.func.functional_call(self._evaluate, parameters, (function,))
+
+        return of_parameters, {n: p.detach() for n, p in zip(self._names, self.parameters, strict=True)}
+
+    def _evaluate_functional(self, function: Callable[[Any], Any]) -> Evaluation:
+        of_parameters, parameters = self._function_of_parameters(lambda module: _map(_fill_in, function(module)))
+        value, pull_back = th.func.vjp(of_parameters, parameters)  # type: ignore[misc]  # three with has_aux only
+        return Evaluation(_map(_take_out, value), pull_back)
+
+    def _minimize_functional(self, loss: Callable[[Any], Loss], at: Evaluation | None = None) -> Any:
+        def with_auxiliary(argument: Any) -> tuple[th.Tensor, Any]:
+            result = loss(argument)
             return (result[0], _map(_fill_in, result[1])) if isinstance(result, tuple) else (result, ())
 
-        gradients, (value, auxiliary) = th.func.grad_and_value(loss_of, has_aux=True)(parameters)
+        if at is None:
+            of_parameters, parameters = self._function_of_parameters(with_auxiliary)
+            gradients, (value, auxiliary) = th.func.grad_and_value(of_parameters, has_aux=True)(parameters)
+        else:
+            # Chain rule: the loss by the value, then the value by the parameters
+            def of_value(filled: Any) -> tuple[th.Tensor, Any]:
+                return with_auxiliary(_map(_left_out, filled))
+
+            filled = _map(_fill_in, at.value)
+            by_value, (value, auxiliary) = th.func.grad_and_value(of_value, has_aux=True)(filled)
+            (gradients,) = at.way_back(by_value)
         if self.plain_adam:
             adam_step(self.optimizer, self.parameters, tuple(gradients[name] for name in self._names))
         else:
@@ -261,6 +313,11 @@ def _map(function: Callable[[Any], Any], value: Any) -> Any:
 def _fill_in(leaf: th.Tensor | None) -> th.Tensor:
     """torch.func lets tensors pass only: no tensor (the actions of a sample of all actions) is an empty one there."""
     return th.empty(0) if leaf is None else leaf
+
+
+def _left_out(leaf: th.Tensor) -> th.Tensor | None:
+    """The opposite of :func:`_fill_in`."""
+    return None if leaf.numel() == 0 else leaf
 
 
 def _take_out(leaf: th.Tensor) -> th.Tensor | None:

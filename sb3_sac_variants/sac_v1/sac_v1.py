@@ -7,8 +7,6 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import TensorDict
 
-from sb3_sac_variants.common.actors import SquashedGaussianActor
-from sb3_sac_variants.common.discrete import CategoricalActor
 from sb3_sac_variants.common.losses import (
     Batch,
     PolicySample,
@@ -92,7 +90,8 @@ class SACv1(MaxEntAlgorithm):
         reparameterize = self.policy_gradient == "reparameterized"
 
         # Value function, eq. 5: one fresh action a state, which the policy loss shares
-        sample = self.actor.sample(obs, noise, reparameterize)
+        policy = self.actor_learner.evaluate(lambda actor: actor.sample(obs, noise, reparameterize))
+        sample = policy.value
         target_value = soft_value(self.critic.min_q(obs, sample), sample, alpha)
         value_loss = self.value_learner.minimize(lambda value_net: soft_value_error(value_net(obs), target_value))
 
@@ -102,8 +101,8 @@ class SACv1(MaxEntAlgorithm):
 
         # Policy, eq. 12 (reparameterised) or eq. 10 (likelihood ratio, with V as the baseline)
         baseline = None if reparameterize else self.value_net(obs)
-        actor_loss, sample = self.actor_learner.minimize(
-            lambda actor: self._policy_loss(actor, batch, noise, alpha, baseline)
+        actor_loss = self.actor_learner.minimize(
+            lambda sample: self._policy_loss(sample, batch, alpha, baseline), at=policy
         )
 
         # Temperature: the paper's is fixed; a learned one follows Haarnoja et al. 2019, eq. 18
@@ -122,21 +121,15 @@ class SACv1(MaxEntAlgorithm):
         }
 
     def _policy_loss(
-        self,
-        actor: SquashedGaussianActor | CategoricalActor,
-        batch: Batch,
-        noise: th.Tensor,
-        alpha: th.Tensor,
-        baseline: th.Tensor | None,
-    ) -> tuple[th.Tensor, PolicySample]:
-        sample = actor.sample(batch.observations, noise, reparameterize=baseline is None)
+        self, sample: PolicySample, batch: Batch, alpha: th.Tensor, baseline: th.Tensor | None
+    ) -> th.Tensor:
         if self.policy_q == "min":
             q_values = self.critic.min_q(batch.observations, sample)
         else:
             q_values = self.critic.sample_q(batch.observations, sample)[0]
         if baseline is None:
-            return soft_policy_improvement(q_values, sample, alpha), sample
-        return likelihood_ratio_policy_improvement(q_values, baseline, sample, alpha), sample
+            return soft_policy_improvement(q_values, sample, alpha)
+        return likelihood_ratio_policy_improvement(q_values, baseline, sample, alpha)
 
     def _soft_value(self, obs: th.Tensor | TensorDict, noise: th.Tensor) -> th.Tensor:
         return self.value_net(obs)
