@@ -98,6 +98,20 @@ def test_each_algorithm_is_compared_with_its_own_baseline() -> None:
     assert table[4].endswith("| -0.50 to Warm |")
 
 
+def test_last_logged_values_stand_beside_the_returns() -> None:
+    rows = _rows(sac=[9.0, 11.0], cold=[2.0, 4.0])
+    logged = [(100, 1, 7.0), (200, 1, 1.0), (200, 2, 2.0)]
+    scalars = [
+        {"env": "Reacher-v5", "algo": "cold", "seed": str(seed), "step": str(step), "name": "a/b", "value": str(value)}
+        for step, seed, value in logged
+    ]
+    own = study(environments=["Reacher-v5"], baseline=None, final={}, scalars=["a/b", "never/logged"])
+    table = markdown(own, summarise(own, rows, scalars)).splitlines()
+    assert table[0].endswith("| IQM [95 % interval] | Last `a/b` |")
+    assert table[2].endswith("|  |")
+    assert table[3].endswith("| 1.5 |")
+
+
 def test_logged_values_are_averaged_between_evaluations() -> None:
     logged = np.array([[50, 1.0], [100, 3.0], [101, 5.0], [350, 7.0]])
     assert mean_by_interval(logged, [100, 200, 300, 400]) == [(100, 2.0), (200, 5.0), (400, 7.0)]

@@ -71,7 +71,7 @@ def report(study: Study, args: argparse.Namespace) -> list[str]:
         if collection.summary:
             collection.write(args.results)
     if collection.summary:
-        lines = summarise(study, collection.summary)
+        lines = summarise(study, collection.summary, collection.scalars)
         figure = args.figures / f"{study.name}.png"
         draw(study, collection, figure)
         text = f"{markdown(study, lines)}\n"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from aggregate import bootstrap_interval, iqm, spread
@@ -25,6 +26,7 @@ class Line:
     :param keeps_up: Whether the mean is not below the baseline's by more than the spread over seeds; None without a
         baseline and with a single seed
     :param baseline: Name of the algorithm that it is compared with, if any
+    :param scalars: Last value, mean over the seeds, of each logged quantity that the study collects
     """
 
     env: str
@@ -36,6 +38,7 @@ class Line:
     reaches: bool | None
     keeps_up: bool | None
     baseline: str | None
+    scalars: Mapping[str, float] = field(default_factory=dict)
 
 
 def not_below(returns: np.ndarray, baseline: np.ndarray) -> bool | None:
@@ -51,10 +54,11 @@ def not_below(returns: np.ndarray, baseline: np.ndarray) -> bool | None:
     return bool(np.mean(returns) - np.mean(baseline) >= -math.hypot(spread(returns), spread(baseline)))
 
 
-def summarise(study: Study, summary: list[Row]) -> list[Line]:
+def summarise(study: Study, summary: list[Row], scalars: Sequence[Row] = ()) -> list[Line]:
     """
     :param study: The study
     :param summary: Its summary rows
+    :param scalars: Its rows of logged quantities
     :return: One line for each environment and algorithm that has finished runs
     """
     lines = []
@@ -82,9 +86,23 @@ def summarise(study: Study, summary: list[Row]) -> list[Line]:
                     reaches=None if threshold is None else bool(returns.mean() >= threshold),
                     keeps_up=None if variant.baseline is None else not_below(returns, by_algo[variant.baseline]),
                     baseline=variant.baseline,
+                    scalars=_last_values([row for row in scalars if (row["env"], row["algo"]) == (env, variant.name)]),
                 )
             )
     return lines
+
+
+def _last_values(scalars: Sequence[Row]) -> dict[str, float]:
+    """
+    :param scalars: Rows of one algorithm on one environment
+    :return: By name, the mean over the seeds of the value at the last step
+    """
+    last = max((int(row["step"]) for row in scalars), default=0)
+    values: dict[str, list[float]] = {}
+    for row in scalars:
+        if int(row["step"]) == last:
+            values.setdefault(row["name"], []).append(float(row["value"]))
+    return {name: float(np.mean(of_seeds)) for name, of_seeds in values.items()}
 
 
 def markdown(study: Study, lines: list[Line]) -> str:
@@ -100,7 +118,9 @@ def markdown(study: Study, lines: list[Line]) -> str:
     baselines = {variant.baseline for variant in study.variants if variant.baseline is not None}
     if baselines:
         header.append("Difference" if len(baselines) > 1 else f"Beside {labels[min(baselines)]}")
-    rows = [header, ["---"] * 2 + ["---:"] * 3 + ["---"] * (len(header) - 5)]
+    rules = ["---"] * 2 + ["---:"] * 3 + ["---"] * (len(header) - 5)
+    scalars = [name for name in study.scalars if any(name in line.scalars for line in lines)]
+    rows = [[*header, *(f"Last `{name}`" for name in scalars)], [*rules, *["---:"] * len(scalars)]]
     means = {(line.env, line.algo): line.returns.mean() for line in lines}
     for line in lines:
         digits = 0 if max(abs(line.returns)) >= 1000 else 1 if max(abs(line.returns)) >= 10 else 2
@@ -123,5 +143,6 @@ def markdown(study: Study, lines: list[Line]) -> str:
                 other = "" if len(baselines) == 1 else f" to {labels[line.baseline]}"
                 verdict = {True: "", False: ", beyond the spread", None: ""}[line.keeps_up]
                 cells.append(f"{line.returns.mean() - base:+.{digits}f}{other}{verdict}")
+        cells += [f"{line.scalars[name]:.3g}" if name in line.scalars else "" for name in scalars]
         rows.append(cells)
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
