@@ -3,8 +3,9 @@ Correctness and speed on a CUDA device, in one command of a few minutes:
 
     python benchmarks/gpu.py --out benchmarks/gpu
 
-First every engine is checked against the eager one, then updates per second and environment steps per second are
-measured against Stable-Baselines3's SAC in the same run. Writes ``gpu.csv`` and ``gpu.md``.
+First every engine is checked against the eager one on every algorithm, CUDA graphs before compiled updates, which take
+longer to make; then updates and environment steps per second are measured against Stable-Baselines3's SAC in the same
+run. Writes ``engines.csv``, ``updates.csv`` and ``learning.csv``, each as soon as it is known, and ``gpu.md``.
 """
 
 import argparse
@@ -13,10 +14,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import gymnasium as gym
 import torch as th
 from harness import (
+    RandomAgents,
     RandomEnv,
     alternate,
     markdown_table,
@@ -29,113 +32,196 @@ from harness import (
 )
 from stable_baselines3 import SAC
 
-from sb3_sac_variants import SACv1, SACv2
+from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
 
 ENGINES = ("eager", "compile", "cudagraph")
-#: what is checked: class and arguments
-VARIANTS: dict[str, tuple[type, dict[str, Any]]] = {
-    "SACv2": (SACv2, {}),
-    "SACv2 gSDE": (SACv2, {"use_sde": True}),
-    "SACv2 fixed alpha": (SACv2, {"ent_coef": 0.2, "target_update_interval": 3}),
-    "SACv2 n-step": (SACv2, {"n_steps": 3}),
-    "SACv2 frugal replay": (SACv2, {"optimize_memory_usage": True}),
-    "SACv1": (SACv1, {"reward_scale": 5.0}),
-    "SACv1 hard targets": (SACv1, {"tau": 1.0, "target_update_interval": 5, "policy_q": "q1"}),
-    "SACv1 mixture": (SACv1, {"policy_gradient": "likelihood_ratio", "policy_kwargs": {"n_components": 4}}),
+
+
+class Variant(NamedTuple):
+    """
+    What is checked.
+
+    :param cls: algorithm
+    :param arguments: its arguments
+    :param make_env: what its environment is made by
+    """
+
+    cls: type
+    arguments: dict[str, Any]
+    make_env: Callable[[], gym.Env] = RandomEnv
+
+
+discrete = functools.partial(RandomEnv, action_dim=0)
+VARIANTS = {
+    "SACv2": Variant(SACv2, {}),
+    "SACv2 gSDE": Variant(SACv2, {"use_sde": True}),
+    "SACv2 fixed alpha": Variant(SACv2, {"ent_coef": 0.2, "target_update_interval": 3}),
+    "SACv2 n-step": Variant(SACv2, {"n_steps": 3}),
+    "SACv2 frugal replay": Variant(SACv2, {"optimize_memory_usage": True}),
+    "SACv2 discrete": Variant(SACv2, {}, discrete),
+    "SACv1": Variant(SACv1, {"reward_scale": 5.0}),
+    "SACv1 hard targets": Variant(SACv1, {"tau": 1.0, "target_update_interval": 5, "policy_q": "q1"}),
+    "SACv1 mixture": Variant(SACv1, {"policy_gradient": "likelihood_ratio", "policy_kwargs": {"n_components": 4}}),
+    "SACv1 discrete": Variant(SACv1, {}, discrete),
+    "SQL": Variant(SQL, {}),
+    "SQL discrete": Variant(SQL, {}, discrete),
+    "MASAC": Variant(MASAC, {}, RandomAgents),
+    "MASAC cross-entropy, shared": Variant(
+        MASAC, {"ce_coef": 0.05, "policy_kwargs": {"share_actor": True, "share_critic": True}}, RandomAgents
+    ),
 }
 
 
-def parameters_after(cls: type, arguments: dict[str, Any], engine: str, updates: int, device: str) -> th.Tensor:
+def made(variant: Variant, **arguments: Any) -> Any:
     """
-    :param cls: algorithm
-    :param arguments: its arguments
+    :param variant: what is checked
+    :param arguments: more arguments
+    :return: a model, ready to train
+    """
+    model = variant.cls(
+        "MlpPolicy", variant.make_env(), seed=1, learning_starts=0, buffer_size=20_000, **variant.arguments, **arguments
+    )
+    return prepare(model, transitions=1000)
+
+
+def parameters(model: Any) -> th.Tensor:
+    """
+    :param model: any of ours
+    :return: all parameters of the policy, in float64
+    """
+    synchronize(model.device)
+    return th.nn.utils.parameters_to_vector(model.policy.parameters()).detach().double().cpu()
+
+
+def parameters_after(variant: Variant, engine: str, updates: int, device: str) -> th.Tensor:
+    """
+    :param variant: what is checked
     :param engine: its engine
     :param updates: gradient steps to do
     :param device: where
     :return: all parameters of the policy, in float64
     """
-    model = prepare(
-        cls("MlpPolicy", RandomEnv(), seed=1, device=device, engine=engine, learning_starts=0, **arguments), 1000
-    )
+    model = made(variant, device=device, engine=engine)
     th.manual_seed(2)
     for steps in (1, updates - 1):
         model.train(gradient_steps=steps, batch_size=64)
-    synchronize(model.device)
-    return th.nn.utils.parameters_to_vector(model.policy.parameters()).double().cpu()
+    return parameters(model)
 
 
-def check(engines: list[str], updates: int, device: str) -> list[dict[str, Any]]:
+def check(engines: list[str], updates: int, device: str, minutes: float) -> list[dict[str, Any]]:
     """
     :param engines: what to compare to the eager engine
     :param updates: gradient steps to compare after
     :param device: where
-    :return: largest differences from the eager engine, and from where the parameters started
+    :param minutes: after these no other comparison is begun
+    :return: differences from the eager engine, relative to how far its parameters moved
     """
+    begin = time.perf_counter()
+    references = {}
+    for name, variant in VARIANTS.items():
+        initial = parameters(made(variant, device=device, engine="eager"))
+        reference = parameters_after(variant, "eager", updates, device)
+        references[name] = reference, (reference - initial).norm().item()
     rows = []
-    for name, (cls, arguments) in VARIANTS.items():
-        start = prepare(cls("MlpPolicy", RandomEnv(), seed=1, device=device, engine="eager", **arguments), 1)
-        initial = th.nn.utils.parameters_to_vector(start.policy.parameters()).double().cpu()
-        reference = parameters_after(cls, arguments, "eager", updates, device)
-        movement = (reference - initial).norm().item()
-        for engine in engines:
-            begin = time.perf_counter()
-            try:
-                result = parameters_after(cls, arguments, engine, updates, device)
-                error = (result - reference).norm().item() / movement
-                verdict = "agrees" if error < 1e-2 else "DIFFERS"
-            except Exception as exception:
-                error, verdict = (
-                    float("nan"),
-                    f"FAILED: {type(exception).__name__}: {str(exception).splitlines()[0][:150]}",
-                )
-            seconds = time.perf_counter() - begin
+    for engine in sorted(engines, key=ENGINES.index, reverse=True):
+        for name, variant in VARIANTS.items():
+            start = time.perf_counter()
+            reference, movement = references[name]
+            error, verdict = float("nan"), "NOT RUN: out of time"
+            if start - begin < 60 * minutes:
+                try:
+                    error = (parameters_after(variant, engine, updates, device) - reference).norm().item() / movement
+                    verdict = "agrees" if error < 1e-2 else "DIFFERS"
+                except Exception as exception:
+                    verdict = describe(exception)
             rows.append(
                 {
                     "variant": name,
                     "engine": engine,
                     "relative difference": f"{error:.1e}",
                     "verdict": verdict,
-                    "seconds": f"{seconds:.1f}",
+                    "seconds": f"{time.perf_counter() - start:.1f}",
                 }
             )
             print(rows[-1], flush=True)
     return rows
 
 
-def speed_of_updates(device: str, seconds: float, rounds: int) -> list[dict[str, Any]]:
+def describe(exception: Exception) -> str:
     """
+    :param exception: what went wrong
+    :return: its type and the first line of its message, for a table
+    """
+    return f"FAILED: {type(exception).__name__}: {next(iter(str(exception).splitlines()), '')[:150]}"
+
+
+def side_by_side(
+    what: str, setting: str, candidates: dict[str, Callable[[], Callable[[], float]]], rounds: int
+) -> list[dict[str, Any]]:
+    """
+    :param what: is measured
+    :param setting: and how
+    :param candidates: what makes each of them ready and gives what measures it; the first is the baseline
+    :param rounds: measurements of each
+    :return: a row for each candidate, also for one that cannot run: the others have cost device time
+    """
+    measures: dict[str, Callable[[], float]] = {}
+    failures: dict[str, str] = {}
+    for name, prepare_candidate in candidates.items():
+        try:
+            measures[name] = prepare_candidate()
+        except Exception as exception:
+            failures[name] = describe(exception)
+    baseline = next(iter(candidates))
+    figures = median_ratio(alternate(measures, rounds), baseline)
+    rows = []
+    for name in candidates:
+        rate, ratio = figures.get(name, (float("nan"), float("nan")))
+        rows.append(
+            {
+                "what": what,
+                "setting": setting,
+                "candidate": name,
+                "rate": f"{rate:.0f}",
+                "ratio to SB3": f"{ratio:.2f}",
+                "verdict": failures.get(name, ""),
+            }
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+def speed_of_updates(engines: list[str], device: str, seconds: float, rounds: int) -> list[dict[str, Any]]:
+    """
+    :param engines: engines to measure
     :param device: where
     :param seconds: of each measurement
     :param rounds: measurements of each candidate
     :return: a row for each candidate
     """
-    models: dict[str, Any] = {"SB3 SAC": prepare(SAC("MlpPolicy", RandomEnv(), device=device, learning_starts=0))}
-    for cls in (SACv2, SACv1):
-        for engine in ENGINES:
-            model = cls("MlpPolicy", RandomEnv(), device=device, engine=engine, learning_starts=0)
-            models[f"{cls.__name__} {engine}"] = prepare(model)
+
+    def ready(cls: type, steps_a_call: int, **arguments: Any) -> Callable[[], float]:
+        model = prepare(cls("MlpPolicy", RandomEnv(), device=device, learning_starts=0, **arguments))
+        updates_per_second(model, steps_a_call, 0.3)  # compile, capture, warm up
+        return functools.partial(updates_per_second, model, steps_a_call, seconds)
+
     rows = []
     for steps_a_call in (1, 50):
-        measures: dict[str, Callable[[], float]] = {}
-        for name, model in models.items():
-            updates_per_second(model, steps_a_call, 0.3)  # compile, capture, warm up
-            measures[name] = functools.partial(updates_per_second, model, steps_a_call, seconds)
-        for name, (rate, ratio) in median_ratio(alternate(measures, rounds), "SB3 SAC").items():
-            rows.append(
-                {
-                    "what": "updates/s",
-                    "setting": f"{steps_a_call} a call",
-                    "candidate": name,
-                    "rate": f"{rate:.0f}",
-                    "ratio to SB3": f"{ratio:.2f}",
-                }
-            )
-            print(rows[-1], flush=True)
+        candidates = {"SB3 SAC": functools.partial(ready, SAC, steps_a_call)}
+        for cls in (SACv2, SACv1):
+            for engine in engines:
+                candidates[f"{cls.__name__} {engine}"] = functools.partial(ready, cls, steps_a_call, engine=engine)
+        # On CUDA that is TensorFloat32
+        candidates[f"SACv2 {engines[-1]}, precision='bfloat16'"] = functools.partial(
+            ready, SACv2, steps_a_call, engine=engines[-1], precision="bfloat16"
+        )
+        rows += side_by_side("updates/s", f"{steps_a_call} a call", candidates, rounds)
     return rows
 
 
-def speed_of_learning(device: str, env: str, steps: int, rounds: int) -> list[dict[str, Any]]:
+def speed_of_learning(engine: str, device: str, env: str, steps: int, rounds: int) -> list[dict[str, Any]]:
     """
+    :param engine: our engine
     :param device: where
     :param env: environment id
     :param steps: environment steps to learn
@@ -143,7 +229,7 @@ def speed_of_learning(device: str, env: str, steps: int, rounds: int) -> list[di
     :return: a row for each candidate
     """
 
-    def learner(cls: type, **arguments: Any) -> Callable[[], float]:
+    def ready(cls: type, **arguments: Any) -> Callable[[], float]:
         model = cls("MlpPolicy", env, device=device, learning_starts=100, buffer_size=100_000, **arguments)
         model.learn(300)  # capture and warm up
 
@@ -156,22 +242,10 @@ def speed_of_learning(device: str, env: str, steps: int, rounds: int) -> list[di
 
         return measure
 
-    measures = {"SB3 SAC": learner(SAC)}
+    candidates = {"SB3 SAC": functools.partial(ready, SAC)}
     for cls in (SACv2, SACv1):
-        measures[f"{cls.__name__} cudagraph"] = learner(cls, engine="cudagraph")
-    rows = []
-    for name, (rate, ratio) in median_ratio(alternate(measures, rounds), "SB3 SAC").items():
-        rows.append(
-            {
-                "what": "steps/s",
-                "setting": env,
-                "candidate": name,
-                "rate": f"{rate:.0f}",
-                "ratio to SB3": f"{ratio:.2f}",
-            }
-        )
-        print(rows[-1], flush=True)
-    return rows
+        candidates[f"{cls.__name__} {engine}"] = functools.partial(ready, cls, engine=engine)
+    return side_by_side("steps/s", env, candidates, rounds)
 
 
 def main() -> int:
@@ -184,6 +258,7 @@ def main() -> int:
     parser.add_argument("--env", default="Hopper-v5", help="environment of the steps/s")
     parser.add_argument("--engines", nargs="+", default=list(ENGINES[1:]), help="engines to check")
     parser.add_argument("--updates", type=int, default=20, help="gradient steps to compare engines after")
+    parser.add_argument("--check-minutes", type=float, default=5.0, help="begin no other comparison after these")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a measurement")
     parser.add_argument("--steps", type=int, default=1500, help="environment steps of a measurement")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each candidate")
@@ -191,16 +266,23 @@ def main() -> int:
     if arguments.device == "cuda" and not th.cuda.is_available():
         parser.error("--device cuda: torch finds no CUDA device here")
 
-    record = where(arguments.device)
+    record = {**where(arguments.device), "command": " ".join(["python benchmarks/gpu.py", *sys.argv[1:]])}
     print(record, flush=True)
-    checks = check(arguments.engines, arguments.updates, arguments.device)
-    speeds = speed_of_updates(arguments.device, arguments.seconds, arguments.rounds)
-    speeds += speed_of_learning(arguments.device, arguments.env, arguments.steps, arguments.rounds)
-    command = "python benchmarks/gpu.py " + " ".join(sys.argv[1:])
-    write_csv(arguments.out / "engines.csv", [{**row, **record, "command": command} for row in checks])
-    write_csv(arguments.out / "speed.csv", [{**row, **record, "command": command} for row in speeds])
-    summary = f"`{command}`\n\n{markdown_table([record])}\n\n{markdown_table(checks)}\n\n{markdown_table(speeds)}\n"
-    (arguments.out / "gpu.md").write_text(summary)
+    engines = [engine for engine in arguments.engines if engine != "eager"]
+    sections = []
+
+    def keep(file: str, rows: list[dict[str, Any]]) -> None:
+        """Write what there is so far: device time may end at any moment."""
+        sections.append(markdown_table(rows))
+        write_csv(arguments.out / file, [{**row, **record} for row in rows])
+        (arguments.out / "gpu.md").write_text("\n\n".join([markdown_table([record]), *sections]) + "\n", "utf-8")
+
+    checks = check(engines, arguments.updates, arguments.device, arguments.check_minutes)
+    keep("engines.csv", checks)
+    measured = ["eager", *engines]
+    keep("updates.csv", speed_of_updates(measured, arguments.device, arguments.seconds, arguments.rounds))
+    options = (arguments.device, arguments.env, arguments.steps, arguments.rounds)
+    keep("learning.csv", speed_of_learning(measured[-1], *options))
     return int(any(row["verdict"] != "agrees" for row in checks))
 
 

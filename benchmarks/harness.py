@@ -44,11 +44,23 @@ class RandomEnv(gym.Env):
         return observation, float(observation[0]), False, self._steps == 1000, {}
 
 
+class RandomAgents(gym.Env):
+    """
+    Several agents with the spaces of Simple Spread, and random numbers in them.
+
+    :param n_agents: number of agents N; observations have 6 N numbers for each
+    """
+
+    def __init__(self, n_agents: int = 3):
+        self.observation_space = spaces.Box(-np.inf, np.inf, (n_agents, 6 * n_agents), np.float32)
+        self.action_space = spaces.Box(0.0, 1.0, (n_agents, 5), np.float32)
+
+
 def prepare(model: Any, transitions: int = 5_000, seed: int = 0) -> Any:
     """
     Fill the replay buffer of a model with random transitions, so that ``model.train()`` can be called by itself.
 
-    :param model: any off-policy model
+    :param model: any off-policy model, of one agent or (with actions ``(N, D)``) of several
     :param transitions: how many
     :param seed: of the transitions
     :return: the model
@@ -65,7 +77,8 @@ def prepare(model: Any, transitions: int = 5_000, seed: int = 0) -> Any:
         else:
             action = rng.uniform(-1, 1, (1, *model.action_space.shape)).astype(np.float32)
         done = np.array([rng.random() < 0.01])
-        model.replay_buffer.add(obs, next_obs, action, rng.standard_normal(1), done, [{}])
+        info = {"agent_rewards": rng.standard_normal(action.shape[1])} if action.ndim == 3 else {}
+        model.replay_buffer.add(obs, next_obs, action, rng.standard_normal(1), done, [info])
     return model
 
 

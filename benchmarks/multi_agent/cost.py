@@ -13,31 +13,15 @@ import statistics
 import sys
 from pathlib import Path
 
-import gymnasium as gym
-import numpy as np
 import torch as th
-from gymnasium import spaces
-from stable_baselines3.common.logger import Logger
 
 from sb3_sac_variants import MASAC
 
 FOLDER = Path(__file__).resolve().parent
 sys.path.append(str(FOLDER.parent))
-from harness import alternate, updates_per_second, where, write_csv  # noqa: E402
+from harness import RandomAgents, alternate, prepare, updates_per_second, where, write_csv  # noqa: E402
 
 SETTINGS = {"own networks": {}, "shared networks": {"share_actor": True, "share_critic": True}}
-
-
-class Spaces(gym.Env):
-    """
-    The spaces of Simple Spread.
-
-    :param n_agents: number of agents
-    """
-
-    def __init__(self, n_agents: int):
-        self.observation_space = spaces.Box(-np.inf, np.inf, (n_agents, 6 * n_agents), np.float32)
-        self.action_space = spaces.Box(0.0, 1.0, (n_agents, 5), np.float32)
 
 
 def prepared(n_agents: int, engine: str, device: str, batch_size: int, policy_kwargs: dict) -> MASAC:
@@ -52,7 +36,7 @@ def prepared(n_agents: int, engine: str, device: str, batch_size: int, policy_kw
     arguments = {"net_arch": [64, 64], **policy_kwargs}
     model = MASAC(
         "MlpPolicy",
-        Spaces(n_agents),
+        RandomAgents(n_agents),
         engine=engine,
         device=device,
         batch_size=batch_size,
@@ -61,13 +45,7 @@ def prepared(n_agents: int, engine: str, device: str, batch_size: int, policy_kw
         ce_coef=0.01,
         seed=0,
     )
-    model.set_logger(Logger(folder=None, output_formats=[]))
-    rng = np.random.default_rng(0)
-    for _ in range(2000):
-        obs, next_obs = rng.standard_normal((2, 1, n_agents, 6 * n_agents))
-        action = rng.uniform(-1, 1, (1, n_agents, 5))
-        info = {"agent_rewards": rng.standard_normal(n_agents)}
-        model.replay_buffer.add(obs, next_obs, action, np.zeros(1), np.zeros(1), [info])
+    prepare(model, transitions=2000)
     model.train(3, batch_size)  # compiles, or captures
     return model
 
