@@ -7,6 +7,11 @@ assignment of landmarks about -18.
 
     pip install "sb3-sac-variants[multiagent]" pillow
     python examples/multi_agent.py --timesteps 20000 --ce-coef 0 --gif spread.gif
+
+``--model`` films what has been trained already, by the zoo for one:
+
+    python -m rl_zoo3.train --algo masac --env SimpleSpread-v3
+    python examples/multi_agent.py --model logs/masac/SimpleSpread-v3_1/SimpleSpread-v3.zip
 """
 
 import argparse
@@ -72,10 +77,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--timesteps", type=int, default=20_000)
     parser.add_argument("--ce-coef", type=float, default=0.0)
+    parser.add_argument("--model", type=Path, help="a saved model to film, instead of training one")
     parser.add_argument("--gif", type=Path, default=Path("multi_agent.gif"))
     args = parser.parse_args()
 
-    model = train(args.timesteps, args.ce_coef)
+    if args.model is None:
+        model = train(args.timesteps, args.ce_coef)
+    else:
+        model = MASAC.load(args.model, env=make_vec_env("SimpleSpread-v3", n_envs=4), device="cpu")
     mean, _ = evaluate_policy(model, model.get_env(), n_eval_episodes=100)
     print(f"Return summed over the agents, 100 deterministic episodes: {model.n_agents * mean:.1f}")
     film(model, args.gif)
