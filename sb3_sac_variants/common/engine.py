@@ -20,7 +20,7 @@ Draw = Callable[[int], tuple[Any, ...]]
 Step = Callable[..., None]
 
 #: gradient steps from which compiling pays for itself on a CPU (see benchmarks/README.md)
-COMPILE_PAYS_FROM = 20_000
+COMPILE_PAYS_FROM = 15_000
 
 
 class EngineUnavailableError(RuntimeError):
