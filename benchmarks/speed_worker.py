@@ -42,7 +42,7 @@ def make_model(candidate: str, env: gym.Env, **arguments: Any) -> Any:
 
 
 def without_fused_call(model: Any) -> None:
-    """Steps by ``Optimizer.step()``, as before :class:`sb3_sac_variants.common.learner.FusedAdam`."""
+    """Steps by ``Optimizer.step()``, as before :class:`sb3_sac_variants.common.adam.FusedAdam`."""
     for learner in (*model.learners.values(), model.temperature.learner):
         refresh = learner.refresh
 

@@ -75,14 +75,16 @@ def film(model: MASAC, path: Path, episodes: int = 6) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--timesteps", type=int, default=20_000)
-    parser.add_argument("--ce-coef", type=float, default=0.0)
+    parser.add_argument("--timesteps", type=int, help="environment steps to train (default: 20000)")
+    parser.add_argument("--ce-coef", type=float, help="coefficient of the cross-entropy (default: 0)")
     parser.add_argument("--model", type=Path, help="a saved model to film, instead of training one")
     parser.add_argument("--gif", type=Path, default=Path("multi_agent.gif"))
     args = parser.parse_args()
 
     if args.model is None:
-        model = train(args.timesteps, args.ce_coef)
+        model = train(args.timesteps or 20_000, args.ce_coef or 0.0)
+    elif args.timesteps is not None or args.ce_coef is not None:
+        parser.error("--timesteps and --ce-coef are for training: leave them out with --model")
     else:
         model = MASAC.load(args.model, env=make_vec_env("SimpleSpread-v3", n_envs=4), device="cpu")
     mean, _ = evaluate_policy(model, model.get_env(), n_eval_episodes=100)

@@ -12,8 +12,9 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
 from sb3_sac_variants import SACv1, SACv2
+from sb3_sac_variants.common.adam import is_plain_adam
 from sb3_sac_variants.common.critics import stacked_mlp
-from sb3_sac_variants.common.learner import Learner, TargetTracker, is_plain_adam, target_copy
+from sb3_sac_variants.common.learner import Learner, TargetTracker, target_copy
 from sb3_sac_variants.common.losses import PolicySample
 
 # A power of two, which the learner's float32 tensor holds exactly

@@ -269,3 +269,15 @@ def test_the_policies_q_and_gradient_matter():
         trained[variant] = next(model.actor.parameters()).detach()
     for one, other in itertools.combinations(trained.values(), 2):
         assert (one - other).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("policy_gradient", ["reparameterized", "likelihood_ratio"])
+def test_value_function_and_policy_share_one_evaluation_of_the_actor(monkeypatch, policy_gradient):
+    model = make_model(policy_gradient=policy_gradient)
+    samples = []
+    sample = model.actor.sample
+    monkeypatch.setattr(model.actor, "sample", lambda *args: samples.append(args) or sample(*args))
+    noise = th.randn(model.actor.noise_shape(B), dtype=th.float64)
+    with th.no_grad():
+        model.update(random_batch(0), noise)
+    assert len(samples) == 1

@@ -9,107 +9,19 @@ would break the graph. Either way the state lives in the optimiser, so a saved m
 
 import copy
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import torch as th
 from torch import nn
 
+from sb3_sac_variants.common.adam import FusedAdam, adam_step, is_plain_adam
+
 Loss = th.Tensor | tuple[th.Tensor, Any]
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-def is_plain_adam(optimizer: th.optim.Optimizer) -> bool:
-    """
-    :param optimizer: any optimiser
-    :return: whether its step is Kingma and Ba's Adam and nothing else, so that :func:`adam_step` may stand in for it
-    """
-    unused = ("weight_decay", "amsgrad", "maximize", "differentiable")
-    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
-    return (
-        type(optimizer) is th.optim.Adam
-        and len(optimizer.param_groups) == 1
-        and not any(optimizer.param_groups[0][option] for option in unused)
-        and not any(hooks)
-    )
-
-
-class FusedAdam:
-    """
-    Torch's own fused kernel for the step of a ``torch.optim.Adam``, on that optimiser's own state, without what
-    ``Optimizer.step()`` does around it in Python at every call (a twelfth of an eager update on a CPU).
-
-    :param optimizer: plain Adam, with state for all parameters
-    :param parameters: its parameters
-    """
-
-    def __init__(self, optimizer: th.optim.Optimizer, parameters: list[nn.Parameter]):
-        self.group = optimizer.param_groups[0]
-        self.parameters: list[th.Tensor] = list(parameters)
-        states = [optimizer.state[parameter] for parameter in parameters]
-        self.averages = [state["exp_avg"] for state in states]
-        self.squares = [state["exp_avg_sq"] for state in states]
-        self.steps = [state["step"] for state in states]
-        self.ones = [th.ones_like(self.steps[0])] * len(self.steps)
-
-    def has_state_of(self, optimizer: th.optim.Optimizer) -> bool:
-        """
-        :param optimizer: the optimiser now
-        :return: whether its state is still the one that is stepped here
-        """
-        return optimizer.state[self.parameters[0]].get("exp_avg") is self.averages[0]
-
-    def step(self, gradients: tuple[th.Tensor, ...]) -> None:
-        """
-        :param gradients: of the parameters
-        """
-        beta1, beta2 = self.group["betas"]
-        th._foreach_add_(self.steps, self.ones)
-        th._fused_adam_(
-            self.parameters,
-            gradients,
-            self.averages,
-            self.squares,
-            [],
-            self.steps,
-            lr=self.group["lr"],
-            beta1=beta1,
-            beta2=beta2,
-            weight_decay=0.0,
-            eps=self.group["eps"],
-            amsgrad=False,
-            maximize=False,
-        )
-
-
-def adam_step(optimizer: th.optim.Optimizer, parameters: list[nn.Parameter], gradients: tuple[th.Tensor, ...]) -> None:
-    """
-    One step of Adam (Kingma and Ba 2015, Algorithm 1) in place, on the state of a ``torch.optim.Adam``.
-
-    :param optimizer: optimiser whose state is read and written, with one parameter group
-    :param parameters: its parameters
-    :param gradients: their gradients
-    """
-    group = optimizer.param_groups[0]
-    beta1, beta2 = group["betas"]
-    # 1 - beta**t cancels in float32: take -expm1(t log beta). One step counter serves all parameters.
-    step = optimizer.state[parameters[0]]["step"] + 1.0
-    step_size = group["lr"] / -th.expm1(step * math.log(beta1))
-    inverse_correction2 = th.rsqrt(-th.expm1(step * math.log(beta2)))
-    # Stacked, the two are in memory before the loops over the parameters start. As loose scalars the compiler computes
-    # them, exponentials and all, inside the loops: a twentieth of a whole SACv2 update.
-    step_size, inverse_correction2 = th.stack([step_size, inverse_correction2]).unbind()
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        state = optimizer.state[parameter]
-        state["step"].copy_(step)
-        state["exp_avg"].lerp_(gradient, 1.0 - beta1)
-        state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
-        denominator = state["exp_avg_sq"].sqrt() * inverse_correction2 + group["eps"]
-        parameter.data.sub_(step_size * state["exp_avg"] / denominator)
-
-
-class _Evaluate(nn.Module):
+class _Wrapper(nn.Module):
     """Lets ``torch.func.functional_call`` evaluate a closure of a module with other parameters."""
 
     def __init__(self, module: nn.Module):
@@ -145,7 +57,7 @@ class Learner:
         self.name = name
         self.parameters: list[nn.Parameter] = []
         self._names: list[str] = []
-        self._evaluate = _Evaluate(module)
+        self._wrapper = _Wrapper(module)
         self.plain_adam = False
         self._fused_adam: FusedAdam | None = None
         self.lr: th.Tensor | None = None
@@ -168,7 +80,7 @@ class Learner:
         everything = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         # Frozen ones (of a pretrained features extractor, say) stay with the optimiser, which passes them by
         self.parameters = [parameter for parameter in everything if parameter.requires_grad]
-        names = {id(parameter): name for name, parameter in self._evaluate.named_parameters()}
+        names = {id(parameter): name for name, parameter in self._wrapper.named_parameters()}
         self._names = [names[id(parameter)] for parameter in self.parameters]
         device = everything[0].device
         self.plain_adam = is_plain_adam(optimizer)
@@ -256,14 +168,14 @@ class Learner:
         """
 
         def of_parameters(parameters: dict[str, th.Tensor]) -> Any:
-            return th.func.functional_call(self._evaluate, parameters, (function,))
+            return th.func.functional_call(self._wrapper, parameters, (function,))
 
         return of_parameters, {n: p.detach() for n, p in zip(self._names, self.parameters, strict=True)}
 
     def _evaluate_functional(self, function: Callable[[Any], Any]) -> Evaluation:
         of_parameters, parameters = self._function_of_parameters(lambda module: _map(_fill_in, function(module)))
         value, pull_back = th.func.vjp(of_parameters, parameters)  # type: ignore[misc]  # three with has_aux only
-        return Evaluation(_map(_take_out, value), pull_back)
+        return Evaluation(detach(_map(_take_out, value)), pull_back)
 
     def _minimize_functional(self, loss: Callable[[Any], Loss], at: Evaluation | None = None) -> Any:
         def with_auxiliary(argument: Any) -> tuple[th.Tensor, Any]:
@@ -276,7 +188,7 @@ class Learner:
         else:
             # Chain rule: the loss by the value, then the value by the parameters
             def of_value(filled: Any) -> tuple[th.Tensor, Any]:
-                return with_auxiliary(_map(_left_out, filled))
+                return with_auxiliary(_map(_take_out, filled))
 
             filled = _map(_fill_in, at.value)
             by_value, (value, auxiliary) = th.func.grad_and_value(of_value, has_aux=True)(filled)
@@ -287,7 +199,7 @@ class Learner:
             for name, parameter in zip(self._names, self.parameters, strict=True):
                 parameter.grad = gradients[name]
             th.compiler.disable(self.optimizer.step)()
-        return (value, _map(_take_out, auxiliary)) if auxiliary != () else value
+        return (value, detach(_map(_take_out, auxiliary))) if auxiliary != () else value
 
 
 def detach(value: Any) -> Any:
@@ -315,14 +227,9 @@ def _fill_in(leaf: th.Tensor | None) -> th.Tensor:
     return th.empty(0) if leaf is None else leaf
 
 
-def _left_out(leaf: th.Tensor) -> th.Tensor | None:
+def _take_out(leaf: th.Tensor) -> th.Tensor | None:
     """The opposite of :func:`_fill_in`."""
     return None if leaf.numel() == 0 else leaf
-
-
-def _take_out(leaf: th.Tensor) -> th.Tensor | None:
-    """The opposite of :func:`_fill_in`, without gradients."""
-    return None if leaf.numel() == 0 else leaf.detach()
 
 
 def target_copy(module: ModuleT) -> ModuleT:
