@@ -1,9 +1,11 @@
 """All engines compute the same update; an engine that cannot run says so."""
 
+import copy
 import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 import torch as th
 from stable_baselines3.common.logger import Logger
 
-from sb3_sac_variants import SACv1, SACv2
+from sb3_sac_variants import SQL, SACv1, SACv2
 from sb3_sac_variants.common import engine as engine_module
 from sb3_sac_variants.common.engine import COMPILE_PAYS_FROM, EngineUnavailableError, compile_obstacle
 
@@ -104,10 +106,17 @@ def test_a_changing_learning_rate_does_not_recompile():
     assert not th.equal(parameters(model), before)
 
 
-@needs_compiler
 @pytest.mark.slow
-def test_what_changes_between_updates_reaches_the_compiled_one():
-    reference, model = make(SACv2, "eager"), make(SACv2, "compile")
+@pytest.mark.parametrize(
+    ("engine", "device"),
+    [
+        pytest.param("compile", "cpu", marks=needs_compiler),
+        pytest.param("compile", "cuda", marks=needs_cuda),
+        pytest.param("cudagraph", "cuda", marks=needs_cuda),
+    ],
+)
+def test_what_changes_between_updates_reaches_the_engine(engine, device):
+    reference, model = make(SACv2, "eager", device), make(SACv2, engine, device)
     for name, value in [("target_entropy", 3.0), ("tau", 0.5), ("reward_scale", 9.0), ("target_update_interval", 2)]:
         for each in (reference, model):
             th.manual_seed(2)
@@ -118,6 +127,44 @@ def test_what_changes_between_updates_reaches_the_compiled_one():
             th.manual_seed(3)
             each.train(2, batch_size=batch_size)
         th.testing.assert_close(parameters(model), parameters(reference), rtol=1e-4, atol=2e-6)
+    for each in (reference, model):  # SB3's way to set all parameters at once: it replaces their memory
+        each.policy.load_from_vector(0.5 * each.policy.parameters_to_vector())
+        th.manual_seed(4)
+        each.train(5, batch_size=16)
+    th.testing.assert_close(parameters(model), parameters(reference), rtol=1e-4, atol=2e-6)
+
+
+def reload(optimizer: th.optim.Optimizer) -> None:
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+
+CHANGES: dict[str, Callable[[Any], object]] = {
+    "target_entropy": lambda model: setattr(model, "target_entropy", -7.0),
+    "update_order": lambda model: setattr(model, "update_order", "sb3"),
+    "precision": lambda model: setattr(model, "precision", "bfloat16"),
+    "parameters": lambda model: model.actor.load_from_vector(model.actor.parameters_to_vector()),
+    "target_parameters": lambda model: model.critic_target.load_from_vector(model.critic.parameters_to_vector()),
+    "optimizer": lambda model: reload(model.critic.optimizer),
+    "temperature": lambda model: reload(model.temperature.optimizer),
+    "replay_buffer": lambda model: model.replay_buffer.reset(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_captured_graph_is_told_what_it_must_not_go_on_with(change):
+    model = make(SACv2, "eager")
+    model.train(1, batch_size=8)
+    before = model._engine_signature()
+    model.learn(3)
+    assert model._engine_signature() == before
+    CHANGES[change](model)
+    assert model._engine_signature() != before
+
+
+@pytest.mark.parametrize("cls", [SACv1, SACv2, SQL])
+def test_update_constants_are_attributes(cls):
+    model = make(cls, "eager")
+    assert all(getattr(model, name) is not None for name in model.update_constants)
 
 
 @needs_compiler

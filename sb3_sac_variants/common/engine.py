@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 Draw = Callable[[int], tuple[Any, ...]]
 Step = Callable[..., None]
+Signature = Callable[[], Hashable]
 
 #: gradient steps from which compiling pays for itself on a CPU (see benchmarks/README.md)
 COMPILE_PAYS_FROM = 15_000
@@ -40,11 +41,11 @@ class Engine(ABC):
         self.draw, self.step, self.draw_on_device = draw, step, draw_on_device
 
     @abstractmethod
-    def run(self, gradient_steps: int, batch_size: int, signature: Hashable) -> None:
+    def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
         """
         :param gradient_steps: number of gradient steps
         :param batch_size: transitions in each
-        :param signature: changes when something that must not change under a captured graph has changed
+        :param signature: gives another value when something that must not change under a captured graph has changed
         """
 
 
@@ -53,7 +54,7 @@ class EagerEngine(Engine):
 
     name = "eager"
 
-    def run(self, gradient_steps: int, batch_size: int, signature: Hashable) -> None:
+    def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
         for _ in range(gradient_steps):
             self.step(*self.draw(batch_size))
 
@@ -75,7 +76,7 @@ class CompiledEngine(Engine):
             raise EngineUnavailableError(f"engine='compile' cannot run: {reason}")
         self.compiled = _compile(step, fullgraph)
 
-    def run(self, gradient_steps: int, batch_size: int, signature: Hashable) -> None:
+    def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
         try:
             for _ in range(gradient_steps):
                 self.compiled(*self.draw(batch_size))
@@ -130,12 +131,12 @@ class CudaGraphEngine(Engine):
         self._next_arguments: tuple[Any, ...] = ()
         self._warmed_up = 0
 
-    def run(self, gradient_steps: int, batch_size: int, signature: Hashable) -> None:
-        signature = (batch_size, signature)
-        if signature != self._signature:
+    def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
+        present = (batch_size, signature())
+        if present != self._signature:
             if self._graph is not None and self.verbose >= 1:
-                print("Capturing the CUDA graph anew: batch size, replay memory or a constant has changed")
-            self._graph, self._signature, self._warmed_up = None, signature, 0
+                print("Capturing the CUDA graph anew: batch size, memory or a constant has changed")
+            self._graph, self._signature, self._warmed_up = None, present, 0
         for _ in range(gradient_steps):
             if self._graph is None and self._warmed_up < self.warm_up_steps:
                 self._warm_up(batch_size)
@@ -259,7 +260,7 @@ class _WithFallback(Engine):
     def name(self) -> str:  # type: ignore[override]
         return self._engine.name
 
-    def run(self, gradient_steps: int, batch_size: int, signature: Hashable) -> None:
+    def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
         if self._proven:
             self._engine.run(gradient_steps, batch_size, signature)
             return

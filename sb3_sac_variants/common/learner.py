@@ -119,6 +119,15 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
 
+    def addresses(self) -> tuple[int, ...]:
+        """
+        :return: where a step writes: others when parameters (by ``load_from_vector``, say) or the optimiser's state
+            have been replaced
+        """
+        states = [self.optimizer.state[parameter].values() for parameter in self.parameters]
+        state = [tensor for values in states for tensor in values if isinstance(tensor, th.Tensor)]
+        return tuple(tensor.data_ptr() for tensor in (*self.parameters, *state))
+
     def evaluate(self, function: Callable[[Any], Any]) -> Evaluation:
         """
         Evaluate the module now, for other uses and for a loss of the result that is to be minimised later.
@@ -273,6 +282,12 @@ class TargetTracker:
         """
         self.tau, self.interval = tau, interval
         self.steps.fill_(steps)
+
+    def addresses(self) -> tuple[int, ...]:
+        """
+        :return: where a step reads and writes
+        """
+        return tuple(tensor.data_ptr() for tensor in (*self.online, *self.target))
 
     def step(self) -> None:
         """Count one gradient step, and let the target follow if it is time."""

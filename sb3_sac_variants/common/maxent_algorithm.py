@@ -55,6 +55,15 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
     metric_names: tuple[str, ...]
     #: pairs of networks (online, target)
     tracked_networks: ClassVar[dict[str, str]]
+    #: attributes that a gradient step reads as plain values
+    update_constants: ClassVar[tuple[str, ...]] = (
+        "gamma",
+        "tau",
+        "target_update_interval",
+        "reward_scale",
+        "target_entropy",
+        "precision",
+    )
     supported_action_spaces: ClassVar[tuple[type[spaces.Space], ...]] = (spaces.Box,)
     default_replay_buffer_class: ClassVar[type[TensorReplayBuffer]] = TensorReplayBuffer
 
@@ -186,7 +195,7 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
                 learner.refresh()  # parameters may have been frozen since the model was made
             self._engine = self._make_engine()
         with matmul_precision(self.precision):
-            self._engine.run(gradient_steps, batch_size, self._engine_signature())
+            self._engine.run(gradient_steps, batch_size, self._engine_signature)
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
@@ -246,8 +255,12 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
         """
         :return: changes when memory that a captured graph points to has been replaced, or a constant in it has changed
         """
-        memory = (id(self.replay_buffer), getattr(self.replay_buffer, "version", 0))
-        return (*memory, self.precision, self.gamma, self.reward_scale, self.tau, self.target_update_interval)
+        written: list[Learner | TargetTracker] = [*self.learners.values(), *self.target_trackers.values()]
+        if isinstance(self.temperature, LearnedTemperature):
+            written.append(self.temperature.learner)
+        constants = [getattr(self, name) for name in self.update_constants]
+        replay = (id(self.replay_buffer), getattr(self.replay_buffer, "version", 0))
+        return (*replay, *constants, *(one.addresses() for one in written))
 
     def dump_logs(self) -> None:
         """Write the logs: only now are the metrics read from the device, as means since the last time."""

@@ -93,6 +93,7 @@ class MASAC(MaxEntAlgorithm):
     default_replay_buffer_class = AgentReplayBuffer
     supported_action_spaces = (spaces.Box,)
     tracked_networks: ClassVar[dict[str, str]] = {"critic": "critic_target"}
+    update_constants = (*MaxEntAlgorithm.update_constants, "ce_obs")
     metric_names = (
         "critic_loss",
         "actor_loss",
