@@ -43,12 +43,21 @@ def make_model(candidate: str, env: gym.Env, **arguments: Any) -> Any:
 
 def without_fused_call(model: Any) -> None:
     """Steps by ``Optimizer.step()``, as before :class:`sb3_sac_variants.common.adam.FusedAdam`."""
+    _refresh_without(model, _fused_adam=None)
+
+
+def optimizers_outside_the_graph(model: Any) -> None:
+    """The compiled graph is broken for ``Optimizer.step()``, as for any optimiser but plain Adam."""
+    _refresh_without(model, _fused_adam=None, plain_adam=False)
+
+
+def _refresh_without(model: Any, **attributes: Any) -> None:
     for learner in (*model.learners.values(), model.temperature.learner):
         refresh = learner.refresh
 
         def refresh_without(learner: Any = learner, refresh: Callable[[], None] = refresh) -> None:
             refresh()
-            learner._fused_adam = None
+            vars(learner).update(attributes)
 
         learner.refresh = refresh_without
         learner.refresh()
@@ -61,16 +70,75 @@ def with_all_guards(model: Any) -> None:
     engine._guards_to_check = lambda guards: [True] * len(guards)
 
 
+def critics_in_a_loop(model: Any) -> None:
+    """One product for each critic instead of one for all."""
+    import torch as th
+    from torch.nn import functional
+
+    from sb3_sac_variants.common.critics import StackedLinear
+
+    def forward(layer: Any, inputs: Any) -> Any:
+        weights, biases = layer.weight.unbind(), layer.bias.unbind()
+        each = inputs.unbind() if inputs.dim() == 3 else [inputs] * len(weights)
+        return th.stack([functional.linear(x, w.t(), b[0]) for x, w, b in zip(each, weights, biases, strict=True)])
+
+    StackedLinear.forward = forward  # type: ignore[method-assign]
+
+
+def replay_in_numpy(model: Any) -> None:
+    """SB3's replay buffer."""
+    from stable_baselines3.common.buffers import ReplayBuffer
+
+    model.replay_buffer = ReplayBuffer(
+        model.buffer_size, model.observation_space, model.action_space, model.device, n_envs=model.n_envs
+    )
+
+
+def metrics_to_the_host(model: Any) -> None:
+    """Metrics are read at each update, as ``.item()`` does."""
+    add = model._metrics.add
+
+    def add_and_read(values: dict[str, Any]) -> None:
+        add(values)
+        for value in values.values():
+            value.item()
+
+    model._metrics.add = add_and_read
+
+
+def templates_for_products(model: Any) -> None:
+    """The compiler tries its own matrix products beside the library's."""
+    from torch._inductor import config
+
+    config.max_autotune, config.max_autotune_gemm_backends = True, "ATEN,CPP"
+
+
+def wrapper_in_cpp(model: Any) -> None:
+    """The compiled graph calls its kernels from C++, not from Python."""
+    from torch._inductor import config
+
+    config.cpp_wrapper = True
+
+
 def bfloat16(model: Any) -> None:
     """As with ``precision="bfloat16"``."""
     model.precision = "bfloat16"
 
 
-#: another precision, and steps of the ladder, each without one idea
+#: another precision, and steps of the ladder, each without one idea or with one that was not taken
 CHANGES: dict[str, Callable[[Any], None]] = {
-    "bfloat16": bfloat16,
-    "without_fused_call": without_fused_call,
-    "with_all_guards": with_all_guards,
+    function.__name__: function
+    for function in (
+        bfloat16,
+        without_fused_call,
+        replay_in_numpy,
+        critics_in_a_loop,
+        metrics_to_the_host,
+        optimizers_outside_the_graph,
+        with_all_guards,
+        templates_for_products,
+        wrapper_in_cpp,
+    )
 }
 
 
