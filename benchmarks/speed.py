@@ -47,10 +47,12 @@ DISCRETE = ("discrete sb3:DQN", "discrete SACv2:eager", "discrete SACv2:compile"
 LADDER = (
     "sb3:SAC", "SACv2:eager-replay_in_numpy", "SACv2:eager-metrics_to_the_host", "SACv2:eager-without_fused_call",
     "SACv2:eager-critics_in_a_loop", "SACv2:eager", "SACv2:compile-optimizers_outside_the_graph",
-    "SACv2:compile-critics_in_a_loop", "SACv2:compile-with_all_guards", "SACv2:compile-templates_for_products",
-    "SACv2:compile-wrapper_in_cpp", "SACv2:compile",
+    "SACv2:compile-critics_in_a_loop", "SACv2:compile-with_all_guards", "SACv2:compile-denormals_kept",
+    "SACv2:compile-templates_for_products", "SACv2:compile-wrapper_in_cpp", "SACv2:compile",
 )  # fmt: skip
-TRAINING = ("sb3:SAC", "sbx:SAC", "SACv2:eager", "SACv2:auto", "SACv2:auto-bfloat16", "SACv1:auto")
+TRAINING = (
+    "sb3:SAC", "sbx:SAC", "SACv2:eager", "SACv2:auto-denormals_kept", "SACv2:auto", "SACv2:auto-bfloat16", "SACv1:auto",
+)  # fmt: skip
 
 
 def groups(threads: int) -> list[Group]:

@@ -106,6 +106,12 @@ def metrics_to_the_host(model: Any) -> None:
     model._metrics.add = add_and_read
 
 
+def denormals_kept(model: Any) -> None:
+    """Averages of the optimisers shrink to the smallest numbers there are, which processors are slow with."""
+    for learner in model.learners.values():
+        learner.flush_denormals = lambda: None
+
+
 def templates_for_products(model: Any) -> None:
     """The compiler tries its own matrix products beside the library's."""
     from torch._inductor import config
@@ -136,6 +142,7 @@ CHANGES: dict[str, Callable[[Any], None]] = {
         metrics_to_the_host,
         optimizers_outside_the_graph,
         with_all_guards,
+        denormals_kept,
         templates_for_products,
         wrapper_in_cpp,
     )

@@ -347,6 +347,51 @@ def test_loading_an_optimizers_state_needs_but_a_refresh():
 # ---------------------------------------------------------------- targets
 
 
+@pytest.mark.parametrize(("optimizer_class", "name"), [(th.optim.Adam, "exp_avg_sq"), (th.optim.RMSprop, "square_avg")])
+def test_averages_that_nobody_can_see_become_zero(optimizer_class, name):
+    learner = learner_of(network().float(), optimizer_class)
+    learner.minimize(lambda module: module(data(0).float()).square().mean())
+    state = learner.optimizer.state[learner.parameters[0]]
+    values = th.tensor([1e-45, -1e-39, 1e-31, -1e-29, 0.5, -0.0, th.nan, th.inf, -th.inf])
+    state[name].view(-1)[:9] = values
+    steps = float(state["step"])
+    others = {key: value.clone() for key, value in state.items() if key != name}
+    learner.flush_denormals()
+    expected = th.tensor([0.0, 0.0, 0.0, -1e-29, 0.5, 0.0, th.nan, th.inf, -th.inf])
+    th.testing.assert_close(state[name].view(-1)[:9], expected, rtol=0, atol=0, equal_nan=True)
+    assert all(th.equal(state[key], value) for key, value in others.items())
+    assert float(state["step"]) == steps == 1.0
+
+
+def denormals(model: Any) -> int:
+    """
+    :param model: a model
+    :return: how many numbers in the state of its optimisers are too small to be normal ones
+    """
+    states = [state for learner in model.learners.values() for state in learner.optimizer.state.values()]
+    values = th.cat([value.flatten().abs() for state in states for value in state.values()])
+    return int(((values > 0) & (values < th.finfo(values.dtype).tiny)).sum())
+
+
+def test_a_dead_unit_does_not_slow_down_the_training(monkeypatch):
+    models = []
+    for flushed in (False, True):
+        if not flushed:
+            monkeypatch.setattr(Learner, "flush_denormals", lambda learner: None)
+        model = make(SACv2, buffer_size=20, learning_starts=0, train_freq=1000).learn(10)
+        model.train(1, batch_size=4)
+        with th.no_grad():  # gradients were not zero up to now, and are from now on
+            model.actor.latent_pi[0].bias[:3] = -1e3
+            model.critic.q_networks[0].bias[:, :, :3] = -1e3
+        for gradient_steps in (500, 100, 1, 400):
+            model.train(gradient_steps, batch_size=4)
+        models.append(model)
+        monkeypatch.undo()
+    assert [denormals(model) > 0 for model in models] == [True, False]
+    assert_same(models[0].policy, models[1].policy)
+    assert models[0]._n_updates == models[1]._n_updates
+
+
 @pytest.mark.parametrize(("tau", "interval"), [(0.005, 1), (0.25, 1), (0.25, 3), (1.0, 1), (1.0, 4)])
 def test_target_tracker_follows_by_the_persistent_counter(tau, interval):
     online, target = network(0), network(1)

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import ACTION, DICTIONARY, VECTOR, SpacesEnv, every_algorithm, every_gaussian_algorithm, make
-from stable_baselines3.common.preprocessing import get_flattened_obs_dim
+from helpers import ACTION, DICTIONARY, IMAGE, VECTOR, SpacesEnv, every_algorithm, every_gaussian_algorithm, make
+from stable_baselines3.common.preprocessing import get_flattened_obs_dim, preprocess_obs
+from stable_baselines3.common.utils import obs_as_tensor
+from torch import nn
+
+from sb3_sac_variants.common.preprocessing import TraceablePreprocessing
 
 OBSERVATIONS: dict[str, spaces.Space] = {
     "Box": VECTOR,
@@ -157,3 +161,22 @@ def test_predict_refuses_other_shapes(algorithm: type) -> None:
         model.predict(np.zeros(4, dtype=np.float32))
     with pytest.raises(ValueError, match="mixing Gym API with SB3 VecEnv API"):
         model.predict((VECTOR.sample(), {}))
+
+
+PREPROCESSED = {**OBSERVATIONS, "image": IMAGE, "image in [0, 1]": spaces.Box(0.0, 1.0, IMAGE.shape)}
+
+
+@pytest.mark.parametrize("normalize_images", [True, False])
+@pytest.mark.parametrize("kind", PREPROCESSED)
+def test_observations_are_preprocessed_as_by_sb3(kind: str, normalize_images: bool) -> None:
+    space = PREPROCESSED[kind]
+    network = TraceablePreprocessing(space, ACTION, features_extractor=nn.Identity(), normalize_images=normalize_images)
+    samples = [space.sample() for _ in range(6)]
+    keys = list(space) if isinstance(space, spaces.Dict) else []
+    obs = obs_as_tensor(
+        {key: np.stack([sample[key] for sample in samples]) for key in keys} if keys else np.stack(samples), "cpu"
+    )
+    expected = preprocess_obs(obs, space, normalize_images=normalize_images)
+    found = network.extract_features(obs, nn.Identity())
+    for key in keys or [...]:
+        th.testing.assert_close(found[key], expected[key], rtol=0, atol=0)

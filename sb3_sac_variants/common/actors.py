@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sb3_sac_variants.common.losses import PolicySample
+from sb3_sac_variants.common.preprocessing import TraceablePreprocessing
 
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -46,7 +47,7 @@ def log_det_tanh(pre_tanh: th.Tensor) -> th.Tensor:
     return 2.0 * (math.log(2.0) - pre_tanh - F.softplus(-2.0 * pre_tanh)).sum(dim=-1)
 
 
-class ActorNetwork(BasePolicy):
+class ActorNetwork(TraceablePreprocessing, BasePolicy):
     """
     What the actors that are not SB3's SAC ``Actor`` have in common: hidden layers on top of a features extractor, and a
     ``forward(obs, deterministic)`` that gives the action to take, in [-1, 1] if actions are continuous.
@@ -95,7 +96,7 @@ class ActorNetwork(BasePolicy):
         return data
 
 
-class SquashedGaussianActor(Actor):
+class SquashedGaussianActor(TraceablePreprocessing, Actor):
     """
     The tanh-squashed Gaussian policy (P18, appendix C): SB3's SAC ``Actor``, its networks, parameters and gSDE, with
     sampling as a pure function. Parameters as there.

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_sac_variants.common.losses import PolicySample
+from sb3_sac_variants.common.preprocessing import TraceablePreprocessing
 
 
 class StackedLinear(nn.Module):
@@ -75,7 +75,7 @@ def stacked_mlp(
     return nn.Sequential(*layers, StackedLinear(n, sizes[-1], output_dim))
 
 
-class StackedCritic(BaseModel):
+class StackedCritic(TraceablePreprocessing):
     """
     Action-value networks Q_i, i = 1..n_critics, evaluated together; what SB3's ``ContinuousCritic`` is for one kind of
     action space.

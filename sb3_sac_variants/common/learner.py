@@ -20,6 +20,9 @@ from sb3_sac_variants.common.adam import FusedAdam, adam_step, is_plain_adam
 Loss = th.Tensor | tuple[th.Tensor, Any]
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
+#: averages of gradients and of their squares, by their names in the state of torch's optimisers
+AVERAGES = {"exp_avg", "exp_avg_sq", "square_avg", "grad_avg", "momentum_buffer"}
+
 
 class _Wrapper(nn.Module):
     """Lets ``torch.func.functional_call`` evaluate a closure of a module with other parameters."""
@@ -118,6 +121,23 @@ class Learner:
             return
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
+
+    def flush_denormals(self) -> None:
+        """
+        Set to zero what is about to become too small for a normal number in the optimiser's averages.
+
+        The mean that Adam keeps of a gradient shrinks by a tenth a step where the gradient is zero, as it is for a
+        rectifier that has died: after some 800 steps it is below 1e-38, and there rounding keeps it from zero for ever.
+        A processor takes some hundred times longer for a product of such numbers, so that updates become slower and
+        slower (LBANN issue 56, dfdx issue 59). What is below 1e-30 moves no parameter: Adam divides it by its epsilon,
+        1e-8, at the least.
+        """
+        with th.no_grad():
+            for state in self.optimizer.state.values():
+                for name in AVERAGES & state.keys():
+                    average = state[name]
+                    if isinstance(average, th.Tensor):
+                        average.copy_(nn.functional.hardshrink(average, 1e8 * th.finfo(average.dtype).tiny))
 
     def addresses(self) -> tuple[int, ...]:
         """

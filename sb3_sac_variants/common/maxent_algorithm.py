@@ -29,6 +29,9 @@ from sb3_sac_variants.common.target_entropy import RunawayWatch
 from sb3_sac_variants.common.temperature import LearnedTemperature, Temperature
 from sb3_sac_variants.common.validation import parse_ent_coef
 
+#: gradient steps from one search for denormal numbers to the next
+FLUSH_INTERVAL = 64
+
 SelfMaxEnt = TypeVar("SelfMaxEnt", bound="MaxEntAlgorithm")
 
 
@@ -194,9 +197,15 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
             for learner in self.learners.values():
                 learner.refresh()  # parameters may have been frozen since the model was made
             self._engine = self._make_engine()
+        until = self._n_updates + gradient_steps
         with matmul_precision(self.precision):
-            self._engine.run(gradient_steps, batch_size, self._engine_signature)
-        self._n_updates += gradient_steps
+            while self._n_updates < until:
+                steps = min(until - self._n_updates, FLUSH_INTERVAL - self._n_updates % FLUSH_INTERVAL)
+                self._engine.run(steps, batch_size, self._engine_signature)
+                self._n_updates += steps
+                if self._n_updates % FLUSH_INTERVAL == 0 and self.device.type == "cpu":
+                    for learner in self.learners.values():
+                        learner.flush_denormals()
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _draw(self, batch_size: int) -> tuple[Batch, Any]:

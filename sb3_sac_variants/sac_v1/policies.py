@@ -4,7 +4,6 @@ from typing import Any
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN, create_mlp
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
@@ -16,10 +15,11 @@ from sb3_sac_variants.common.discrete import CategoricalActor
 from sb3_sac_variants.common.learner import target_copy
 from sb3_sac_variants.common.losses import PolicySample
 from sb3_sac_variants.common.policies import MaxEntPolicy
+from sb3_sac_variants.common.preprocessing import TraceablePreprocessing
 from sb3_sac_variants.common.validation import check_range
 
 
-class ValueNetwork(BaseModel):
+class ValueNetwork(TraceablePreprocessing):
     """
     State-value network V(s) (Haarnoja et al. 2018, section 4.2).
 
