@@ -5,7 +5,7 @@ Every candidate is a process of its own that waits for its turn; all take turns,
 disturbs them alike. Reported are medians, and medians of the ratios to Stable-Baselines3 in the same round. Writes
 benchmarks/speed.csv, benchmarks/speed.md and benchmarks/figures/speed.png.
 
-    python benchmarks/speed.py                                     # about ten minutes on two idle cores
+    python benchmarks/speed.py                                     # about 17 minutes on two idle cores
     python -m venv .venv-sbx && .venv-sbx/bin/pip install sbx-rl "gymnasium[mujoco]"
     python benchmarks/speed.py --sbx-python .venv-sbx/bin/python   # with SBX
 """
@@ -158,7 +158,7 @@ def run_group(group: Group, sbx_python: str | None, seconds: float, rounds: int)
 def draw(rows: list[dict[str, Any]], file: Path) -> None:
     """
     :param rows: as :func:`run_group`
-    :param file: where the bar chart of all but the ladder goes
+    :param file: where the bar chart goes, without the ladder and its like (candidates with a change's long name)
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -166,20 +166,21 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
     shown = [title for title in dict.fromkeys(row["measure"] for row in rows) if "idea" not in title]
     if not shown:
         return
-    figure = Figure(figsize=(12, 3.2), layout="constrained")
+    figure = Figure(figsize=(13, 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for axes, title in zip(panels, shown, strict=True):
-        part = [row for row in rows if row["measure"] == title][::-1]
+        part = [row for row in rows if row["measure"] == title and "_" not in row["candidate"]][::-1]
         names = [
             row["candidate"].removeprefix("discrete ").replace("sb3:", "SB3 ").replace("sbx:", "SBX ") for row in part
         ]
-        bars = axes.barh(names, [float(row["ratio"]) for row in part], color="tab:blue")
+        colors = ["tab:gray" if name.startswith("SB") else "tab:blue" for name in names]
+        bars = axes.barh(names, [float(row["ratio"]) for row in part], color=colors)
         axes.bar_label(bars, [f"{row['ratio']}" for row in part], padding=2, fontsize=8)
         axes.axvline(1.0, color="black", linewidth=0.8)
-        axes.set_title(title.replace(", ", "\n", 1), fontsize=9)
+        axes.set_title(title.replace(", ", "\n"), fontsize=9)
         axes.tick_params(labelsize=8)
-        axes.margins(x=0.18)
+        axes.margins(x=0.25)
         axes.set_xlabel("times SB3", fontsize=8)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
