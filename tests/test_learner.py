@@ -344,9 +344,6 @@ def test_loading_an_optimizers_state_needs_but_a_refresh():
     assert_same(trained.module, fresh.module)
 
 
-# ---------------------------------------------------------------- targets
-
-
 @pytest.mark.parametrize(("optimizer_class", "name"), [(th.optim.Adam, "exp_avg_sq"), (th.optim.RMSprop, "square_avg")])
 def test_averages_that_nobody_can_see_become_zero(optimizer_class, name):
     learner = learner_of(network().float(), optimizer_class)
@@ -390,6 +387,9 @@ def test_a_dead_unit_does_not_slow_down_the_training(monkeypatch):
     assert [denormals(model) > 0 for model in models] == [True, False]
     assert_same(models[0].policy, models[1].policy)
     assert models[0]._n_updates == models[1]._n_updates
+
+
+# ---------------------------------------------------------------- targets
 
 
 @pytest.mark.parametrize(("tau", "interval"), [(0.005, 1), (0.25, 1), (0.25, 3), (1.0, 1), (1.0, 4)])
