@@ -1,5 +1,5 @@
 """
-How fast are updates and training on a CPU, beside Stable-Baselines3 and SBX?
+How fast are updates and training on a CPU, beside Stable-Baselines3, SBX and LeanRL?
 
 Every candidate is a process of its own that waits for its turn; all take turns, round by round, so that a noisy machine
 disturbs them alike. Reported are medians, and medians of the ratios to Stable-Baselines3 in the same round. Writes
@@ -8,6 +8,13 @@ benchmarks/speed.csv, benchmarks/speed.md and benchmarks/figures/speed.png.
     python benchmarks/speed.py                                     # about 17 minutes on two idle cores
     python -m venv .venv-sbx && .venv-sbx/bin/pip install sbx-rl "gymnasium[mujoco]"
     python benchmarks/speed.py --sbx-python .venv-sbx/bin/python   # with SBX
+
+LeanRL is a folder of scripts, not a package, and was written for libraries of its time:
+
+    git clone https://github.com/meta-pytorch/LeanRL .venv-leanrl/checkout && python -m venv .venv-leanrl
+    .venv-leanrl/bin/pip install torch tensordict==0.7.2 torchrl==0.7.2 "gymnasium[mujoco]==0.29.1" tyro tqdm \
+        stable-baselines3==2.4.1
+    python benchmarks/speed.py --leanrl-python .venv-leanrl/bin/python --leanrl-checkout .venv-leanrl/checkout
 """
 
 import argparse
@@ -23,6 +30,9 @@ from typing import Any, NamedTuple
 from harness import markdown_table, where, write_csv
 
 HERE = Path(__file__).resolve().parent
+
+#: other libraries in the candidates' names, and how they spell themselves
+OTHERS = {"sb3": "SB3", "sbx": "SBX", "leanrl": "LeanRL"}
 
 
 class Group(NamedTuple):
@@ -46,12 +56,14 @@ UPDATES = (
 DISCRETE = ("discrete sb3:DQN", "discrete SACv2:eager", "discrete SACv2:compile", "discrete SQL:compile")
 LADDER = (
     "sb3:SAC", "SACv2:eager-replay_in_numpy", "SACv2:eager-metrics_to_the_host", "SACv2:eager-without_fused_call",
-    "SACv2:eager-critics_in_a_loop", "SACv2:eager", "SACv2:compile-optimizers_outside_the_graph",
-    "SACv2:compile-critics_in_a_loop", "SACv2:compile-with_all_guards", "SACv2:compile-denormals_kept",
+    "SACv2:eager-critics_in_a_loop", "SACv2:eager-memory_given_back", "SACv2:eager-last_layers_one_by_one",
+    "SACv2:eager", "SACv2:compile-optimizers_outside_the_graph", "SACv2:compile-critics_in_a_loop",
+    "SACv2:compile-with_all_guards", "SACv2:compile-denormals_kept", "SACv2:compile-last_layers_one_by_one",
     "SACv2:compile-templates_for_products", "SACv2:compile-wrapper_in_cpp", "SACv2:compile",
 )  # fmt: skip
 TRAINING = (
-    "sb3:SAC", "sbx:SAC", "SACv2:eager", "SACv2:auto-denormals_kept", "SACv2:auto", "SACv2:auto-bfloat16", "SACv1:auto",
+    "sb3:SAC", "sbx:SAC", "leanrl:SAC", "leanrl:SAC-compile", "SACv2:eager", "SACv2:auto-denormals_kept", "SACv2:auto",
+    "SACv2:auto-bfloat16", "SACv1:auto",
 )  # fmt: skip
 
 
@@ -73,18 +85,42 @@ def groups(threads: int) -> list[Group]:
     ]
 
 
+class Interpreters(NamedTuple):
+    """
+    Where other libraries live.
+
+    :param sbx: interpreter with SBX, or None to leave it out
+    :param leanrl: interpreter with what LeanRL needs, or None to leave it out
+    :param leanrl_checkout: LeanRL's repository
+    """
+
+    sbx: str | None = None
+    leanrl: str | None = None
+    leanrl_checkout: str | None = None
+
+    def command(self, candidate: str) -> list[str] | None:
+        """
+        :param candidate: of a group
+        :return: what runs it, if it can be run
+        """
+        if candidate.startswith("leanrl:"):
+            if self.leanrl is None or self.leanrl_checkout is None:
+                return None
+            return [self.leanrl, str(HERE / "leanrl_worker.py"), candidate, "--checkout", self.leanrl_checkout]
+        python = self.sbx if candidate.startswith("sbx:") else sys.executable
+        return None if python is None else [python, str(HERE / "speed_worker.py"), candidate]
+
+
 class Worker:
     """
     A candidate's process.
 
     :param candidate: what it measures
-    :param python: interpreter
-    :param options: command line
+    :param command: what runs it
     """
 
-    def __init__(self, candidate: str, python: str, options: tuple[str, ...]):
+    def __init__(self, candidate: str, command: list[str]):
         self.candidate = candidate
-        command = [python, str(HERE / "speed_worker.py"), candidate, *options]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._answer()
 
@@ -108,19 +144,19 @@ class Worker:
 
 
 @contextlib.contextmanager
-def workers(group: Group, sbx_python: str | None, seconds: float) -> Iterator[list[Worker]]:
+def workers(group: Group, interpreters: Interpreters, seconds: float) -> Iterator[list[Worker]]:
     """
     :param group: candidates
-    :param sbx_python: interpreter with SBX, or None to leave it out
+    :param interpreters: of other libraries
     :param seconds: of each measurement
     :return: their processes, warmed up; they end with the context
     """
     running: list[Worker] = []
     try:
         for candidate in group.candidates:
-            python = sbx_python if "sbx" in candidate else sys.executable
-            if python is not None:
-                running.append(Worker(candidate, python, (*group.options, "--seconds", str(seconds))))
+            command = interpreters.command(candidate)
+            if command is not None:
+                running.append(Worker(candidate, [*command, *group.options, "--seconds", str(seconds)]))
         yield running
     finally:
         for worker in running:
@@ -128,15 +164,15 @@ def workers(group: Group, sbx_python: str | None, seconds: float) -> Iterator[li
             worker.process.wait()
 
 
-def run_group(group: Group, sbx_python: str | None, seconds: float, rounds: int) -> list[dict[str, Any]]:
+def run_group(group: Group, interpreters: Interpreters, seconds: float, rounds: int) -> list[dict[str, Any]]:
     """
     :param group: candidates
-    :param sbx_python: interpreter with SBX
+    :param interpreters: of other libraries
     :param seconds: of each measurement
     :param rounds: how often each takes its turn
     :return: a row for each candidate
     """
-    with workers(group, sbx_python, seconds) as running:
+    with workers(group, interpreters, seconds) as running:
         results = [[worker.measure() for worker in running] for _ in range(rounds)]
     rows = []
     for i, worker in enumerate(running):
@@ -171,10 +207,10 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for axes, title in zip(panels, shown, strict=True):
         part = [row for row in rows if row["measure"] == title and "_" not in row["candidate"]][::-1]
-        names = [
-            row["candidate"].removeprefix("discrete ").replace("sb3:", "SB3 ").replace("sbx:", "SBX ") for row in part
-        ]
-        colors = ["tab:gray" if name.startswith("SB") else "tab:blue" for name in names]
+        names = [row["candidate"].removeprefix("discrete ") for row in part]
+        colors = ["tab:gray" if name.partition(":")[0] in OTHERS else "tab:blue" for name in names]
+        for library, spelling in OTHERS.items():
+            names = [name.replace(f"{library}:", f"{spelling} ") for name in names]
         bars = axes.barh(names, [float(row["ratio"]) for row in part], color=colors)
         axes.bar_label(bars, [f"{row['ratio']}" for row in part], padding=2, fontsize=8)
         axes.axvline(1.0, color="black", linewidth=0.8)
@@ -189,6 +225,8 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sbx-python", help="interpreter of an environment with SBX (default: leave SBX out)")
+    parser.add_argument("--leanrl-python", help="interpreter of an environment for LeanRL (default: leave it out)")
+    parser.add_argument("--leanrl-checkout", help="LeanRL's repository")
     parser.add_argument("--threads", type=int, default=2, help="of each candidate")
     parser.add_argument("--rounds", type=int, default=5, help="how often each candidate takes its turn")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
@@ -198,9 +236,10 @@ def main() -> None:
     chosen = [group for group in groups(arguments.threads) if arguments.only in group.title]
     if not chosen:
         parser.error(f"--only {arguments.only!r} is in no title: " + "; ".join(g.title for g in groups(2)))
-    rows = [
-        row for group in chosen for row in run_group(group, arguments.sbx_python, arguments.seconds, arguments.rounds)
-    ]
+    if (arguments.leanrl_python is None) != (arguments.leanrl_checkout is None):
+        parser.error("--leanrl-python and --leanrl-checkout go together")
+    others = Interpreters(arguments.sbx_python, arguments.leanrl_python, arguments.leanrl_checkout)
+    rows = [row for group in chosen for row in run_group(group, others, arguments.seconds, arguments.rounds)]
     record = {**where("cpu"), "threads": arguments.threads}
     write_csv(arguments.out / "speed.csv", [{**row, **record} for row in rows])
     text = f"{', '.join(f'{key} {value}' for key, value in record.items())}\n\n{markdown_table(rows)}\n"

@@ -112,6 +112,20 @@ def denormals_kept(model: Any) -> None:
         learner.flush_denormals = lambda: None
 
 
+def memory_given_back(model: Any) -> None:
+    """The memory that an update frees goes back to the system, as by default, and comes again page by page."""
+    from sb3_sac_variants.common import engine
+
+    engine.keep_freed_memory = lambda: None
+
+
+def last_layers_one_by_one(model: Any) -> None:
+    """A product for the policy's mean and another for its standard deviation."""
+    from sb3_sac_variants.common import actors
+
+    actors.ONE_PRODUCT_FROM = 10**9
+
+
 def templates_for_products(model: Any) -> None:
     """The compiler tries its own matrix products beside the library's."""
     from torch._inductor import config
@@ -143,6 +157,8 @@ CHANGES: dict[str, Callable[[Any], None]] = {
         optimizers_outside_the_graph,
         with_all_guards,
         denormals_kept,
+        memory_given_back,
+        last_layers_one_by_one,
         templates_for_products,
         wrapper_in_cpp,
     )

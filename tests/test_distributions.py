@@ -14,7 +14,13 @@ import torch as th
 from float64 import AnyFloatExtractor
 from gymnasium import spaces
 
-from sb3_sac_variants.common.actors import SquashedGaussianActor, gaussian_log_prob, log_det_tanh
+from sb3_sac_variants.common.actors import (
+    ONE_PRODUCT_FROM,
+    SquashedGaussianActor,
+    gaussian_log_prob,
+    linear_heads,
+    log_det_tanh,
+)
 from sb3_sac_variants.common.losses import likelihood_ratio_policy_improvement, soft_policy_improvement
 from sb3_sac_variants.sac_v1.policies import GaussianMixtureActor
 
@@ -182,6 +188,38 @@ def test_gaussian_log_prob_agrees_with_torch():
     value, mean, log_std = th.randn(3, 4, 5, dtype=th.float64)
     expected = th.distributions.Normal(mean, log_std.exp()).log_prob(value).sum(dim=1)
     th.testing.assert_close(gaussian_log_prob(value, mean, log_std), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [1, ONE_PRODUCT_FROM - 1, ONE_PRODUCT_FROM, 300])
+def test_last_layers_in_one_product_are_the_layers(n):
+    layers = [th.nn.Linear(4, width).double() for width in (3, 3, 1)]
+    latent = th.randn(n, 4, dtype=th.float64, requires_grad=True)
+    parameters = [latent, *(parameter for layer in layers for parameter in layer.parameters())]
+    together, alone = linear_heads(latent, *layers), [layer(latent) for layer in layers]
+    loss = [sum(output.square().sum() * (k + 1) for k, output in enumerate(outputs)) for outputs in (together, alone)]
+    for left, right in zip(together, alone, strict=True):
+        th.testing.assert_close(left, right, rtol=0, atol=1e-14)
+    for left, right in zip(*(th.autograd.grad(value, parameters) for value in loss), strict=True):
+        th.testing.assert_close(left, right, rtol=1e-12, atol=1e-12)
+
+
+class Doubled(th.nn.Linear):
+    def forward(self, inputs: th.Tensor) -> th.Tensor:
+        return 2 * super().forward(inputs)
+
+
+@pytest.mark.parametrize("kind", ["hook", "subclass", "no bias", "parametrized", "own forward"])
+def test_last_layers_that_are_more_than_they_seem_are_called(kind):
+    heads = [th.nn.Linear(4, 3), Doubled(4, 3) if kind == "subclass" else th.nn.Linear(4, 3, bias=kind != "no bias")]
+    if kind == "hook":
+        heads[1].register_forward_hook(lambda module, inputs, output: 2 * output)
+    if kind == "parametrized":
+        th.nn.utils.parametrizations.weight_norm(heads[1])
+    if kind == "own forward":
+        heads[1].forward = lambda inputs: 3 * inputs[:, :3]  # type: ignore[method-assign]
+    latent = th.randn(2 * ONE_PRODUCT_FROM, 4)
+    for left, right in zip(linear_heads(latent, *heads), [head(latent) for head in heads], strict=True):
+        th.testing.assert_close(left, right, rtol=0, atol=0)
 
 
 def test_gsde_explores_with_one_matrix_for_the_batch():

@@ -330,6 +330,20 @@ def test_options_that_were_loaded_behind_the_learners_back_count():
     assert_same(learner.module, reference, atol=1e-9)
 
 
+def test_the_rate_that_is_set_is_the_rate_whatever_was_loaded_before():
+    learner = learner_of(network())
+    for rate in (RATE, RATE / 2, RATE / 2, RATE):
+        learner.set_learning_rate(rate)
+        assert learner.lr.item() == pytest.approx(rate)
+    state = copy.deepcopy(learner.optimizer.state_dict())
+    state["param_groups"][0]["lr"] = 10 * RATE
+    learner.optimizer.load_state_dict(state)
+    learner.refresh()
+    assert learner.lr.item() == pytest.approx(10 * RATE)
+    learner.set_learning_rate(RATE)
+    assert learner.lr.item() == pytest.approx(RATE)
+
+
 def test_loading_an_optimizers_state_needs_but_a_refresh():
     trained, fresh = learner_of(network()), learner_of(network())
     for step in range(3):

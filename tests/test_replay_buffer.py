@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_sac_variants import SACv1, SACv2
 from sb3_sac_variants.common.buffers import TensorReplayBuffer
+from sb3_sac_variants.common.storage import RowRange
 
 ACTION = spaces.Box(-1.0, 1.0, (2,), np.float32)
 VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -312,6 +313,18 @@ def test_draws_are_uniform(optimize_memory_usage):
     assert len(numbers) == valid
     chi_squared = ((counts - n / valid) ** 2 / (n / valid)).sum()
     assert chi_squared < valid + 5 * np.sqrt(2 * valid)
+
+
+def test_draws_from_a_range_in_memory_are_those_from_the_host():
+    """As a captured CUDA graph draws: the range is two tensors, which are written when it changes."""
+    rows = RowRange(10, "cpu")
+    rows._on_device = (th.zeros((), dtype=th.float64), th.zeros((), dtype=th.float64))
+    for first, count in ((0, 4), (3, 10), (8, 5)):
+        rows.set(first, count)
+        counts = th.bincount(rows.draw(20_000), minlength=10)
+        allowed = [(first + k) % 10 for k in range(count)]
+        assert counts[allowed].sum() == 20_000
+        assert (counts[allowed] / (20_000 / count) - 1).abs().max() < 0.12  # five standard deviations
 
 
 def test_draws_are_reproduced_by_the_seed():

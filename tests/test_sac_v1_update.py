@@ -17,6 +17,7 @@ from gymnasium import spaces
 from stable_baselines3.common.logger import Logger
 
 from sb3_sac_variants import SACv1
+from sb3_sac_variants.common import actors
 from sb3_sac_variants.common.losses import Batch
 
 OBS_DIM, ACTION_DIM, B = 3, 2, 6
@@ -46,16 +47,23 @@ def make_model(**arguments: Any) -> SACv1:
 Layers = list[tuple[th.Tensor, th.Tensor]]
 
 
+def leaf(tensor: th.Tensor) -> th.Tensor:
+    return tensor.detach().clone().requires_grad_()
+
+
 def copies(layers: list[Any]) -> Layers:
     """Weights and biases ``(in, out)`` and ``(out,)`` of linear layers, as new leaves."""
-    return [
-        (layer.weight.detach().T.clone().requires_grad_(), layer.bias.detach().clone().requires_grad_())
-        for layer in layers
-    ]
+    return [(leaf(layer.weight.T), leaf(layer.bias)) for layer in layers]
 
 
 def linear_layers(module: th.nn.Module) -> list[th.nn.Linear]:
     return [layer for layer in module.modules() if isinstance(layer, th.nn.Linear)]
+
+
+def stacked_copies(networks: Any, index: int) -> Layers:
+    """As :func:`copies`, of one of several networks that are evaluated together."""
+    layers = [layer for layer in networks if hasattr(layer, "weight")]
+    return [(leaf(layer.weight[index]), leaf(layer.bias[index, 0])) for layer in layers]
 
 
 def mlp(layers: Layers, x: th.Tensor) -> th.Tensor:
@@ -80,20 +88,9 @@ class Reference:
             heads.append(model.actor.component_logits)
         self.trunk = copies(linear_layers(model.actor.latent_pi))
         self.heads = copies(heads)
-        self.critics = []
-        for index in range(model.critic.n_critics):
-            stacked = [layer for layer in model.critic.q_networks if hasattr(layer, "weight")]
-            self.critics.append(
-                [
-                    (
-                        layer.weight[index].detach().clone().requires_grad_(),
-                        layer.bias[index, 0].detach().clone().requires_grad_(),
-                    )
-                    for layer in stacked
-                ]
-            )
-        self.value = copies(linear_layers(model.value_net))
-        self.target = copies(linear_layers(model.value_net_target))
+        self.critics = [stacked_copies(model.critic.q_networks, index) for index in range(model.critic.n_critics)]
+        self.value = stacked_copies(model.value_net.value_network, 0)
+        self.target = stacked_copies(model.value_net_target.value_network, 0)
         learned = model.log_ent_coef is not None
         self.log_alpha = model.log_ent_coef.detach().clone().requires_grad_() if learned else None
         self.fixed_alpha = model.temperature.value.clone()
@@ -234,6 +231,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "hard targets": {"tau": 1.0, "target_update_interval": 2},
     "three critics": {"policy_kwargs": {"n_critics": 3}},
 }
+
+
+@pytest.mark.parametrize("variant", ["paper", "mixture"])
+def test_updates_are_those_of_the_paper_with_the_actors_last_layers_in_one_product(variant, monkeypatch):
+    monkeypatch.setattr(actors, "ONE_PRODUCT_FROM", B)
+    test_updates_are_those_of_the_paper(variant)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

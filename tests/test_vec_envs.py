@@ -39,18 +39,17 @@ def test_episodes_that_end_at_different_times(algorithm: type) -> None:
     model = make(algorithm, VecMonitor(env), gradient_steps=-1).learn(3 * 28)
     assert model._episode_num == 7 + 4
     assert sorted(info["l"] for info in model.ep_info_buffer) == [4] * 7 + [7] * 4
-    dones = th.stack([row.dones for row in (model.replay_buffer._gather(*where(model, env)) for env in range(3))])
+    dones = th.stack([row.dones for row in (model.replay_buffer._gather(where(model, env)) for env in range(3))])
     assert dones.sum(dim=(1, 2)).tolist() == [7, 4, 0]
 
 
-def where(model: Any, env: int) -> tuple[th.Tensor, th.Tensor]:
+def where(model: Any, env: int) -> th.Tensor:
     """
     :param model: a model
     :param env: number of an environment
-    :return: positions of all its transitions in the replay buffer, and their rows
+    :return: rows of all its transitions in the replay buffer
     """
-    positions = th.arange(model.replay_buffer.size())
-    return positions, positions * model.n_envs + env
+    return th.arange(model.replay_buffer.size()) * model.n_envs + env
 
 
 @every_algorithm

@@ -14,14 +14,18 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
-from stable_baselines3.sac.policies import Actor
+from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, Actor
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_sac_variants.common.lean import plain_linear
 from sb3_sac_variants.common.losses import PolicySample
 from sb3_sac_variants.common.preprocessing import TraceablePreprocessing
 
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
+
+#: observations from which on it pays to put the weights of several layers together for one product
+ONE_PRODUCT_FROM = 128
 
 
 def gaussian_log_prob(value: th.Tensor, mean: th.Tensor, log_std: th.Tensor) -> th.Tensor:
@@ -45,6 +49,24 @@ def log_det_tanh(pre_tanh: th.Tensor) -> th.Tensor:
     :return: ``(...)``
     """
     return 2.0 * (math.log(2.0) - pre_tanh - F.softplus(-2.0 * pre_tanh)).sum(dim=-1)
+
+
+def linear_heads(latent: th.Tensor, *heads: nn.Module) -> tuple[th.Tensor, ...]:
+    """
+    Layers on top of the same input, as one matrix product: for a batch, one with six columns takes as long as one with
+    three, and so does its gradient.
+
+    :param latent: ``(B, latent_dim)``
+    :param heads: layers, called one by one if any is not a plain ``nn.Linear`` or has hooks
+    :return: what each of them gives
+    """
+    if len(latent) < ONE_PRODUCT_FROM:
+        return tuple(head(latent) for head in heads)
+    layers = [layer for layer in map(plain_linear, heads) if layer is not None and layer.bias is not None]
+    if len(layers) < len(heads):
+        return tuple(head(latent) for head in heads)
+    weight, bias = th.cat([layer.weight for layer in layers]), th.cat([layer.bias for layer in layers])
+    return F.linear(latent, weight, bias).split([layer.out_features for layer in layers], dim=1)
 
 
 class ActorNetwork(TraceablePreprocessing, BasePolicy):
@@ -140,6 +162,20 @@ class SquashedGaussianActor(TraceablePreprocessing, Actor):
         log_prob = (log_density - log_det_tanh(u)).unsqueeze(1)
         return PolicySample(th.tanh(u), log_prob, th.ones_like(log_prob))
 
+    def get_action_dist_params(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
+        """
+        As SB3's.
+
+        :param obs: observations
+        :return: means and log standard deviations, ``(B, action_dim)`` each; with gSDE the log standard deviations are
+            the exploration matrix's, ``(latent_dim, action_dim)``, and ``latent_sde`` is what it is multiplied by
+        """
+        if self.use_sde:
+            return super().get_action_dist_params(obs)
+        latent = self.latent_pi(self.extract_features(obs, self.features_extractor))
+        mean, log_std = linear_heads(latent, self.mu, self.log_std)  # type: ignore[arg-type]
+        return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX), {}
+
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """
         Action to take in the environment.
@@ -153,4 +189,4 @@ class SquashedGaussianActor(TraceablePreprocessing, Actor):
         mean, log_std, _ = self.get_action_dist_params(obs)
         if deterministic:
             return th.tanh(mean)
-        return th.tanh(mean + log_std.exp() * th.randn_like(mean))
+        return th.tanh(th.addcmul(mean, log_std.exp(), th.randn_like(mean)))

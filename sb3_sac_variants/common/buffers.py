@@ -1,10 +1,9 @@
 """
 Float32 replay on the training device.
 
-SB3's buffer keeps NumPy arrays of the environment's type (float64 for MuJoCo) and converts at each sample. Here
-everything that is a number lives in one contiguous float32 store, one row a transition, so that a batch is one gather;
-images stay uint8 in stores of their own. Indices are drawn on the device, so that a whole gradient step can be
-captured in a CUDA graph. Memory is taken when the first transition arrives: a model loaded to play takes none.
+SB3's buffer keeps NumPy arrays of the environment's type (float64 for MuJoCo) and converts at each sample. Here a batch
+is one gather from the training device, of rows that are drawn there, so that a whole gradient step can be captured in a
+CUDA graph. Memory is taken when the first transition arrives: a model loaded to play takes none.
 """
 
 from typing import Any
@@ -19,6 +18,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_sac_variants.common.final_observations import FinalObservations
 from sb3_sac_variants.common.normalization import SINGLE, BatchNormalizer
+from sb3_sac_variants.common.storage import RowRange, RowStorage
 
 
 class TensorReplayBuffer(ReplayBuffer):
@@ -64,45 +64,32 @@ class TensorReplayBuffer(ReplayBuffer):
         self._widths = {key: int(np.prod(shape)) for key, shape in self._shapes.items()}
         self._images = [key for key, space in self._spaces.items() if space.dtype == np.uint8]
         self._numbers = [key for key in self._spaces if key not in self._images]
-        # Row of the float32 store: observations, action, next observations (unless stored once), reward, terminated
-        self._columns: dict[str, slice] = {}
-        for name, width in self._row_layout():
-            start = max((column.stop for column in self._columns.values()), default=0)
-            self._columns[name] = slice(start, start + width)
-        self._width = max(column.stop for column in self._columns.values())
         #: counts (re)allocations: a captured graph of an older version points to freed memory
         self.version = 0
-        self._rows: th.Tensor | None = None
+        self._storage: RowStorage | None = None
         self._normalizer: BatchNormalizer | None = None
 
-    def _row_layout(self) -> list[tuple[str, int]]:
-        numbers = [(key, self._widths[key]) for key in self._numbers]
-        layout = [(f"obs.{key}", width) for key, width in numbers]
-        layout.append(("action", self.action_dim))
+    def _row_layout(self) -> dict[str, int]:
+        """
+        :return: numbers in a row: observations, action, next observations (unless stored once), reward, terminated
+        """
+        layout = {f"obs.{key}": self._widths[key] for key in self._numbers}
+        layout["action"] = self.action_dim
         if not self.optimize_memory_usage:
-            layout += [(f"next_obs.{key}", width) for key, width in numbers]
-        return [*layout, ("reward", 1), ("terminated", 1)]
+            layout |= {f"next_obs.{key}": self._widths[key] for key in self._numbers}
+        return {**layout, "reward": 1, "terminated": 1}
 
     # ---------------------------------------------------------------- memory
 
-    def _allocate(self) -> None:
-        """Take the memory; called by the first transition."""
+    def _allocate(self) -> RowStorage:
+        """
+        :return: the memory; taken when the first transition arrives
+        """
         rows = self.buffer_size * self.n_envs
-        try:
-            self._rows = th.empty((rows, self._width), device=self.device)
-            names = ("obs",) if self.optimize_memory_usage else ("obs", "next_obs")
-            self._image_rows = {
-                f"{name}.{key}": th.empty((rows, *self._shapes[key]), dtype=th.uint8, device=self.device)
-                for name in names
-                for key in self._images
-            }
-        except RuntimeError as error:  # torch has no narrower type for "out of memory" on the CPU
-            raise MemoryError(
-                f"No memory on {self.device} for buffer_size={self.buffer_size * self.n_envs} transitions: lower "
-                "buffer_size, or pass optimize_memory_usage=True"
-            ) from error
-        self._start = th.zeros((), dtype=th.int64, device=self.device)
-        self._count = th.zeros((), dtype=th.float64, device=self.device)
+        names = ("obs",) if self.optimize_memory_usage else ("obs", "next_obs")
+        images = {f"{name}.{key}": self._shapes[key] for name in names for key in self._images}
+        storage = RowStorage(rows, self.n_envs, self._row_layout(), images, self.device)
+        self._range = RowRange(rows, self.device)
         if self.optimize_memory_usage:
             shapes = {
                 key: self._shapes[key] if key in self._images else (width,) for key, width in self._widths.items()
@@ -111,111 +98,62 @@ class TensorReplayBuffer(ReplayBuffer):
             self._final = FinalObservations(rows, shapes, dtypes, self.device)
             self._last_next: dict[str, np.ndarray] | None = None
         self.version += 1
-        self._map_to_host()
-        self._update_range()
-
-    def _stores(self) -> list[th.Tensor]:
-        assert self._rows is not None
-        return [self._rows, *self._image_rows.values()]
-
-    def _map_to_host(self) -> None:
-        """
-        Find the memory that a step is written to, as arrays ``(steps, n_envs, ...)``: the stores themselves on the CPU,
-        elsewhere room for one step, which is then copied as a whole.
-        """
-        stores = self._stores()
-        self._staging: list[th.Tensor] = []
-        self._range: tuple[Any, Any] = (self._start, self._count)
-        if th.device(self.device).type == "cpu":
-            self._range = (self._start.numpy(), self._count.numpy())
-        else:
-            stores = self._staging = [th.zeros((self.n_envs, *x.shape[1:]), dtype=x.dtype) for x in stores]
-        self._host, *images = [store.numpy().reshape(-1, self.n_envs, *store.shape[1:]) for store in stores]
-        self._host_images = dict(zip(self._image_rows, images, strict=True))
+        return storage
 
     @property
     def nbytes(self) -> int:
         """
         :return: bytes taken by the stored transitions
         """
-        if self._rows is None:
+        if self._storage is None:
             return 0
-        final = self._final.nbytes if self.optimize_memory_usage else 0
-        return final + sum(tensor.numel() * tensor.element_size() for tensor in self._stores())
-
-    def _update_range(self) -> None:
-        """Positions that may be drawn, as tensors: ``start, start + 1, ..., start + count - 1`` modulo the size."""
-        start, count = 0, self.size()
-        if self.optimize_memory_usage and self.full:
-            # The oldest observation has been overwritten by the newest next observation
-            start, count = self.pos + 1, self.buffer_size - 1
-        in_start, in_count = self._range
-        in_start[...] = start
-        in_count[...] = count * self.n_envs
+        return self._storage.nbytes + (self._final.nbytes if self.optimize_memory_usage else 0)
 
     def to(self, device: th.device | str) -> "TensorReplayBuffer":
         """
         :param device: where to move the transitions
         :return: itself
         """
-        device = get_device(device)
-        state = self.__dict__
-        for name, value in state.items():
-            if isinstance(value, th.Tensor):
-                state[name] = value.to(device)
-            elif name == "_image_rows":
-                state[name] = {key: tensor.to(device) for key, tensor in value.items()}
-            elif name == "_final":
-                value.to(device)
-        self.device = device
+        self.device = get_device(device)
         self._normalizer = None
-        if self._rows is not None:
-            self._map_to_host()
+        if self._storage is not None:
+            self._storage = self._storage.resized(self.buffer_size * self.n_envs, self.device)
+            self._range.to(self.device)
+            if self.optimize_memory_usage:
+                self._final.to(self.device)
         self.version += 1
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """A pickled buffer lives on the CPU and holds the rows that are filled, not the whole store."""
-        views = ("_normalizer", "_host", "_host_images", "_staging", "_range")
-        state = {key: value for key, value in self.__dict__.items() if key not in views}
-        if self._rows is not None:
+        """A pickled buffer lives on the CPU and holds the rows that are filled, not the whole memory."""
+        state = {**self.__dict__, "_normalizer": None, "device": th.device("cpu")}
+        if self._storage is not None:
             filled = self.size() * self.n_envs
             if self.optimize_memory_usage and not self.full:
                 filled += self.n_envs  # the next observation of the newest transition
             filled = min(filled, self.buffer_size * self.n_envs)
-            # A copy: pickling a view writes all the memory behind it
-            state["_rows"] = self._rows[:filled].to("cpu", copy=True)
-            state["_image_rows"] = {key: rows[:filled].to("cpu", copy=True) for key, rows in self._image_rows.items()}
-            for name in ("_start", "_count"):
-                state[name] = state[name].cpu()
+            state["_storage"] = self._storage.resized(filled, "cpu")
             if self.optimize_memory_usage:
                 state["_final"] = self._final.resized(filled)
-        state["device"] = th.device("cpu")
+            del state["_range"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._normalizer = None
-        if self._rows is not None:
+        if self._storage is not None:
             rows = self.buffer_size * self.n_envs
-
-            def grown(stored: th.Tensor) -> th.Tensor:
-                tensor = th.empty((rows, *stored.shape[1:]), dtype=stored.dtype)
-                tensor[: len(stored)] = stored
-                return tensor
-
-            self._rows = grown(self._rows)
-            self._image_rows = {key: grown(value) for key, value in self._image_rows.items()}
+            self._storage = self._storage.resized(rows, "cpu")
             if self.optimize_memory_usage:
                 self._final = self._final.resized(rows)
-            self._map_to_host()
+            self._range = RowRange(rows, "cpu")
+            self._update_range()
 
     # ---------------------------------------------------------------- writing
 
     def reset(self) -> None:
         super().reset()
-        if getattr(self, "_rows", None) is not None:
-            self._rows = None  # allocated anew by the next transition
+        if getattr(self, "_storage", None) is not None:
+            self._storage = None  # allocated anew by the next transition
             self.version += 1
 
     def add(
@@ -237,24 +175,26 @@ class TensorReplayBuffer(ReplayBuffer):
         :param done: whether the episode ended, ``(n_envs,)``
         :param infos: "TimeLimit.truncated" tells truncation from termination
         """
-        if self._rows is None:
-            self._allocate()
+        if self._storage is None:
+            self._storage = self._allocate()
         observation, next_observation = self._as_dict(obs), self._as_dict(next_obs)
         terminated = done
         if self.handle_timeout_termination and done.any():
             timeouts = np.array([info.get("TimeLimit.truncated", False) for info in infos])
             terminated = done * (1.0 - timeouts)
+        numbers, images = self._parts(observation, "obs")
         if self.optimize_memory_usage:
             self._keep_final_observations(observation)
-            self._write(self.pos, [*self._numbers_of(observation), action, reward, terminated], {"obs": observation})
+            self._storage.write(self.pos, [*numbers, action, reward, terminated], images)
             # A next observation is the observation of the next row, which the next step writes again
             following = (self.pos + 1) % self.buffer_size
             width = sum(self._widths[key] for key in self._numbers)
-            self._write(following, self._numbers_of(next_observation), {"obs": next_observation}, width)
+            self._storage.write(following, *self._parts(next_observation, "obs"), width)
             self._last_next = {key: np.array(value) for key, value in next_observation.items()}
         else:
-            numbers = [*self._numbers_of(observation), action, *self._numbers_of(next_observation), reward, terminated]
-            self._write(self.pos, numbers, {"obs": observation, "next_obs": next_observation})
+            next_numbers, next_images = self._parts(next_observation, "next_obs")
+            numbers = [*numbers, action, *next_numbers, reward, terminated]
+            self._storage.write(self.pos, numbers, images | next_images)
         self.pos += 1
         if self.pos == self.buffer_size:
             self.full = True
@@ -265,37 +205,21 @@ class TensorReplayBuffer(ReplayBuffer):
     def _as_dict(self, obs: np.ndarray | dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return obs if isinstance(obs, dict) else {SINGLE: obs}
 
-    def _numbers_of(self, observation: dict[str, np.ndarray]) -> list[np.ndarray]:
-        return [observation[key] for key in self._numbers]
-
-    def _write(
-        self,
-        position: int,
-        numbers: list[np.ndarray],
-        observations: dict[str, dict[str, np.ndarray]],
-        width: int | None = None,
-    ) -> None:
+    def _parts(self, observation: dict[str, np.ndarray], name: str) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
         """
-        Write a step of all environments, or the beginning of it.
-
-        :param position: which step
-        :param numbers: for the float32 store, in the order of its columns
-        :param observations: by their names in the image stores, for these
-        :param width: columns that these numbers take, by default all
+        :param observation: of all environments
+        :param name: "obs" or "next_obs"
+        :return: what of it goes into the float32 rows, and the images
         """
-        host_position = 0 if self._staging else position
-        if numbers:
-            numbers = [np.asarray(values).reshape(self.n_envs, -1) for values in numbers]
-            # Converts to float32 on the way
-            np.concatenate(numbers, axis=1, out=self._host[host_position, :, :width], casting="unsafe")
-        for name, memory in self._host_images.items():
-            source, _, key = name.partition(".")
-            room = memory[host_position]
-            room[...] = np.reshape(observations[source][key], room.shape)
-        if self._staging:
-            here = slice(position * self.n_envs, (position + 1) * self.n_envs)
-            for stored, staged in zip(self._stores(), self._staging, strict=True):
-                stored[here].copy_(staged)
+        numbers = [observation[key] for key in self._numbers]
+        return numbers, {f"{name}.{key}": observation[key] for key in self._images} if self._images else {}
+
+    def _update_range(self) -> None:
+        if self.optimize_memory_usage and self.full:
+            # The oldest observation has been overwritten by the newest next observation
+            self._range.set((self.pos + 1) * self.n_envs, (self.buffer_size - 1) * self.n_envs)
+        else:
+            self._range.set(0, self.size() * self.n_envs)
 
     def _keep_final_observations(self, observation: dict[str, np.ndarray]) -> None:
         """
@@ -353,10 +277,7 @@ class TensorReplayBuffer(ReplayBuffer):
         :param batch_size: number of transitions
         :return: a batch
         """
-        # float64: float32 could not reach every row of a large buffer evenly
-        ticket = (th.rand(batch_size, dtype=th.float64, device=self.device) * self._count).long()
-        position = (self._start + th.div(ticket, self.n_envs, rounding_mode="floor")) % self.buffer_size
-        return self._gather(position, position * self.n_envs + ticket % self.n_envs)
+        return self._gather(self._range.draw(batch_size))
 
     def _get_samples(  # type: ignore[override]
         self, batch_inds: np.ndarray, env: VecNormalize | None = None
@@ -364,40 +285,36 @@ class TensorReplayBuffer(ReplayBuffer):
         self.set_normalization(env)
         position = th.as_tensor(batch_inds, dtype=th.int64, device=self.device)
         envs = th.randint(0, self.n_envs, position.shape, device=self.device)
-        return self._gather(position, position * self.n_envs + envs)
+        return self._gather(position * self.n_envs + envs)
 
-    def _gather(self, position: th.Tensor, index: th.Tensor) -> ReplayBufferSamples | DictReplayBufferSamples:
-        assert self._rows is not None
-        rows = self._rows.index_select(0, index)
-        following = rows
+    def _gather(self, rows: th.Tensor) -> ReplayBufferSamples | DictReplayBufferSamples:
+        """
+        :param rows: of the memory, ``(B,)``
+        :return: the transitions in them
+        """
+        assert self._storage is not None
+        stored = following = self._storage.gather(rows)
+        source = "next_obs"
         if self.optimize_memory_usage:
-            next_index = ((position + 1) % self.buffer_size) * self.n_envs + index % self.n_envs
-            following = self._rows.index_select(0, next_index)
+            following = self._storage.gather((rows + self.n_envs) % (self.buffer_size * self.n_envs))
+            source = "obs"
         observations, next_observations = {}, {}
         for key in self._spaces:
-            source = "obs" if self.optimize_memory_usage else "next_obs"
-            if key in self._images:
-                observation = self._image_rows[f"obs.{key}"].index_select(0, index)
-                where = next_index if self.optimize_memory_usage else index
-                next_observation = self._image_rows[f"{source}.{key}"].index_select(0, where)
-            else:
-                observation = rows[:, self._columns[f"obs.{key}"]]
-                next_observation = following[:, self._columns[f"{source}.{key}"]]
+            next_observation = following[f"{source}.{key}"]
             if self.optimize_memory_usage:
-                next_observation = self._final.replace(key, index, next_observation)
-            shape = (index.shape[0], *self._shapes[key])
-            observations[key] = self._normalized(key, observation.reshape(shape))
-            next_observations[key] = self._normalized(key, next_observation.reshape(shape))
-        actions = rows[:, self._columns["action"]]
+                next_observation = self._final.replace(key, rows, next_observation)
+            observations[key] = self._as_observation(key, stored[f"obs.{key}"])
+            next_observations[key] = self._as_observation(key, next_observation)
+        actions, rewards, terminated = stored["action"], stored["reward"], stored["terminated"]
         if isinstance(self.action_space, spaces.Discrete | spaces.MultiDiscrete):
             actions = actions.long()
-        rewards = rows[:, self._columns["reward"]]
         if self._normalizer is not None:
             rewards = self._normalizer.reward(rewards)
-        terminated = rows[:, self._columns["terminated"]]
         if SINGLE in self._spaces:
             return ReplayBufferSamples(observations[SINGLE], actions, next_observations[SINGLE], terminated, rewards)
         return DictReplayBufferSamples(observations, actions, next_observations, terminated, rewards)
 
-    def _normalized(self, key: str, value: th.Tensor) -> th.Tensor:
+    def _as_observation(self, key: str, value: th.Tensor) -> th.Tensor:
+        shape = self._shapes[key]
+        value = value if len(shape) == 1 else value.reshape(len(value), *shape)
         return value if self._normalizer is None else self._normalizer.observation(key, value)

@@ -38,6 +38,16 @@ def lean(module: nn.Module) -> Callable[..., Any]:
     return _double(module).forward if _keeps_nothing(module) else module.forward
 
 
+def plain_linear(layer: Callable[..., Any]) -> nn.Linear | None:
+    """
+    :param layer: a layer of a network, or what :func:`lean` made of it
+    :return: the layer, if calling it does no more than ``F.linear`` with its parameters
+    """
+    if isinstance(layer, functools.partial) and layer.func is _linear:
+        return layer.args[0]
+    return layer if type(layer) is nn.Linear and not _is_watched(layer) else None
+
+
 def _double(network: nn.Module) -> nn.Module:
     """
     :param network: one whose methods keep nothing on it

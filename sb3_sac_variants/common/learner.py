@@ -64,6 +64,7 @@ class Learner:
         self.plain_adam = False
         self._fused_adam: FusedAdam | None = None
         self.lr: th.Tensor | None = None
+        self._rate: float | None = None  # what it was filled with
         self.refresh()
 
     @property
@@ -96,7 +97,7 @@ class Learner:
         # torch warns when a step that could be captured runs outside a graph, as warm-up and the eager engine do
         optimizer._warned_capturable_if_run_uncaptured = True
         rate = th.tensor(float(optimizer.param_groups[0]["lr"]), dtype=th.float32, device=device)
-        self.lr = rate
+        self.lr, self._rate = rate, None
         for group in optimizer.param_groups:
             group.update(lr=rate, fused=True, foreach=False, capturable=device.type == "cuda")
             if group.get("differentiable"):
@@ -117,7 +118,9 @@ class Learner:
         :param learning_rate: the rate from the next step on
         """
         if self.lr is not None:
-            self.lr.fill_(learning_rate)
+            if learning_rate != self._rate:
+                self.lr.fill_(learning_rate)
+                self._rate = learning_rate
             return
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate

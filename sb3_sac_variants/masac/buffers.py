@@ -25,8 +25,8 @@ class AgentReplayBuffer(TensorReplayBuffer):
         assert self.observation_space.shape is not None
         return int(self.observation_space.shape[0])
 
-    def _row_layout(self) -> list[tuple[str, int]]:
-        return [(name, self.n_agents if name == "reward" else width) for name, width in super()._row_layout()]
+    def _row_layout(self) -> dict[str, int]:
+        return {**super()._row_layout(), "reward": self.n_agents}
 
     def add(
         self,

@@ -185,7 +185,7 @@ class MASAC(MaxEntAlgorithm):
 
     def draw_noise(self, batch_size: int) -> Noise:
         shape = self.actor.noise_shape(batch_size)
-        return Noise(th.randn(shape, device=self.device), th.randn(shape, device=self.device))
+        return Noise(*th.randn((2, *shape), device=self.device).unbind())
 
     def update(self, batch: Batch, noise: Noise) -> dict[str, th.Tensor]:
         obs, next_obs = batch.observations, batch.next_observations

@@ -5,12 +5,13 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN, create_mlp
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import nn
 
-from sb3_sac_variants.common.actors import SquashedGaussianActor, gaussian_log_prob, log_det_tanh
+from sb3_sac_variants.common.actors import SquashedGaussianActor, gaussian_log_prob, linear_heads, log_det_tanh
+from sb3_sac_variants.common.critics import stacked_mlp
 from sb3_sac_variants.common.discrete import CategoricalActor
 from sb3_sac_variants.common.learner import target_copy
 from sb3_sac_variants.common.losses import PolicySample
@@ -47,14 +48,14 @@ class ValueNetwork(TraceablePreprocessing):
         super().__init__(
             observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
         )
-        self.value_network = nn.Sequential(*create_mlp(features_dim, 1, net_arch, activation_fn))
+        self.value_network = stacked_mlp(1, features_dim, 1, net_arch, activation_fn)
 
     def forward(self, obs: PyTorchObs) -> th.Tensor:
         """
         :param obs: observations
         :return: V(s), ``(B, 1)``
         """
-        return self.value_network(self.extract_features(obs, self.features_extractor))
+        return self.value_network(self.extract_features(obs, self.features_extractor)).squeeze(0)
 
 
 class GaussianMixtureActor(SquashedGaussianActor):
@@ -93,8 +94,9 @@ class GaussianMixtureActor(SquashedGaussianActor):
         """
         latent = self.latent_pi(self.extract_features(obs, self.features_extractor))
         shape = (-1, self.n_components, self.action_dim)
-        log_std = self.log_std(latent).clamp(LOG_STD_MIN, LOG_STD_MAX)  # type: ignore[operator]
-        return th.log_softmax(self.component_logits(latent), dim=1), self.mu(latent).view(shape), log_std.view(shape)
+        logits, mean, log_std = linear_heads(latent, self.component_logits, self.mu, self.log_std)  # type: ignore[arg-type]
+        log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+        return th.log_softmax(logits, dim=1), mean.reshape(shape), log_std.reshape(shape)
 
     def sample(self, obs: PyTorchObs, noise: th.Tensor, reparameterize: bool = False) -> PolicySample:
         """

@@ -1,0 +1,169 @@
+"""The memory of a replay buffer: rows on the training device, and which of them may be drawn."""
+
+from typing import Any
+
+import numpy as np
+import torch as th
+
+
+class RowStorage:
+    """
+    One row a transition: all that is a number in one float32 tensor, so that a batch is one gather; images, which stay
+    uint8, in tensors of their own.
+
+    :param rows: number of transitions
+    :param n_envs: transitions that are written together, one of each environment
+    :param widths: how many numbers there are in a row of each kind, by name
+    :param images: shapes of the images in a row, by name
+    :param device: where
+    :raises MemoryError: if there is no room
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        n_envs: int,
+        widths: dict[str, int],
+        images: dict[str, tuple[int, ...]],
+        device: th.device | str,
+    ):
+        self.n_envs = n_envs
+        self.widths = widths
+        try:
+            self.numbers = th.empty((rows, sum(widths.values())), device=device)
+            self.images = {
+                name: th.empty((rows, *shape), dtype=th.uint8, device=device) for name, shape in images.items()
+            }
+        except RuntimeError as error:  # torch has no narrower type for "out of memory" on the CPU
+            raise MemoryError(
+                f"No memory on {device} for buffer_size={rows} transitions: lower buffer_size, or pass "
+                "optimize_memory_usage=True"
+            ) from error
+        self._map_to_host()
+
+    def _tensors(self) -> list[th.Tensor]:
+        return [self.numbers, *self.images.values()]
+
+    def _map_to_host(self) -> None:
+        """
+        Find the memory that a step is written to, as arrays ``(steps, n_envs, ...)``: the tensors themselves on the
+        CPU, elsewhere room for one step, which is then copied as a whole.
+        """
+        tensors = self._tensors()
+        self._staging: list[th.Tensor] = []
+        if self.numbers.device.type != "cpu":
+            tensors = self._staging = [th.zeros((self.n_envs, *x.shape[1:]), dtype=x.dtype) for x in tensors]
+        self._host, *images = [
+            tensor.numpy().reshape(len(tensor) // self.n_envs, self.n_envs, *tensor.shape[1:]) for tensor in tensors
+        ]
+        self._host_images = dict(zip(self.images, images, strict=True))
+
+    @property
+    def nbytes(self) -> int:
+        """
+        :return: bytes taken
+        """
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors())
+
+    def write(
+        self, step: int, numbers: list[np.ndarray], images: dict[str, np.ndarray], width: int | None = None
+    ) -> None:
+        """
+        Write a step of all environments, or the beginning of it.
+
+        :param step: which one
+        :param numbers: ``(n_envs, ...)`` each, in the order of :attr:`widths`
+        :param images: ``(n_envs, *shape)`` each, by name
+        :param width: how many columns the numbers take, by default all
+        """
+        place = 0 if self._staging else step
+        if numbers:
+            n_envs = self.n_envs
+            columns = [np.asarray(values).reshape(n_envs, -1) for values in numbers]
+            # Converts to float32 on the way
+            np.concatenate(columns, axis=1, out=self._host[place, :, :width], casting="unsafe")
+        for name, image in images.items():
+            room = self._host_images[name][place]
+            room[...] = np.reshape(image, room.shape)
+        if self._staging:
+            here = slice(step * self.n_envs, (step + 1) * self.n_envs)
+            for stored, staged in zip(self._tensors(), self._staging, strict=True):
+                stored[here].copy_(staged)
+
+    def gather(self, rows: th.Tensor) -> dict[str, th.Tensor]:
+        """
+        :param rows: which ones, ``(B,)``
+        :return: what is in them by name, numbers ``(B, width)`` and images ``(B, *shape)``
+        """
+        numbers = self.numbers.index_select(0, rows).split(tuple(self.widths.values()), dim=1)
+        stored = dict(zip(self.widths, numbers, strict=True))
+        for name, image in self.images.items():
+            stored[name] = image.index_select(0, rows)
+        return stored
+
+    def resized(self, rows: int, device: th.device | str) -> "RowStorage":
+        """
+        :param rows: number of rows, more or less than there are
+        :param device: where
+        :return: a copy that has the first of these rows
+        """
+        shapes = {name: tuple(image.shape[1:]) for name, image in self.images.items()}
+        copy = RowStorage(rows, self.n_envs, self.widths, shapes, device)
+        for source, target in zip(self._tensors(), copy._tensors(), strict=True):
+            common = min(len(source), rows)
+            target[:common] = source[:common]
+        return copy
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._map_to_host()
+
+
+class RowRange:
+    """
+    The rows that may be drawn: ``first, first + 1, ..., first + count - 1`` modulo the size of the memory.
+
+    :param rows: size of the memory
+    :param device: where rows are drawn
+    """
+
+    def __init__(self, rows: int, device: th.device | str):
+        self.rows = rows
+        self.first, self.count = 0, 0
+        self._on_device: tuple[th.Tensor, th.Tensor] | None = None
+        self.to(device)
+
+    def to(self, device: th.device | str) -> None:
+        """
+        :param device: where to draw from now on
+        """
+        self._on_device = None
+        if th.device(device).type != "cpu":
+            # In memory, so that a captured CUDA graph follows when the range changes. float64: float32 could not reach
+            # every row of a large memory evenly
+            self._on_device = tuple(th.zeros((), dtype=th.float64, device=device) for _ in range(2))  # type: ignore[assignment]
+        self.set(self.first, self.count)
+
+    def set(self, first: int, count: int) -> None:
+        """
+        :param first: first row
+        :param count: number of rows
+        """
+        self.first, self.count = first, count
+        if self._on_device is not None:
+            for number, tensor in zip((first, count), self._on_device, strict=True):
+                tensor.fill_(number)  # copied from the host, it would wait for the graph that runs
+
+    def draw(self, batch_size: int) -> th.Tensor:
+        """
+        :param batch_size: how many
+        :return: rows drawn uniformly with replacement, ``(batch_size,)``
+        """
+        if self._on_device is None:
+            rows = th.randint(self.count, (batch_size,))
+            return (rows + self.first) % self.rows if self.first else rows
+        first, count = self._on_device
+        return (th.rand(batch_size, dtype=th.float64, device=first.device) * count + first).long() % self.rows
