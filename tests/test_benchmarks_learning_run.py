@@ -20,6 +20,7 @@ from learning_studies import FIELDS, LEARNING, study
 import report
 import run
 import scheduler
+import stochastic
 from collect import collect
 from run_folder import RunFolder, State
 from studies import parse_study
@@ -269,6 +270,39 @@ def test_report_writes_small_files_and_keeps_the_larger_results(zoo: Zoo) -> Non
     code, output = zoo.report("--replace", "--check")
     assert code == 1
     assert "SHORT tiny: missing tiny/sac/Pendulum-v1/seed1: to do" in output
+
+
+def test_models_are_evaluated_with_and_without_noise(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    def evaluate_run(
+        folder: Path, algo: str, env: str, episodes: int, seed: int, deterministic: bool, device: str
+    ) -> tuple[list[float], list[int]]:
+        assert folder in {zoo.out / training.folder for training in zoo.study.runs()}
+        assert (env, episodes, seed, device) == ("Pendulum-v1", 2, 7, "cpu")
+        return ([-1.0, -2.0] if deterministic else [-3.0, -5.0]), [200, 200]
+
+    zoo.declare(environments=["Pendulum-v1"], algorithms=["sac"])
+    zoo.run()
+    results = zoo.folder / "results"
+    results.mkdir()
+    monkeypatch.setattr(stochastic, "evaluate_run", evaluate_run)
+    monkeypatch.setattr(stochastic, "load_studies", lambda: {"tiny": zoo.study})
+    places = ["--out", str(zoo.out), "--results", str(results)]
+    monkeypatch.setattr(sys, "argv", ["stochastic.py", "tiny", *places, "--episodes", "2", "--seed", "7"])
+    stochastic.main()
+    with (results / "tiny_stochastic.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["seed"], row["deterministic"], row["stochastic"]) for row in rows] == [
+        ("1", "-1.5", "-4.0"),
+        ("2", "-1.5", "-4.0"),
+    ]
+    assert rows[0]["command"] == "python benchmarks/learning/stochastic.py tiny"
+    # Nothing trained: an error, and no empty table in place of the old one
+    places[1] = str(zoo.folder / "elsewhere")
+    monkeypatch.setattr(sys, "argv", ["stochastic.py", "tiny", *places])
+    with pytest.raises(SystemExit):
+        stochastic.main()
+    assert "no finished run of tiny" in zoo.capsys.readouterr().err
+    assert len((results / "tiny_stochastic.csv").read_text(encoding="utf-8").splitlines()) == 3
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from stable_baselines3.common.logger import Logger
 
 from sb3_sac_variants import SQL, SACv1, SACv2
 from sb3_sac_variants.common import engine as engine_module
+from sb3_sac_variants.common.actors import ONE_PRODUCT_FROM
 from sb3_sac_variants.common.engine import COMPILE_PAYS_FROM, EngineUnavailableError, compile_obstacle
 
 needs_compiler = pytest.mark.skipif(compile_obstacle() is not None, reason=str(compile_obstacle()))
@@ -30,7 +31,13 @@ VARIANTS: dict[str, tuple[type, dict[str, Any]]] = {
     "frugal_replay": (SACv2, {"optimize_memory_usage": True}),
     "target_interval": (SACv2, {"target_update_interval": 3, "ent_coef": 0.2}),
     "sb3_order": (SACv2, {"update_order": "sb3", "ent_coef_loss": "log_alpha"}),
+    "last_layers_in_one_product": (SACv2, {"batch_size": ONE_PRODUCT_FROM}),
     "other_optimizer": (SACv2, {"policy_kwargs": {"net_arch": [16], "optimizer_class": th.optim.RMSprop}}),
+    "other_optimizer_v1": (SACv1, {"policy_kwargs": {"net_arch": [16], "optimizer_class": th.optim.RMSprop}}),
+    "other_optimizer_and_order": (
+        SACv2,
+        {"update_order": "sb3", "policy_kwargs": {"net_arch": [16], "optimizer_class": th.optim.AdamW}},
+    ),
     "hard_targets": (SACv1, {"tau": 1.0, "target_update_interval": 2, "policy_q": "q1"}),
     "learned_temperature": (SACv1, {"ent_coef": "auto"}),
     "mixture": (SACv1, {"policy_gradient": "likelihood_ratio", "policy_kwargs": {"net_arch": [16], "n_components": 3}}),
@@ -38,8 +45,8 @@ VARIANTS: dict[str, tuple[type, dict[str, Any]]] = {
 
 
 def make(cls: type, engine: str, device: str = "cpu", **arguments: Any) -> Any:
-    arguments = {"policy_kwargs": {"net_arch": [16]}, "learning_starts": 0, **arguments}
-    model = cls("MlpPolicy", "Pendulum-v1", engine=engine, seed=0, device=device, batch_size=8, **arguments)
+    arguments = {"policy_kwargs": {"net_arch": [16]}, "learning_starts": 0, "batch_size": 8, **arguments}
+    model = cls("MlpPolicy", "Pendulum-v1", engine=engine, seed=0, device=device, **arguments)
     model.set_logger(Logger(None, []))
     rng = np.random.default_rng(0)
     obs = rng.standard_normal((1, 3)).astype(np.float32)
@@ -64,7 +71,7 @@ def assert_engines_agree(cls: type, engine: str, device: str = "cpu", **argument
         for each in (reference, model):
             th.manual_seed(gradient_steps)
             np.random.seed(gradient_steps)  # noqa: NPY002 - SB3's own buffers draw with NumPy's global generator
-            each.train(gradient_steps, batch_size=8)
+            each.train(gradient_steps, batch_size=each.batch_size)
     assert (parameters(reference) - before).abs().max() > 1e-3
     th.testing.assert_close(parameters(model), parameters(reference), rtol=1e-4, atol=2e-6)
     assert model._metrics.means() == pytest.approx(reference._metrics.means(), rel=1e-3, abs=1e-4)

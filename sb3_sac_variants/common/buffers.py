@@ -117,7 +117,7 @@ class TensorReplayBuffer(ReplayBuffer):
         self.device = get_device(device)
         self._normalizer = None
         if self._storage is not None:
-            self._storage = self._storage.resized(self.buffer_size * self.n_envs, self.device)
+            self._storage.to(self.device)
             self._range.to(self.device)
             if self.optimize_memory_usage:
                 self._final.to(self.device)
@@ -132,7 +132,7 @@ class TensorReplayBuffer(ReplayBuffer):
             if self.optimize_memory_usage and not self.full:
                 filled += self.n_envs  # the next observation of the newest transition
             filled = min(filled, self.buffer_size * self.n_envs)
-            state["_storage"] = self._storage.resized(filled, "cpu")
+            state["_storage"] = self._storage.resized(filled)
             if self.optimize_memory_usage:
                 state["_final"] = self._final.resized(filled)
             del state["_range"]
@@ -142,7 +142,7 @@ class TensorReplayBuffer(ReplayBuffer):
         self.__dict__.update(state)
         if self._storage is not None:
             rows = self.buffer_size * self.n_envs
-            self._storage = self._storage.resized(rows, "cpu")
+            self._storage = self._storage.resized(rows)
             if self.optimize_memory_usage:
                 self._final = self._final.resized(rows)
             self._range = RowRange(rows, "cpu")

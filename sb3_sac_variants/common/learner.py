@@ -62,6 +62,8 @@ class Learner:
         self._names: list[str] = []
         self._wrapper = _Wrapper(module)
         self.plain_adam = False
+        #: whether all of a gradient step is compiled into one graph, which an optimiser other than plain Adam breaks
+        self.in_one_graph = True
         self._fused_adam: FusedAdam | None = None
         self.lr: th.Tensor | None = None
         self._rate: float | None = None  # what it was filled with
@@ -205,6 +207,8 @@ class Learner:
         return of_parameters, {n: p.detach() for n, p in zip(self._names, self.parameters, strict=True)}
 
     def _evaluate_functional(self, function: Callable[[Any], Any]) -> Evaluation:
+        if not self.in_one_graph:  # the way back would lead from one graph to another: evaluate again to minimise
+            return Evaluation(detach(function(self.module)), function)
         of_parameters, parameters = self._function_of_parameters(lambda module: _map(_fill_in, function(module)))
         value, pull_back = th.func.vjp(of_parameters, parameters)  # type: ignore[misc]  # three with has_aux only
         return Evaluation(detach(_map(_take_out, value)), pull_back)
@@ -214,6 +218,8 @@ class Learner:
             result = loss(argument)
             return (result[0], _map(_fill_in, result[1])) if isinstance(result, tuple) else (result, ())
 
+        if at is not None and not self.in_one_graph:
+            return self._minimize_functional(lambda module: loss(at.way_back(module)))
         if at is None:
             of_parameters, parameters = self._function_of_parameters(with_auxiliary)
             gradients, (value, auxiliary) = th.func.grad_and_value(of_parameters, has_aux=True)(parameters)

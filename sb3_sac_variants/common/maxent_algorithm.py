@@ -248,14 +248,16 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
                 steps_left = steps_left * self.gradient_steps / (self.train_freq.frequency * self.n_envs)
         # A run resumed from a checkpoint takes the engine it had
         self._planned_steps = steps_left if self._planned_steps is None else self._planned_steps
-        learners = list(self.learners.values())
+        in_one_graph = all(learner.plain_adam for learner in self.learners.values())
+        for learner in self.learners.values():
+            learner.in_one_graph = in_one_graph
         return make_engine(
             self.engine,
             self._draw,
             self._gradient_step,
             device=self.device,
             draw_on_device=isinstance(self.replay_buffer, TensorReplayBuffer),
-            fullgraph=all(learner.plain_adam for learner in learners),
+            fullgraph=in_one_graph,
             planned_steps=self._planned_steps,
             verbose=self.verbose,
         )

@@ -101,14 +101,21 @@ class RowStorage:
             stored[name] = image.index_select(0, rows)
         return stored
 
-    def resized(self, rows: int, device: th.device | str) -> "RowStorage":
+    def to(self, device: th.device | str) -> None:
+        """
+        :param device: where to move
+        """
+        self.numbers = self.numbers.to(device)
+        self.images = {name: image.to(device) for name, image in self.images.items()}
+        self._map_to_host()
+
+    def resized(self, rows: int) -> "RowStorage":
         """
         :param rows: number of rows, more or less than there are
-        :param device: where
-        :return: a copy that has the first of these rows
+        :return: a copy that has the first of these rows, on the CPU
         """
         shapes = {name: tuple(image.shape[1:]) for name, image in self.images.items()}
-        copy = RowStorage(rows, self.n_envs, self.widths, shapes, device)
+        copy = RowStorage(rows, self.n_envs, self.widths, shapes, "cpu")
         for source, target in zip(self._tensors(), copy._tensors(), strict=True):
             common = min(len(source), rows)
             target[:common] = source[:common]

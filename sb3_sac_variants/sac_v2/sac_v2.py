@@ -8,12 +8,9 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 
-from sb3_sac_variants.common.actors import SquashedGaussianActor
 from sb3_sac_variants.common.critics import StackedCritic
-from sb3_sac_variants.common.discrete import CategoricalActor
 from sb3_sac_variants.common.losses import (
     Batch,
-    PolicySample,
     policy_entropy,
     soft_bellman_target,
     soft_policy_improvement,
@@ -94,9 +91,12 @@ class SACv2(MaxEntAlgorithm):
 
     def update(self, batch: Batch, noise: Noise) -> dict[str, th.Tensor]:  # Haarnoja et al. 2019, Algorithm 1
         alpha = self.temperature.value
+        obs = batch.observations
+        # One action a state, for the policy and its temperature
+        policy = self.actor_learner.evaluate(lambda actor: actor.sample(obs, noise.actions))
+        sample = policy.value
         temperature_metrics = {}
         if self.update_order == "sb3":
-            sample = self.actor.sample(batch.observations, noise.actions)
             temperature_metrics = self.temperature.minimize(sample, self.target_entropy)
 
         # Q-functions, eq. 5 with the target of eq. 2 and 3
@@ -106,7 +106,9 @@ class SACv2(MaxEntAlgorithm):
         critic_loss, q_mean = self.critic_learner.minimize(lambda critic: bellman_loss(critic, batch, target_q))
 
         # Policy, eq. 7
-        actor_loss, sample = self.actor_learner.minimize(lambda actor: self._policy_loss(actor, batch, noise, alpha))
+        actor_loss = self.actor_learner.minimize(
+            lambda sample: soft_policy_improvement(self.critic.min_q(obs, sample), sample, alpha), at=policy
+        )
 
         # Temperature, eq. 18
         if self.update_order == "paper":
@@ -122,12 +124,6 @@ class SACv2(MaxEntAlgorithm):
             "q_mean": q_mean,
             **temperature_metrics,
         }
-
-    def _policy_loss(
-        self, actor: SquashedGaussianActor | CategoricalActor, batch: Batch, noise: Noise, alpha: th.Tensor
-    ) -> tuple[th.Tensor, PolicySample]:
-        sample = actor.sample(batch.observations, noise.actions)
-        return soft_policy_improvement(self.critic.min_q(batch.observations, sample), sample, alpha), sample
 
     def _soft_value(self, obs: th.Tensor | TensorDict, noise: th.Tensor) -> th.Tensor:
         sample = self.actor.sample(obs, noise)
