@@ -25,6 +25,7 @@ from sb3_sac_variants.common.storage import RowRange
 ACTION = spaces.Box(-1.0, 1.0, (2,), np.float32)
 VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 IMAGE = spaces.Box(0, 255, (2, 3, 3), np.uint8)
+STILL = spaces.Box(0.5, 0.5, (2,), np.float32)
 SPACES: dict[str, spaces.Space] = {
     "vector": VECTOR,
     "float64": spaces.Box(-np.inf, np.inf, (2, 2), np.float64),
@@ -33,6 +34,7 @@ SPACES: dict[str, spaces.Space] = {
     "multi-binary": spaces.MultiBinary(17),
     "dictionary": spaces.Dict({"image": IMAGE, "vector": VECTOR, "discrete": spaces.Discrete(100_000)}),
     "dictionary of images": spaces.Dict({"left": IMAGE, "right": IMAGE}),
+    "dictionary with a part that stays": spaces.Dict({"goal": STILL, "vector": VECTOR}),
 }
 
 
@@ -48,6 +50,8 @@ def observation(space: spaces.Space, number: int) -> Any:
         return np.int64(number)
     if isinstance(space, spaces.MultiBinary):
         return np.array([number >> bit & 1 for bit in range(space.n)], dtype=np.int8)
+    if space is STILL:
+        return STILL.low
     if space.dtype == np.uint8:
         digits = [number % 256, number // 256 % 256, number // 65536]
         return np.resize(digits, space.shape).astype(np.uint8)

@@ -184,12 +184,14 @@ class TensorReplayBuffer(ReplayBuffer):
             terminated = done * (1.0 - timeouts)
         numbers, images = self._parts(observation, "obs")
         if self.optimize_memory_usage:
-            self._keep_final_observations(observation)
-            self._storage.write(self.pos, [*numbers, action, reward, terminated], images)
-            # A next observation is the observation of the next row, which the next step writes again
-            following = (self.pos + 1) % self.buffer_size
             width = sum(self._widths[key] for key in self._numbers)
-            self._storage.write(following, *self._parts(next_observation, "obs"), width)
+            if self._goes_on(observation):  # its observations are there already, as next observations of the last step
+                self._storage.write(self.pos, [action, reward, terminated], {}, slice(width, None))
+            else:
+                self._storage.write(self.pos, [*numbers, action, reward, terminated], images)
+            # A next observation is the observation of the next row
+            following = (self.pos + 1) % self.buffer_size
+            self._storage.write(following, *self._parts(next_observation, "obs"), slice(0, width))
             self._last_next = {key: np.array(value) for key, value in next_observation.items()}
         else:
             next_numbers, next_images = self._parts(next_observation, "next_obs")
@@ -221,16 +223,21 @@ class TensorReplayBuffer(ReplayBuffer):
         else:
             self._range.set(0, self.size() * self.n_envs)
 
-    def _keep_final_observations(self, observation: dict[str, np.ndarray]) -> None:
+    def _goes_on(self, observation: dict[str, np.ndarray]) -> bool:
         """
-        Where this observation is not what the last step led to (an episode ended, or the environment was reset), the
-        row about to be written would overwrite a next observation: put that one aside.
+        Where an observation is not what the last step led to (an episode ended, or the environment was reset), the row
+        about to be written would overwrite a next observation: put that one aside.
+
+        :param observation: of all environments
+        :return: whether it is what the last step led to, in all of them
         """
         # The rows written now no longer need what was put aside for them a round ago
         self._final.forget(range(self.pos * self.n_envs, (self.pos + 1) * self.n_envs))
         last = self._last_next
         if last is None:
-            return
+            return False
+        if all((value == observation[key]).all() for key, value in last.items()):
+            return True
         same = [
             (value.reshape(self.n_envs, -1) == np.reshape(observation[key], (self.n_envs, -1))).all(axis=1)
             for key, value in last.items()
@@ -239,6 +246,7 @@ class TensorReplayBuffer(ReplayBuffer):
             row = ((self.pos - 1) % self.buffer_size) * self.n_envs + env
             if self._final.put(row, {key: value[env] for key, value in last.items()}):
                 self.version += 1
+        return False
 
     # ---------------------------------------------------------------- reading
 

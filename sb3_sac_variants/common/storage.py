@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import torch as th
 
+EVERYTHING = slice(None)
+
 
 class RowStorage:
     """
@@ -66,29 +68,32 @@ class RowStorage:
         return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors())
 
     def write(
-        self, step: int, numbers: list[np.ndarray], images: dict[str, np.ndarray], width: int | None = None
+        self, step: int, numbers: list[np.ndarray], images: dict[str, np.ndarray], columns: slice = EVERYTHING
     ) -> None:
         """
-        Write a step of all environments, or the beginning of it.
+        Write a step of all environments, or a part of it.
 
         :param step: which one
         :param numbers: ``(n_envs, ...)`` each, in the order of :attr:`widths`
         :param images: ``(n_envs, *shape)`` each, by name
-        :param width: how many columns the numbers take, by default all
+        :param columns: what the numbers take of a row
         """
         place = 0 if self._staging else step
         if numbers:
             n_envs = self.n_envs
-            columns = [np.asarray(values).reshape(n_envs, -1) for values in numbers]
+            parts = [np.asarray(values).reshape(n_envs, -1) for values in numbers]
             # Converts to float32 on the way
-            np.concatenate(columns, axis=1, out=self._host[place, :, :width], casting="unsafe")
+            np.concatenate(parts, axis=1, out=self._host[place, :, columns], casting="unsafe")
         for name, image in images.items():
             room = self._host_images[name][place]
             room[...] = np.reshape(image, room.shape)
         if self._staging:
             here = slice(step * self.n_envs, (step + 1) * self.n_envs)
-            for stored, staged in zip(self._tensors(), self._staging, strict=True):
-                stored[here].copy_(staged)
+            staged_numbers, *staged_images = self._staging
+            self.numbers[here, columns].copy_(staged_numbers[:, columns])
+            for (name, stored), staged in zip(self.images.items(), staged_images, strict=True):
+                if name in images:
+                    stored[here].copy_(staged)
 
     def gather(self, rows: th.Tensor) -> dict[str, th.Tensor]:
         """
