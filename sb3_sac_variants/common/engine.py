@@ -239,7 +239,8 @@ def keep_freed_memory() -> None:
     By default glibc returns what is free at the end of its heap to the system, half a megabyte of activations say, and
     gets it back page by page: some fifty page faults in each update, up to a tenth of its time. What counts as much is
     twice the largest block that was ever freed, up to 32 MB (mallopt(3), dynamic ``M_MMAP_THRESHOLD``): free one. Its
-    pages are never touched, so it takes neither time nor memory; other allocators do not care.
+    pages are never touched, so it takes neither time nor memory (what stays free at the end of the heap, 62 MB at the
+    most, does); other allocators do not care.
     """
     th.empty(31 << 20, dtype=th.uint8)
 
