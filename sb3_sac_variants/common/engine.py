@@ -236,11 +236,11 @@ def keep_freed_memory() -> None:
     """
     Let the process keep the memory that a gradient step frees, for the next one.
 
-    By default glibc returns what is free at the end of its heap to the system, half a megabyte of activations say, and
-    gets it back page by page: some fifty page faults in each update, up to a tenth of its time. What counts as much is
-    twice the largest block that was ever freed, up to 32 MB (mallopt(3), dynamic ``M_MMAP_THRESHOLD``): free one. Its
-    pages are never touched, so it takes neither time nor memory (what stays free at the end of the heap, 62 MB at the
-    most, does); other allocators do not care.
+    glibc returns what is free at the end of its heap to the system, the activations of an update say, and gets it back
+    page by page: some fifty page faults in each update, up to a tenth of its time. It keeps twice the largest block
+    that was ever freed, counting blocks of up to 32 MB (mallopt(3), ``M_MMAP_THRESHOLD``): so free one. The block is
+    never touched and takes neither time nor memory; up to 62 MB may stay with the process. Other allocators do not
+    care.
     """
     th.empty(31 << 20, dtype=th.uint8)
 
