@@ -100,3 +100,25 @@ def test_a_processor_without_it_is_named(monkeypatch):
 def test_a_saved_model_keeps_it(tmp_path):
     SACv2("MlpPolicy", "Pendulum-v1", precision="bfloat16", device="cpu").save(tmp_path / "model")
     assert SACv2.load(tmp_path / "model").precision == "bfloat16"
+
+
+@pytest.mark.parametrize("setting", ["cuda.matmul", "mkldnn.matmul", ""])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_settings_of_single_backends_are_kept(setting: str, precision: str) -> None:
+    if not hasattr(th.backends.cuda.matmul, "fp32_precision"):
+        pytest.skip("this torch has one setting for all")
+    backends = [th.backends, th.backends.cuda.matmul, th.backends.mkldnn.matmul]
+    backend = th.backends
+    for name in filter(None, setting.split(".")):
+        backend = getattr(backend, name)
+    initial = [one.fp32_precision for one in backends]
+    try:
+        backend.fp32_precision = "tf32"
+        before = [one.fp32_precision for one in backends]
+        with matmul_precision(precision):
+            assert th.get_float32_matmul_precision() == {"float32": "highest", "bfloat16": "medium"}[precision]
+        assert [one.fp32_precision for one in backends] == before
+    finally:
+        th.set_float32_matmul_precision("highest")
+        for one, value in zip(backends, initial, strict=True):
+            one.fp32_precision = value

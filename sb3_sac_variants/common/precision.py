@@ -14,18 +14,30 @@ TORCH_PRECISION = {"float32": "highest", "bfloat16": "medium"}
 def matmul_precision(precision: str) -> Iterator[None]:
     """
     Multiply matrices in this precision. Only operands are rounded: sums, results, parameters, losses and optimisers
-    stay float32, which is why no loss scaling is needed, and why Q-values keep their digits. Convolutions stay float32
-    as well, and so do products too small for the library to have a kernel of that kind.
+    stay float32, which is why no loss scaling is needed, and why Q-values keep their digits. So do products too small
+    for the library to have a kernel of that kind. Convolutions are what torch is set to anyway: float32 on a CPU,
+    TensorFloat32 on CUDA unless ``torch.backends.cudnn.allow_tf32`` is False.
 
     :param precision: "float32", or "bfloat16": operands with 8 significant bits (on CUDA, where torch takes
         TensorFloat32 for it, 11)
     """
-    before = th.get_float32_matmul_precision()
-    th.set_float32_matmul_precision(TORCH_PRECISION[precision])
+    wanted = TORCH_PRECISION[precision]
+    settings: list[str] = []
+    backends = (th.backends.cuda.matmul, th.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+    try:
+        before = th.get_float32_matmul_precision()
+    except RuntimeError:  # set backend by backend (``fp32_precision``): there is no one name for that
+        before, settings = "highest", [backend.fp32_precision for backend in backends]
+    if before == wanted and not settings:
+        yield
+        return
+    th.set_float32_matmul_precision(wanted)
     try:
         yield
     finally:
         th.set_float32_matmul_precision(before)
+        for backend, setting in zip(backends, settings, strict=False):
+            backend.fp32_precision = setting
 
 
 def warn_if_ignored(precision: str, device: th.device) -> None:
