@@ -6,6 +6,7 @@ Every observation carries a number of its own, so that each sampled transition c
 
 import io
 import pickle
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -19,6 +20,7 @@ from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_sac_variants import SACv1, SACv2
+from sb3_sac_variants.common import storage
 from sb3_sac_variants.common.buffers import TensorReplayBuffer
 from sb3_sac_variants.common.storage import RowRange
 
@@ -527,3 +529,54 @@ def test_the_loop_stores_what_the_environment_did(monkeypatch, algorithm, n_envs
     sampled = set(zip(*(column.tolist() for column in columns), strict=True))
     assert sampled == {(float(before), float(after), over) for before, after, over in LoggingEnv.diary}
     assert len(LoggingEnv.diary) == 40
+
+
+# ---------------------------------------------------------------- subclasses, and what is missing
+
+
+class OwnSample(TensorReplayBuffer):
+    """Samples in its own way."""
+
+    calls = 0
+
+    def sample(self, batch_size: int, env: Any = None) -> Any:
+        type(self).calls += 1
+        return super().sample(batch_size, env)
+
+
+class OwnIndices(TensorReplayBuffer):
+    """Always gives the first transition."""
+
+    calls = 0
+
+    def _get_samples(self, batch_inds: np.ndarray, env: Any = None) -> Any:
+        type(self).calls += 1
+        assert len(batch_inds) == 4
+        return super()._get_samples(np.zeros_like(batch_inds), env)
+
+
+@pytest.mark.parametrize("buffer_class", [OwnSample, OwnIndices])
+@pytest.mark.parametrize("optimize_memory_usage", [False, True])
+def test_training_samples_as_a_subclass_does(buffer_class: type, optimize_memory_usage: bool) -> None:
+    buffer_class.calls = 0
+    model = make(SACv2, replay_buffer_class=buffer_class, optimize_memory_usage=optimize_memory_usage)
+    model.learn(20)
+    assert buffer_class.calls == model._n_updates > 10
+    assert not model._engine.draw_on_device
+    if buffer_class is OwnIndices:
+        observations = model.replay_buffer.sample(4).observations
+        assert (observations == observations[0]).all()
+
+
+@pytest.mark.parametrize("method", ["sample", "draw"])
+def test_an_empty_buffer_says_so(method: str) -> None:
+    buffer = make(SACv2).replay_buffer
+    with pytest.raises(ValueError, match="empty replay buffer: collect"):
+        getattr(buffer, method)(4)
+
+
+def test_memory_that_is_not_there_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    psutil = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=100))
+    monkeypatch.setattr(storage, "psutil", psutil)
+    with pytest.warns(UserWarning, match=r"buffer_size=100 will take 0\.0 GB.*lower buffer_size"):
+        make(SACv2).learn(5)

@@ -6,6 +6,7 @@ is one gather from the training device, of rows that are drawn there, so that a 
 CUDA graph. Memory is taken when the first transition arrives: a model loaded to play takes none.
 """
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_sac_variants.common.final_observations import FinalObservations
-from sb3_sac_variants.common.normalization import SINGLE, BatchNormalizer
+from sb3_sac_variants.common.normalization import SINGLE, BatchNormalizer, OwnNormalizer, normalizer_of
 from sb3_sac_variants.common.storage import RowRange, RowStorage
 
 
@@ -67,7 +68,7 @@ class TensorReplayBuffer(ReplayBuffer):
         #: counts (re)allocations: a captured graph of an older version points to freed memory
         self.version = 0
         self._storage: RowStorage | None = None
-        self._normalizer: BatchNormalizer | None = None
+        self._normalizer: BatchNormalizer | OwnNormalizer | None = None
 
     def _row_layout(self) -> dict[str, int]:
         """
@@ -260,11 +261,32 @@ class TensorReplayBuffer(ReplayBuffer):
             if self._normalizer is not None:
                 self.version += 1
             self._normalizer = None
-        elif self._normalizer is None:
-            self._normalizer = BatchNormalizer(env, list(self._spaces), th.device(self.device))
-            self.version += 1
+        elif self._normalizer is not None and self._normalizer.is_of(env):
+            self._normalizer.update()
         else:
-            self._normalizer.update(env)
+            self._normalizer = normalizer_of(env, list(self._spaces), th.device(self.device))
+            self.version += 1
+
+    @property
+    def draws_on_device(self) -> bool:
+        """
+        :return: whether :meth:`draw` serves, without a word to the host: not where a subclass samples in its own way,
+            or one of ``VecNormalize`` normalises in its own
+        """
+        own = type(self).sample is not TensorReplayBuffer.sample or self._samples_by_index
+        return not own and (self._normalizer is None or self._normalizer.on_device)
+
+    @property
+    def signature(self) -> Hashable:
+        """
+        :return: changes when memory that a captured graph reads has been replaced
+        """
+        return self.version, self.draws_on_device, None if self._storage is None else self._storage.numbers.data_ptr()
+
+    @property
+    def _samples_by_index(self) -> bool:
+        """Whether a subclass has its own ``_get_samples``, which SB3's ``sample`` calls."""
+        return type(self)._get_samples is not TensorReplayBuffer._get_samples
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples | DictReplayBufferSamples:  # type: ignore[override]
         """
@@ -275,6 +297,8 @@ class TensorReplayBuffer(ReplayBuffer):
         """
         if self.size() == 0:
             raise ValueError("cannot sample from an empty replay buffer: collect transitions first")
+        if self._samples_by_index:
+            return super().sample(batch_size, env)
         self.set_normalization(env)
         return self.draw(batch_size)
 
@@ -284,7 +308,10 @@ class TensorReplayBuffer(ReplayBuffer):
 
         :param batch_size: number of transitions
         :return: a batch
+        :raises ValueError: if the buffer is empty
         """
+        if self._storage is None:
+            raise ValueError("cannot draw from an empty replay buffer: collect transitions first")
         return self._gather(self._range.draw(batch_size))
 
     def _get_samples(  # type: ignore[override]
@@ -311,18 +338,19 @@ class TensorReplayBuffer(ReplayBuffer):
             next_observation = following[f"{source}.{key}"]
             if self.optimize_memory_usage:
                 next_observation = self._final.replace(key, rows, next_observation)
-            observations[key] = self._as_observation(key, stored[f"obs.{key}"])
-            next_observations[key] = self._as_observation(key, next_observation)
+            observations[key] = self._in_shape(key, stored[f"obs.{key}"])
+            next_observations[key] = self._in_shape(key, next_observation)
         actions, rewards, terminated = stored["action"], stored["reward"], stored["terminated"]
         if isinstance(self.action_space, spaces.Discrete | spaces.MultiDiscrete):
             actions = actions.long()
         if self._normalizer is not None:
+            observations = self._normalizer.observations(observations)
+            next_observations = self._normalizer.observations(next_observations)
             rewards = self._normalizer.reward(rewards)
         if SINGLE in self._spaces:
             return ReplayBufferSamples(observations[SINGLE], actions, next_observations[SINGLE], terminated, rewards)
         return DictReplayBufferSamples(observations, actions, next_observations, terminated, rewards)
 
-    def _as_observation(self, key: str, value: th.Tensor) -> th.Tensor:
+    def _in_shape(self, key: str, value: th.Tensor) -> th.Tensor:
         shape = self._shapes[key]
-        value = value if len(shape) == 1 else value.reshape(len(value), *shape)
-        return value if self._normalizer is None else self._normalizer.observation(key, value)
+        return value if len(shape) == 1 else value.reshape(len(value), *shape)

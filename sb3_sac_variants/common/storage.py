@@ -1,9 +1,16 @@
 """The memory of a replay buffer: rows on the training device, and which of them may be drawn."""
 
+import math
+import warnings
 from typing import Any
 
 import numpy as np
 import torch as th
+
+try:
+    import psutil  # type: ignore[import-untyped]
+except ImportError:  # comes with SB3's extra
+    psutil = None
 
 EVERYTHING = slice(None)
 
@@ -31,6 +38,8 @@ class RowStorage:
     ):
         self.n_envs = n_envs
         self.widths = widths
+        if th.device(device).type == "cpu":
+            _warn_of_memory(rows, rows * (4 * sum(widths.values()) + sum(map(math.prod, images.values()))))
         try:
             self.numbers = th.empty((rows, sum(widths.values())), device=device)
             self.images = {
@@ -132,6 +141,22 @@ class RowStorage:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._map_to_host()
+
+
+def _warn_of_memory(rows: int, nbytes: int) -> None:
+    """
+    Memory that is not there is handed out all the same, and missed when the rows are filled, hours later.
+
+    :param rows: of the memory
+    :param nbytes: what they will take
+    """
+    available = math.inf if psutil is None else psutil.virtual_memory().available
+    if nbytes > available:
+        warnings.warn(
+            f"buffer_size={rows} will take {nbytes / 1e9:.1f} GB, and {available / 1e9:.1f} GB are free: lower "
+            "buffer_size, or pass optimize_memory_usage=True",
+            stacklevel=2,
+        )
 
 
 class RowRange:
