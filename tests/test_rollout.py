@@ -2,7 +2,9 @@
 
 import copy
 import pickle
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -25,17 +27,20 @@ from helpers import (
 )
 from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import obs_as_tensor
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
-from sb3_sac_variants import SQL, SACv1, SACv2
+from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
 from sb3_sac_variants.common import rollout
 from sb3_sac_variants.common.actors import SquashedGaussianActor
 from sb3_sac_variants.common.buffers import TensorReplayBuffer
 from sb3_sac_variants.common.lean import lean
 from sb3_sac_variants.common.validation import LARGEST, check_finite
+from sb3_sac_variants.sac_v2 import MlpPolicy
 
 # ---------------------------------------------------------------- the lean actor
 
@@ -317,3 +322,101 @@ def test_what_is_finite_passes(dtype: type) -> None:
 def test_what_is_not_finite_does_not(bad: list[float]) -> None:
     with pytest.raises(ValueError, match="x of environment 1 at step 4"):
         check_finite("x", np.array([[1.0, 2.0], bad]), 4)
+
+
+# ---------------------------------------------------------------- what users put between observation and action
+
+
+class Counted(MlpPolicy):
+    """Counts how often it is asked."""
+
+    calls = 0
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> th.Tensor:
+        type(self).calls += 1
+        return super()._predict(observation, deterministic)
+
+
+class Still(SACv2):
+    """Does nothing, whatever it has learned."""
+
+    def predict(self, observation: Any, *args: Any, **kwargs: Any) -> tuple[np.ndarray, Any]:
+        return np.zeros((len(observation), 2), np.float32), None
+
+
+def test_a_policy_of_the_user_is_asked() -> None:
+    model = make(SACv2, policy=Counted)
+    model.learn(20)
+    assert Counted.calls == 20 - model.learning_starts
+
+
+def test_a_predict_of_the_user_is_asked() -> None:
+    env = SpacesEnv()
+    make(Still, env).learn(20)
+    assert any(action.any() for action in env.actions[:5])
+    assert not any(action.any() for action in env.actions[5:])
+
+
+# ---------------------------------------------------------------- action noise
+
+
+@pytest.mark.parametrize(
+    ("shape", "good"), [((2,), True), ((1,), True), ((3,), False), ((2, 2), False), ((1, 2), False)]
+)
+@pytest.mark.parametrize("n_envs", [1, 2, 3])
+def test_shape_of_the_action_noise(shape: tuple[int, ...], good: bool, n_envs: int) -> None:
+    noise = NormalActionNoise(np.zeros(shape), 0.1 * np.ones(shape))
+    model = make(SACv2, DummyVecEnv([SpacesEnv] * n_envs), action_noise=noise, gradient_steps=-1)
+    if good:
+        state = np.random.get_state()[1].copy()  # noqa: NPY002
+        model._setup_learn(1)
+        assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
+        model.learn(30)
+        return
+    with pytest.raises(ValueError, match=rf"(?s)action_noise=.* shape {re.escape(str(shape))}.*actions have \(2,\)"):
+        model.learn(30)
+
+
+@pytest.mark.parametrize("n_envs", [2, 3])
+def test_shape_of_the_action_noise_of_several_agents(n_envs: int) -> None:
+    # With three environments NumPy would add one environment's noise to one agent in all of them
+    env = make_vec_env("SimpleSpread-v3", n_envs)
+    model = make(MASAC, env, action_noise=NormalActionNoise(np.zeros(5), np.ones(5)), gradient_steps=-1)
+    with pytest.raises(ValueError, match=r"shape \(5,\), and actions have \(3, 5\)"):
+        model.learn(30)
+    make(MASAC, env, action_noise=NormalActionNoise(np.zeros((3, 5)), np.ones((3, 5))), gradient_steps=-1).learn(30)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 1), (1, 2)])
+def test_noise_for_another_number_of_environments(before: int, after: int, tmp_path: Path) -> None:
+    noise = OrnsteinUhlenbeckActionNoise(np.zeros(2), 0.1 * np.ones(2))
+    model = make(SACv2, DummyVecEnv([SpacesEnv] * before), action_noise=noise, gradient_steps=-1)
+    model.learn(30)
+    model.save(tmp_path / "model")
+    loaded = SACv2.load(tmp_path / "model", DummyVecEnv([SpacesEnv] * after))
+    loaded.learn(30)
+    assert np.shape(loaded.action_noise()) == ((after, 2) if after > 1 else (2,))
+
+
+class Lists(DummyVecEnv):
+    """Gives rewards and ends of episodes as lists."""
+
+    def step_wait(self) -> Any:
+        observations, rewards, dones, infos = super().step_wait()
+        return observations, rewards.tolist(), dones.tolist(), infos
+
+
+def test_rewards_and_ends_in_lists() -> None:
+    model = make(SACv2, Lists([SpacesEnv, SpacesEnv]), gradient_steps=-1)
+    model.learn(60)
+    assert model._n_updates > 40
+
+
+def test_no_gradient_clings_to_the_exploration_matrix() -> None:
+    # It would hold a node that is bound to a stream, and no CUDA graph could be captured
+    model = make(SACv2, use_sde=True)
+    assert not model.actor.action_dist.exploration_mat.requires_grad
+    model.learn(20)
+    assert not model.actor.action_dist.exploration_mat.requires_grad
+    assert not model.actor.action_dist.exploration_matrices.requires_grad
+    assert all(parameter.requires_grad for parameter in model.actor.parameters())

@@ -60,7 +60,8 @@ def linear_heads(latent: th.Tensor, *heads: nn.Module) -> tuple[th.Tensor, ...]:
     :param heads: layers, called one by one if any is not a plain ``nn.Linear`` or has hooks
     :return: what each of them gives
     """
-    if len(latent) < ONE_PRODUCT_FROM:
+    # The comparison would fix the size of a batch in an exported model
+    if th.compiler.is_exporting() or len(latent) < ONE_PRODUCT_FROM:
         return tuple(head(latent) for head in heads)
     layers = [layer for layer in map(plain_linear, heads) if layer is not None and layer.bias is not None]
     if len(layers) < len(heads):
@@ -124,6 +125,21 @@ class SquashedGaussianActor(TraceablePreprocessing, Actor):
     sampling as a pure function. Parameters as there.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        # The exploration matrix of SB3's distribution would drag the graph that it was drawn in along, and with it a
+        # node for log_std's gradient that is bound to the stream of its birth: no CUDA graph can be captured then
+        with th.no_grad():
+            super().__init__(*args, **kwargs)
+
+    def reset_noise(self, batch_size: int = 1) -> None:
+        """
+        As SB3's, without a gradient.
+
+        :param batch_size: number of environments
+        """
+        with th.no_grad():
+            super().reset_noise(batch_size)
+
     def noise_shape(self, batch_size: int) -> tuple[int, ...]:
         """
         :param batch_size: number of states
@@ -185,6 +201,8 @@ class SquashedGaussianActor(TraceablePreprocessing, Actor):
         :return: actions in [-1, 1], ``(B, action_dim)``
         """
         if self.use_sde:  # keeps the exploration matrix of the rollout in SB3's distribution
+            if self.action_dist.exploration_mat.device != self.device:  # the model was moved after it was drawn
+                self.reset_noise()
             return super().forward(obs, deterministic)
         mean, log_std, _ = self.get_action_dist_params(obs)
         if deterministic:

@@ -1,5 +1,6 @@
 """Checks of arguments that are classes, and of arguments that have to go together."""
 
+import functools
 import inspect
 from typing import Any
 
@@ -124,10 +125,11 @@ def check_policy_kwargs(policy_class: type, kwargs: dict[str, Any], aliases: dic
                 f"policy_kwargs={kwargs} has the unknown arguments {unknown}: pass those of {policy_class.__name__}"
             )
     bases = {
-        "activation_fn": nn.Module,
         "features_extractor_class": BaseFeaturesExtractor,
         "optimizer_class": th.optim.Optimizer,
     }
+    if not isinstance(kwargs.get("activation_fn"), functools.partial):  # of nn.LeakyReLU with another slope, say
+        bases["activation_fn"] = nn.Module
     for name, base in bases.items():
         if kwargs.get(name) is not None:
             check_subclass(f"policy_kwargs {name}", kwargs[name], base)
@@ -143,7 +145,7 @@ def _check_net_arch(net_arch: Any) -> None:
         sizes = list(net_arch.values())
     good = not isinstance(net_arch, dict) or set(net_arch) == {"pi", "qf"}
     for layers in sizes:
-        good = good and isinstance(layers, list | tuple)
+        good = good and isinstance(layers, list)  # SB3 refuses a tuple, without a word
         good = good and all(isinstance(size, int | np.integer) and size > 0 for size in layers)
     if not good:
         raise ValueError(

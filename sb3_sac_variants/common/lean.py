@@ -16,7 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
-_PACKAGE = __name__.partition(".")[0]
+#: where networks are known to keep nothing on them
+PACKAGE = __name__.partition(".")[0]
 
 
 def lean(module: nn.Module) -> Callable[..., Any]:
@@ -63,7 +64,7 @@ def _double(network: nn.Module) -> nn.Module:
 
 def _keeps_nothing(network: nn.Module) -> bool:
     """Whether a double can take the place of a network: so it is with those of this package, not with any subclass."""
-    return type(network).__module__.partition(".")[0] == _PACKAGE and not _is_watched(network)
+    return type(network).__module__.partition(".")[0] == PACKAGE and not _is_watched(network)
 
 
 def _is_watched(module: nn.Module) -> bool:

@@ -13,6 +13,7 @@ from torch import nn
 from sb3_sac_variants.common.actors import SquashedGaussianActor
 from sb3_sac_variants.common.critics import StackedContinuousCritic, StackedCritic
 from sb3_sac_variants.common.discrete import CategoricalActor, DiscreteActor, StackedDiscreteCritic
+from sb3_sac_variants.common.preprocessing import TraceablePreprocessing
 
 #: arguments of SB3's SACPolicy that concern a Gaussian actor, and their defaults
 GAUSSIAN_ARGUMENTS: dict[str, Any] = {"use_sde": False, "log_std_init": -3, "use_expln": False, "clip_mean": 2.0}
@@ -151,8 +152,26 @@ class MaxEntPolicy(SACPolicy):
         """
         assert isinstance(self.action_space, spaces.Box)
         if self._half_range is None:
-            self._half_range = 0.5 * (self.action_space.high - self.action_space.low)
+            low, high = self._bounds()
+            self._half_range = 0.5 * (high - low)
         return self.action_space.low + (scaled_action + 1.0) * self._half_range
+
+    def scale_action(self, action: np.ndarray) -> np.ndarray:
+        """
+        As SB3's, but for bounds whose difference their integer type cannot hold, too.
+
+        :param action: in [low, high]
+        :return: in [-1, 1]
+        """
+        assert isinstance(self.action_space, spaces.Box)
+        low, high = self._bounds()
+        return 2.0 * ((action - low) / (high - low)) - 1.0
+
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        low, high = self.action_space.low, self.action_space.high  # type: ignore[attr-defined]
+        return (low, high) if low.dtype.kind == "f" else (low.astype(np.float32), high.astype(np.float32))
+
+    load_from_vector = TraceablePreprocessing.load_from_vector
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

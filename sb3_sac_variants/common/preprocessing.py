@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BaseModel
@@ -56,6 +57,18 @@ class TraceablePreprocessing(BaseModel):
         space = self.observation_space
         parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
         self._parts = {key: _part(part, self.normalize_images) for key, part in parts.items()}
+
+    def load_from_vector(self, vector: np.ndarray) -> None:
+        """
+        As SB3's, into the memory that the parameters have: pieces of the vector need not lie as compiled code expects.
+
+        :param vector: all parameters, one after the other
+        """
+        parameters = list(self.parameters())
+        values = th.as_tensor(vector, dtype=th.float32, device=self.device)
+        with th.no_grad():
+            for parameter, value in zip(parameters, values.split([p.numel() for p in parameters]), strict=True):
+                parameter.copy_(value.view_as(parameter))
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
         """

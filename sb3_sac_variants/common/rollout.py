@@ -10,7 +10,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, TrainFreq
 from stable_baselines3.common.utils import obs_as_tensor
@@ -18,10 +18,10 @@ from stable_baselines3.common.utils import obs_as_tensor
 from sb3_sac_variants.common.buffers import TensorReplayBuffer
 from sb3_sac_variants.common.compatibility import check_env
 from sb3_sac_variants.common.discrete import check_discrete_start
-from sb3_sac_variants.common.lean import lean
+from sb3_sac_variants.common.lean import PACKAGE, lean
 from sb3_sac_variants.common.policies import MaxEntPolicy
 from sb3_sac_variants.common.random_state import RandomState, torch_random_state
-from sb3_sac_variants.common.validation import check_action_space, check_finite, check_range
+from sb3_sac_variants.common.validation import check_action_noise, check_action_space, check_finite, check_range
 
 
 class MaxEntRollout(OffPolicyAlgorithm):
@@ -36,7 +36,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
     _state_before_rollout: RandomState | None = None
     #: whether the next ``learn()`` goes on with a run restored from a checkpoint
     _resumed: bool = False
-    #: the actor as the rollout calls it; made by the first step of each ``learn()``
+    #: the actor as the rollout calls it; made by the first step of each ``learn()`` where nobody has an own predict()
     _lean_actor: Callable[..., th.Tensor] | None = None
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
@@ -68,11 +68,11 @@ class MaxEntRollout(OffPolicyAlgorithm):
         """
         self._between_rollouts = False
         warm_up = self.num_timesteps < learning_starts and not (self.use_sde and self.use_sde_at_warmup)
-        if warm_up:
+        if self._lean_actor is None and self._predicts_as_ever:
+            self._lean_actor = lean(self.actor)
+        if warm_up or self._lean_actor is None:
             return super()._sample_action(learning_starts, action_noise, n_envs)
         assert self._last_obs is not None, "self._last_obs was not set"
-        if self._lean_actor is None:
-            self._lean_actor = lean(self.actor)
         with th.no_grad():
             actions = self._lean_actor(obs_as_tensor(self._last_obs, self.device)).cpu().numpy()
         assert self.action_space.shape is not None
@@ -82,6 +82,12 @@ class MaxEntRollout(OffPolicyAlgorithm):
         if action_noise is not None:
             scaled = np.clip(scaled + action_noise(), -1, 1)
         return self.policy.unscale_action(scaled), scaled
+
+    @property
+    def _predicts_as_ever(self) -> bool:
+        """Whether no user's subclass has put something of its own between observation and action."""
+        ways = (self.predict, self.policy.predict, self.policy._predict)
+        return all(way.__module__.partition(".")[0] in ("stable_baselines3", PACKAGE) for way in ways)
 
     def _store_transition(
         self,
@@ -103,6 +109,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
         :param infos: information of the environments
         :raises ValueError: if a reward or observation is NaN or infinite
         """
+        reward, dones = np.asarray(reward), np.asarray(dones)  # lists, from some environments
         normalizer = self._vec_normalize_env
         # Look at what will be stored: VecNormalize clips an infinite value and hides it
         raw_reward = reward if normalizer is None else normalizer.get_original_reward()
@@ -146,6 +153,9 @@ class MaxEntRollout(OffPolicyAlgorithm):
         optimize_memory_usage = self.optimize_memory_usage
         if isinstance(self.replay_buffer, TensorReplayBuffer):
             self.optimize_memory_usage = False
+        if isinstance(self.action_noise, VectorizedActionNoise) and self.action_noise.n_envs != self.n_envs:
+            self.action_noise = self.action_noise.base_noise  # for as many environments as there are now
+        check_action_noise(self.action_noise, self.action_space)
         noise = copy.deepcopy(self.action_noise) if self._resumed and not reset_num_timesteps else None
         try:
             result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
@@ -166,7 +176,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
     def _warn_of_few_updates(self) -> None:
         """Say so where many environments outrun the updates, which nobody notices in the logs."""
         train_freq = self.train_freq
-        if self.n_envs == 1 or self.gradient_steps < 0 or not isinstance(train_freq, TrainFreq):
+        if self.n_envs == 1 or self.gradient_steps <= 0 or not isinstance(train_freq, TrainFreq):
             return
         ratio = self.gradient_steps / (train_freq.frequency * self.n_envs)
         if ratio < 0.5:

@@ -1,10 +1,15 @@
 """Checks of arguments and data: every error names the argument, its value and the remedy."""
 
+import copy
 import math
 from typing import Any
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.noise import ActionNoise
+
+from sb3_sac_variants.common.random_state import random_state, set_random_state
 
 #: what is beyond it becomes infinite in the replay buffer
 LARGEST = np.finfo(np.float32).max
@@ -85,10 +90,38 @@ def check_action_space(space: spaces.Space, supported: tuple[type[spaces.Space],
             f"{algorithm} does not support action_space={space}: it needs {names}. Wrap the environment so that its "
             "actions are of that kind"
         )
-    if isinstance(space, spaces.Box) and not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+    if not isinstance(space, spaces.Box):
+        return
+    where = f"got action_space={space} with low={space.low} and high={space.high}"
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise ValueError(
-            f"{algorithm} needs finite action bounds, got action_space={space} with low={space.low} and "
-            f"high={space.high}: bound it, for example with gymnasium.wrappers.RescaleAction"
+            f"{algorithm} needs finite action bounds, {where}: bound it, for example with "
+            "gymnasium.wrappers.RescaleAction"
+        )
+    extent = space.high.astype(np.float64) - space.low.astype(np.float64)
+    if not ((extent > 0) & (extent <= LARGEST)).all():
+        raise ValueError(
+            f"{algorithm} needs action bounds with low < high, and no further apart than {LARGEST:.2g}, {where}: leave "
+            "out actions that do nothing, or bound them, for example with gymnasium.wrappers.TransformAction"
+        )
+
+
+def check_action_noise(noise: ActionNoise | None, space: spaces.Space) -> None:
+    """
+    :param noise: noise to add to actions, for one environment or several
+    :param space: the environment's action space
+    :raises ValueError: if it has not the shape of an action; NumPy would stretch it over agents or environments
+    """
+    if noise is None:
+        return
+    assert space.shape is not None
+    state = random_state(th.device("cpu"))
+    shape = np.shape(copy.deepcopy(getattr(noise, "base_noise", noise))())
+    set_random_state(state, th.device("cpu"))  # the run's random numbers stay untouched
+    if shape != space.shape and not (len(space.shape) < 2 and math.prod(shape) == 1):
+        raise ValueError(
+            f"action_noise={noise} gives numbers of shape {shape}, and actions have {space.shape}: pass noise with a "
+            f"mean of that shape, for example NormalActionNoise(np.zeros({space.shape}), 0.1 * np.ones({space.shape}))"
         )
 
 
