@@ -135,8 +135,9 @@ def test_what_changes_between_updates_reaches_the_engine(engine, device):
             th.manual_seed(3)
             each.train(2, batch_size=batch_size)
         th.testing.assert_close(parameters(model), parameters(reference), rtol=1e-4, atol=2e-6)
-    for each in (reference, model):  # SB3's way to set all parameters at once: it replaces their memory
+    for each in (reference, model):
         each.policy.load_from_vector(0.5 * each.policy.parameters_to_vector())
+        put_elsewhere(each.critic_target)
         th.manual_seed(4)
         each.train(5, batch_size=16)
     th.testing.assert_close(parameters(model), parameters(reference), rtol=1e-4, atol=2e-6)
@@ -146,12 +147,18 @@ def reload(optimizer: th.optim.Optimizer) -> None:
     optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
 
 
+def put_elsewhere(network: th.nn.Module) -> None:
+    for parameter in network.parameters():
+        parameter.data = parameter.data.clone()
+
+
 CHANGES: dict[str, Callable[[Any], object]] = {
     "target_entropy": lambda model: setattr(model, "target_entropy", -7.0),
     "update_order": lambda model: setattr(model, "update_order", "sb3"),
     "precision": lambda model: setattr(model, "precision", "bfloat16"),
-    "parameters": lambda model: model.actor.load_from_vector(model.actor.parameters_to_vector()),
-    "target_parameters": lambda model: model.critic_target.load_from_vector(model.critic.parameters_to_vector()),
+    "parameters": lambda model: put_elsewhere(model.actor),
+    "target_parameters": lambda model: put_elsewhere(model.critic_target),
+    "options": lambda model: model.critic.optimizer.param_groups[0].update(eps=1e-6),
     "optimizer": lambda model: reload(model.critic.optimizer),
     "temperature": lambda model: reload(model.temperature.optimizer),
     "replay_buffer": lambda model: model.replay_buffer.reset(),
@@ -261,9 +268,10 @@ def test_a_cache_folder_that_cannot_be_written_means_eager_with_one_warning():
     program = """if True:
         import torch as th
         from sb3_sac_variants import SACv2
+        from sb3_sac_variants.common import engine
         th.set_num_threads(1)
+        engine.COMPILE_PAYS_FROM = 1
         model = SACv2("MlpPolicy", "Pendulum-v1", device="cpu", policy_kwargs={"net_arch": [16]})
-        model._planned_steps = 10**6
         model.learn(110)
         print(model._engine.name, model._n_updates)
     """

@@ -4,11 +4,12 @@ import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from helpers import make
-from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from torch import nn
 
 from sb3_sac_variants import SACv1, SACv2
@@ -491,3 +492,31 @@ def test_stacked_networks_begin_as_torch_begins_linear_layers():
     for tensor in (layer.weight, layer.bias):
         assert tensor.abs().max() <= 0.25  # 1 / sqrt(16)
         assert tensor.std().item() == pytest.approx(0.25 / np.sqrt(3), rel=0.1)
+
+
+class ChannelsLast(BaseFeaturesExtractor):
+    """A convolution of images whose channels come last, whose gradient torch lays out in that order."""
+
+    def __init__(self, observation_space: gym.Space):
+        super().__init__(observation_space, 8)
+        self.convolution, self.linear = nn.Conv2d(4, 2, 3), nn.Linear(2 * 6 * 6, 8)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        images = observations.view(-1, 8, 8, 4).permute(0, 3, 1, 2)
+        return self.linear(th.relu(self.convolution(images)).flatten(1))
+
+
+@pytest.mark.parametrize("optimizer_class", [th.optim.Adam, th.optim.AdamW])
+def test_gradients_come_in_the_memory_order_of_their_parameters(optimizer_class: type[th.optim.Optimizer]) -> None:
+    extractor = ChannelsLast(gym.spaces.Box(-1.0, 1.0, (256,)))
+    reference = copy.deepcopy(extractor)
+    learner = learner_of(extractor, optimizer_class, lr=1e-2)
+    optimizer = optimizer_class(reference.parameters(), lr=1e-2)
+    inputs = th.randn(16, 256)
+    for _ in range(3):
+        learner.minimize(lambda module: module(inputs).square().mean())
+        optimizer.zero_grad()
+        reference(inputs).square().mean().backward()
+        optimizer.step()
+    assert_same(extractor, reference, atol=1e-6)
+    assert all(parameter.grad.stride() == parameter.stride() for parameter in extractor.parameters())

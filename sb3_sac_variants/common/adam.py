@@ -21,6 +21,7 @@ def is_plain_adam(optimizer: th.optim.Optimizer) -> bool:
         type(optimizer) is th.optim.Adam
         and len(optimizer.param_groups) == 1
         and not any(optimizer.param_groups[0][option] for option in unused)
+        and all(beta > 0 for beta in optimizer.param_groups[0]["betas"])  # whose logarithm the step takes
         and not any(hooks)
     )
 

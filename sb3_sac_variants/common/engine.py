@@ -10,7 +10,8 @@ import shutil
 import types
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch as th
@@ -25,7 +26,7 @@ COMPILE_PAYS_FROM = 15_000
 
 
 class EngineUnavailableError(RuntimeError):
-    """An engine was asked for by name and cannot run; the message says why and what to do."""
+    """An engine was asked for by name and cannot run, or go on; the message says why and what to do."""
 
 
 class Engine(ABC):
@@ -39,6 +40,8 @@ class Engine(ABC):
 
     def __init__(self, draw: Draw, step: Step, draw_on_device: bool):
         self.draw, self.step, self.draw_on_device = draw, step, draw_on_device
+        #: gradient steps that the present :meth:`run`, or the last one, has done
+        self.done = 0
 
     @abstractmethod
     def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
@@ -77,15 +80,18 @@ class CompiledEngine(Engine):
         self.compiled = _compile(step, fullgraph)
 
     def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
+        self.done = 0
         try:
-            for _ in range(gradient_steps):
+            while self.done < gradient_steps:
                 self.compiled(*self.draw(batch_size))
+                self.done += 1
         except Exception as error:
-            from torch._dynamo.exc import TorchDynamoException  # not with this module: to import it takes a second
+            # Not with this module: to import it takes a second
+            from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
-            if not isinstance(error, TorchDynamoException | OSError):
+            if not isinstance(error, TorchDynamoException | FailOnRecompileLimitHit | OSError):
                 raise
-            # It will not compile, or the cache folder cannot be written
+            # It will not compile, or not once more, or the cache folder cannot be written
             raise EngineUnavailableError(
                 f"engine='compile' cannot compile this update ({_in_a_line(error)}): pass engine='eager'"
             ) from error
@@ -95,9 +101,9 @@ class CudaGraphEngine(Engine):
     """
     Draw, losses, backward, optimisers and targets in one CUDA graph, replayed with a single call to the driver.
 
-    The first steps are real updates run eagerly on a side stream (they warm up libraries and allocate the optimisers'
-    memory, as capture requires). Where the draw needs the host (SB3's own buffers), it stays outside and its result
-    is copied into the graph's inputs.
+    The first steps are real updates run eagerly on the stream that is captured later (they warm up libraries and
+    allocate the optimisers' memory, as capture requires). Where the draw needs the host (SB3's own buffers), it stays
+    outside and its result is copied into the graph's inputs.
 
     :param device: the CUDA device
     :param compiled: whether the captured step is compiled first (fewer, larger kernels)
@@ -125,6 +131,9 @@ class CudaGraphEngine(Engine):
         self.device = device
         if compiled:
             self.step = _compile(step, fullgraph)
+        # One stream for warm-up and capture, on this device: the one that torch.cuda.graph() takes by itself belongs to
+        # whichever device was current first, and what runs on another device is not captured
+        self._stream = th.cuda.Stream(device)
         self._graph: th.cuda.CUDAGraph | None = None
         self._signature: Hashable = None
         self._inputs: list[Any] = []
@@ -137,35 +146,48 @@ class CudaGraphEngine(Engine):
             if self._graph is not None and self.verbose >= 1:
                 print("Capturing the CUDA graph anew: batch size, memory or a constant has changed")
             self._graph, self._signature, self._warmed_up = None, present, 0
-        for _ in range(gradient_steps):
-            if self._graph is None and self._warmed_up < self.warm_up_steps:
-                self._warm_up(batch_size)
-                continue
-            if not self.draw_on_device:
-                self._next_arguments = self.draw(batch_size)
-            if self._graph is None:
-                self._capture(batch_size)
-            self._replay()
+        self.done = 0
+        with th.cuda.device(self.device):
+            while self.done < gradient_steps:
+                self._run_once(batch_size)
+                self.done += 1
+
+    def _run_once(self, batch_size: int) -> None:
+        if self._graph is None and self._warmed_up < self.warm_up_steps:
+            self._warm_up(batch_size)
+            return
+        if not self.draw_on_device:
+            self._next_arguments = self.draw(batch_size)
+        if self._graph is None:
+            self._capture(batch_size)
+        self._replay()
 
     def _warm_up(self, batch_size: int) -> None:
-        stream = th.cuda.Stream(self.device)
-        stream.wait_stream(th.cuda.current_stream(self.device))
-        with th.cuda.stream(stream):
+        outside = th.cuda.current_stream(self.device)
+        self._stream.wait_stream(outside)
+        with th.cuda.stream(self._stream):
             self.step(*self.draw(batch_size))
-        th.cuda.current_stream(self.device).wait_stream(stream)
+        outside.wait_stream(self._stream)
         self._warmed_up += 1
 
     def _capture(self, batch_size: int) -> None:
-        graph = th.cuda.CUDAGraph()
-        if self.draw_on_device:
-            with th.cuda.graph(graph):
-                self.step(*self.draw(batch_size))
-        else:
+        def draw_static() -> tuple[Any, ...]:
+            if self.draw_on_device:
+                return self.draw(batch_size)
+            return pytree.tree_unflatten(self._inputs, structure)
+
+        if not self.draw_on_device:
             leaves, structure = pytree.tree_flatten(self._next_arguments)
             self._inputs = [leaf.clone() if isinstance(leaf, th.Tensor) else leaf for leaf in leaves]
-            arguments = pytree.tree_unflatten(self._inputs, structure)
-            with th.cuda.graph(graph):
-                self.step(*arguments)
+        graph = th.cuda.CUDAGraph()
+        try:
+            # The outer one restores the stream even where a capture fails at its end, as torch.cuda.graph does not
+            with th.cuda.stream(self._stream), th.cuda.graph(graph, stream=self._stream):
+                self.step(*draw_static())
+        except Exception as error:
+            raise EngineUnavailableError(
+                f"engine='cudagraph' cannot capture this update ({_in_a_line(error)}): pass engine='eager'"
+            ) from error
         self._graph = graph
 
     def _replay(self) -> None:
@@ -229,6 +251,8 @@ def _in_a_line(error: BaseException) -> str:
     """
     if isinstance(error, EngineUnavailableError) and error.__cause__ is not None:
         error = error.__cause__
+    if type(error).__name__ == "FailOnRecompileLimitHit":
+        return "batch size or a constant of the update, such as tau or target_entropy, has changed too often"
     return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
 
 
@@ -257,8 +281,8 @@ def compile_obstacle() -> str | None:
 
 class _WithFallback(Engine):
     """
-    An engine chosen by "auto": if it fails at its first step, before anything was changed, the eager engine takes over
-    with one warning.
+    An engine chosen by "auto": where it fails in its first run, or cannot be compiled anew later on, the eager engine
+    takes over with one warning. A step that fails so has changed nothing.
 
     :param chosen: the engine
     :param fallback: what takes over
@@ -274,20 +298,37 @@ class _WithFallback(Engine):
         return self._engine.name
 
     def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
-        if self._proven:
-            self._engine.run(gradient_steps, batch_size, signature)
-            return
         try:
             self._engine.run(gradient_steps, batch_size, signature)
         except Exception as error:  # whatever a compiler may raise: eager raises it again if it is the user's own
+            if self._engine is self._fallback or (self._proven and not isinstance(error, EngineUnavailableError)):
+                raise
             warnings.warn(
                 f"engine='auto' chose {self._engine.name!r}, which failed ({_in_a_line(error)}): going on with "
                 "engine='eager'",
                 stacklevel=2,
             )
-            self._engine = self._fallback
-            self._engine.run(gradient_steps, batch_size, signature)
+            done, self._engine = self._engine.done, self._fallback
+            self._engine.run(gradient_steps - done, batch_size, signature)
         self._proven = True
+
+
+def _best_engine(device: th.device, planned_steps: float) -> tuple[str, str]:
+    """
+    :param device: where
+    :param planned_steps: gradient steps it will do
+    :return: name of the engine that "auto" takes there, and why
+    """
+    if device.type == "cuda":
+        return "cudagraph", "device is CUDA"
+    if device.type != "cpu":
+        return "eager", f"device is {device.type}"
+    if planned_steps < COMPILE_PAYS_FROM:
+        return "eager", f"{planned_steps:.0f} gradient steps do not pay for compiling"
+    obstacle = compile_obstacle()
+    if obstacle is not None:
+        return "eager", obstacle
+    return "compile", f"{planned_steps:.0f} gradient steps pay for compiling"
 
 
 def make_engine(
@@ -299,6 +340,7 @@ def make_engine(
     draw_on_device: bool,
     fullgraph: bool,
     planned_steps: float,
+    obstacles: Mapping[str, str] = MappingProxyType({}),
     verbose: int = 0,
 ) -> Engine:
     """
@@ -308,7 +350,8 @@ def make_engine(
     :param device: where
     :param draw_on_device: whether ``draw`` runs without a word to the host
     :param fullgraph: whether the whole step can be one graph
-    :param planned_steps: gradient steps still to be done
+    :param planned_steps: gradient steps it will do
+    :param obstacles: why an engine cannot run this step, by its name
     :param verbose: from 1 on, say which engine was taken and why
     :return: the engine
     :raises EngineUnavailableError: if an engine asked for by name cannot run
@@ -316,27 +359,20 @@ def make_engine(
     if device.type == "cpu":
         keep_freed_memory()
     eager = EagerEngine(draw, step, draw_on_device)
-    engine: Engine
-    if name == "eager":
-        engine, why = eager, "asked for"
-    elif name == "compile":
-        engine, why = CompiledEngine(draw, step, draw_on_device, fullgraph), "asked for"
-    elif name == "cudagraph":
-        engine, why = CudaGraphEngine(draw, step, draw_on_device, device, verbose=verbose), "asked for"
-    elif device.type == "cuda":
-        engine = _WithFallback(CudaGraphEngine(draw, step, draw_on_device, device, verbose=verbose), eager)
-        why = "device is CUDA"
-    elif device.type != "cpu":
-        engine, why = eager, f"device is {device.type}"
-    elif planned_steps < COMPILE_PAYS_FROM:
-        engine, why = eager, f"{planned_steps:.0f} gradient steps do not pay for compiling"
-    else:
-        obstacle = compile_obstacle()
-        if obstacle is None:
-            engine = _WithFallback(CompiledEngine(draw, step, draw_on_device, fullgraph), eager)
-            why = f"{planned_steps:.0f} gradient steps pay for compiling"
-        else:
-            engine, why = eager, obstacle
+    engine: Engine = eager
+    wanted, why = name, "asked for"
+    if name == "auto":
+        wanted, why = _best_engine(device, planned_steps)
+        if wanted in obstacles:
+            wanted, why = "eager", obstacles[wanted]
+    elif name in obstacles:
+        raise EngineUnavailableError(f"engine={name!r} cannot run: {obstacles[name]}; pass engine='eager'")
+    if wanted == "compile":
+        engine = CompiledEngine(draw, step, draw_on_device, fullgraph)
+    elif wanted == "cudagraph":
+        engine = CudaGraphEngine(draw, step, draw_on_device, device, verbose=verbose)
+    if name == "auto" and engine is not eager:
+        engine = _WithFallback(engine, eager)
     if verbose >= 1:
         print(f"Using the {engine.name} engine ({why})")
     return engine

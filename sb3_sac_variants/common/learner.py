@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import torch as th
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import nn
 
 from sb3_sac_variants.common.adam import FusedAdam, adam_step, is_plain_adam
@@ -22,6 +23,24 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 #: averages of gradients and of their squares, by their names in the state of torch's optimisers
 AVERAGES = {"exp_avg", "exp_avg_sq", "square_avg", "grad_avg", "momentum_buffer"}
+
+
+def _trainable(optimizer: th.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.requires_grad]
+
+
+def _in_order_of(gradient: th.Tensor, parameter: th.Tensor) -> th.Tensor:
+    """
+    What ``Tensor.backward()`` sees to and ``torch.autograd.grad`` does not: a convolution of images with the channels
+    last, say, gives a gradient in that order, of weights that are in another.
+
+    :param gradient: of the parameter
+    :param parameter: the parameter
+    :return: the gradient, laid out in memory as the parameter
+    """
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return th.empty_like(parameter).copy_(gradient)
 
 
 class _Wrapper(nn.Module):
@@ -56,18 +75,34 @@ class Learner:
     """
 
     def __init__(self, module: nn.Module, name: str):
-        self.module = module
         self.name = name
         self.parameters: list[nn.Parameter] = []
         self._names: list[str] = []
-        self._wrapper = _Wrapper(module)
         self.plain_adam = False
         #: whether all of a gradient step is compiled into one graph, which an optimiser other than plain Adam breaks
         self.in_one_graph = True
         self._fused_adam: FusedAdam | None = None
         self.lr: th.Tensor | None = None
         self._rate: float | None = None  # what it was filled with
+        self.attach(module)
+
+    def attach(self, module: nn.Module) -> None:
+        """
+        :param module: what to train from now on
+        """
+        self.module = module
+        self._wrapper = _Wrapper(module)
         self.refresh()
+
+    def is_attached_to(self, module: nn.Module) -> bool:
+        """
+        :param module: what is to be trained
+        :return: whether it is what is trained here, with the same optimiser, and none of its parameters was replaced,
+            frozen or thawed
+        """
+        if module is not self.module or module.optimizer is not self._optimizer:
+            return False
+        return [*map(id, _trainable(self._optimizer))] == [*map(id, self.parameters)]
 
     @property
     def optimizer(self) -> th.optim.Optimizer:
@@ -82,22 +117,30 @@ class Learner:
         (so that a changing rate neither recompiles nor recaptures), fused kernels where torch has them. To be called
         after anything that replaces the optimiser or loads its state.
         """
-        optimizer = self.optimizer
-        everything = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        optimizer = self._optimizer = self.optimizer
         # Frozen ones (of a pretrained features extractor, say) stay with the optimiser, which passes them by
-        self.parameters = [parameter for parameter in everything if parameter.requires_grad]
+        self.parameters = _trainable(optimizer)
         names = {id(parameter): name for name, parameter in self._wrapper.named_parameters()}
+        if not all(id(parameter) in names for parameter in self.parameters):
+            raise ValueError(
+                f"the optimizer of the {self.name} steps parameters that are not the {self.name}'s: after replacing a "
+                f"part of a network, make it a new one (model.{self.name}.optimizer = ...)"
+            )
         self._names = [names[id(parameter)] for parameter in self.parameters]
-        device = everything[0].device
+        device = optimizer.param_groups[0]["params"][0].device
         self.plain_adam = is_plain_adam(optimizer)
-        if not isinstance(optimizer, th.optim.Adam):
-            self.lr, self._fused_adam = None, None
-            for group in optimizer.param_groups:
-                if "capturable" in inspect.signature(type(optimizer)).parameters:
-                    group["capturable"] = device.type == "cuda"
-            return
         # torch warns when a step that could be captured runs outside a graph, as warm-up and the eager engine do
         optimizer._warned_capturable_if_run_uncaptured = True
+        if not isinstance(optimizer, th.optim.Adam):
+            self.lr, self._fused_adam = None, None
+            if "capturable" in inspect.signature(type(optimizer)).parameters:
+                for group in optimizer.param_groups:
+                    group["capturable"] = device.type == "cuda"
+                for parameter in self.parameters:
+                    steps = optimizer.state[parameter].get("step")
+                    if isinstance(steps, th.Tensor) and device.type == "cuda":
+                        optimizer.state[parameter]["step"] = steps.to(device)
+            return
         rate = th.tensor(float(optimizer.param_groups[0]["lr"]), dtype=th.float32, device=device)
         self.lr, self._rate = rate, None
         for group in optimizer.param_groups:
@@ -115,6 +158,21 @@ class Learner:
             state["step"] = th.as_tensor(state["step"], dtype=th.float32).to(device)
         self._fused_adam = FusedAdam(optimizer, self.parameters) if self.plain_adam and self.parameters else None
 
+    def obstacles(self) -> dict[str, str]:
+        """
+        :return: why an engine cannot repeat what a step does here, by the engine's name
+        """
+        obstacles = {}
+        if any(parameter._backward_hooks for parameter in self.parameters):
+            obstacles["compile"] = f"a parameter of the {self.name} has a gradient hook, which it would not call"
+        optimizer = self._optimizer
+        counts_nothing = type(optimizer) in (th.optim.SGD, RMSpropTFLike)
+        on_host = not (counts_nothing or all(group.get("capturable") for group in optimizer.param_groups))
+        if on_host and self.parameters and self.parameters[0].is_cuda:
+            name = type(optimizer).__name__
+            obstacles["cudagraph"] = f"{name}, the optimizer of the {self.name}, counts its steps on the host"
+        return obstacles
+
     def set_learning_rate(self, learning_rate: float) -> None:
         """
         :param learning_rate: the rate from the next step on
@@ -123,6 +181,9 @@ class Learner:
             if learning_rate != self._rate:
                 self.lr.fill_(learning_rate)
                 self._rate = learning_rate
+            for group in self.optimizer.param_groups:
+                if group["lr"] is not self.lr:  # someone has set a number, for which the schedule makes up here
+                    group["lr"] = self.lr
             return
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -144,14 +205,21 @@ class Learner:
                     if isinstance(average, th.Tensor):
                         average.copy_(nn.functional.hardshrink(average, 1e8 * th.finfo(average.dtype).tiny))
 
-    def addresses(self) -> tuple[int, ...]:
+    def signature(self) -> tuple[Any, ...]:
         """
         :return: where a step writes: others when parameters (by ``load_from_vector``, say) or the optimiser's state
-            have been replaced
+            have been replaced; and the options it takes as plain numbers, such as the learning rate of an optimiser
+            other than Adam
         """
         states = [self.optimizer.state[parameter].values() for parameter in self.parameters]
         state = [tensor for values in states for tensor in values if isinstance(tensor, th.Tensor)]
-        return tuple(tensor.data_ptr() for tensor in (*self.parameters, *state))
+        options = [
+            value
+            for group in self.optimizer.param_groups
+            for value in group.values()
+            if isinstance(value, bool | int | float | tuple)
+        ]
+        return (*options, *(tensor.data_ptr() for tensor in (*self.parameters, *state)))
 
     def evaluate(self, function: Callable[[Any], Any]) -> Evaluation:
         """
@@ -182,6 +250,8 @@ class Learner:
         value = result[0] if isinstance(result, tuple) else result
         # A zero gradient where the loss does not depend on a parameter, as in the functional form
         gradients = th.autograd.grad(value, self.parameters, allow_unused=True, materialize_grads=True)
+        # In the memory order of the parameters, which fused kernels take for granted
+        gradients = tuple(map(_in_order_of, gradients, self.parameters))
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         if self._fused_adam is not None and not self._fused_adam.has_state_of(self.optimizer):
@@ -235,7 +305,7 @@ class Learner:
             adam_step(self.optimizer, self.parameters, tuple(gradients[name] for name in self._names))
         else:
             for name, parameter in zip(self._names, self.parameters, strict=True):
-                parameter.grad = gradients[name]
+                parameter.grad = _in_order_of(gradients[name], parameter)
             th.compiler.disable(self.optimizer.step)()
         return (value, detach(_map(_take_out, auxiliary))) if auxiliary != () else value
 
@@ -295,13 +365,30 @@ class TargetTracker:
     """
 
     def __init__(self, online: nn.Module, target: nn.Module):
+        self.tau, self.interval = 1.0, 1
+        self.attach(online, target)
+
+    def attach(self, online: nn.Module, target: nn.Module) -> None:
+        """
+        :param online: the network that learns from now on
+        :param target: the network that follows
+        """
+        self._networks = (online, target)
         self.online: list[th.Tensor] = list(online.parameters())
         self.target: list[th.Tensor] = list(target.parameters())
         # Running statistics of normalisation layers are copied, not averaged (SB3, issue 996)
         self.online_statistics = [buffer for buffer in online.buffers() if buffer.is_floating_point()]
         self.target_statistics = [buffer for buffer in target.buffers() if buffer.is_floating_point()]
         self.steps = th.zeros((), dtype=th.int64, device=self.online[0].device)
-        self.tau, self.interval = 1.0, 1
+
+    def is_attached_to(self, online: nn.Module, target: nn.Module) -> bool:
+        """
+        :param online: the network that learns
+        :param target: the network that follows
+        :return: whether they are the same here, with the same parameters
+        """
+        now = (online, target, *online.parameters(), *target.parameters())
+        return [*map(id, now)] == [*map(id, (*self._networks, *self.online, *self.target))]
 
     def configure(self, tau: float, interval: int, steps: int) -> None:
         """
@@ -312,7 +399,7 @@ class TargetTracker:
         self.tau, self.interval = tau, interval
         self.steps.fill_(steps)
 
-    def addresses(self) -> tuple[int, ...]:
+    def signature(self) -> tuple[Any, ...]:
         """
         :return: where a step reads and writes
         """

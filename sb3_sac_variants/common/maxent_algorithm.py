@@ -6,6 +6,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import (
     MaybeCallback,
     TrainFreq,
@@ -18,7 +19,7 @@ from sb3_sac_variants.common.arguments import MaxEntArguments
 from sb3_sac_variants.common.buffers import TensorReplayBuffer
 from sb3_sac_variants.common.critics import StackedCritic
 from sb3_sac_variants.common.discrete import CategoricalActor
-from sb3_sac_variants.common.engine import Engine, make_engine
+from sb3_sac_variants.common.engine import COMPILE_PAYS_FROM, Engine, make_engine
 from sb3_sac_variants.common.inspection import Inspection
 from sb3_sac_variants.common.learner import Learner, TargetTracker
 from sb3_sac_variants.common.losses import Batch, soft_bellman_error
@@ -75,6 +76,8 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
     critic: StackedCritic
     actor_learner: Learner
     critic_learner: Learner
+    #: updates that were done when the steps were last counted from zero
+    _updates_before: int = 0
 
     # ---------------------------------------------------------------- the algorithm's own
 
@@ -187,15 +190,14 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
         :param batch_size: transitions in each
         """
         self.policy.set_training_mode(True)
+        self._attach()
         for name, rate in self._set_learning_rates(self._current_progress_remaining).items():
             self.logger.record(f"train/{name}", rate)
         for tracker in self.target_trackers.values():
             tracker.configure(self.tau, self.target_update_interval, self._n_updates)
         if isinstance(self.replay_buffer, TensorReplayBuffer):
             self.replay_buffer.set_normalization(self._vec_normalize_env)
-        if self._engine is None:
-            for learner in self.learners.values():
-                learner.refresh()  # parameters may have been frozen since the model was made
+        if self._engine is None or self._engine.draw_on_device != self._draws_on_device:
             self._engine = self._make_engine()
         until = self._n_updates + gradient_steps
         with matmul_precision(self.precision):
@@ -208,6 +210,13 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
                         learner.flush_denormals()
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
+    def _attach(self) -> None:
+        """See to it that what is trained is what there is: a network or optimiser may be new, a parameter frozen."""
+        for name, learner in self.learners.items():
+            if not learner.is_attached_to(getattr(self, name)):
+                learner.attach(getattr(self, name))
+                self._engine = None
+
     def _draw(self, batch_size: int) -> tuple[Batch, Any]:
         """
         :param batch_size: number of transitions
@@ -215,8 +224,8 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
         """
         buffer = self.replay_buffer
         assert buffer is not None
-        if isinstance(buffer, TensorReplayBuffer):
-            samples = buffer.draw(batch_size)
+        if self._draws_on_device:
+            samples = buffer.draw(batch_size)  # type: ignore[attr-defined]
         else:
             samples = buffer.sample(batch_size, env=self._vec_normalize_env)
         discounts = samples.discounts
@@ -240,27 +249,54 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
         with th.no_grad():
             self._metrics.add(self.update(batch, noise))
 
+    @property
+    def _draws_on_device(self) -> bool:
+        return isinstance(self.replay_buffer, TensorReplayBuffer) and self.replay_buffer.draws_on_device
+
     def _make_engine(self) -> Engine:
-        steps_left = max(self._total_timesteps - self.num_timesteps, 0)
-        if self.gradient_steps > 0:
-            assert isinstance(self.train_freq, TrainFreq)
-            if self.train_freq.unit == TrainFrequencyUnit.STEP:
-                steps_left = steps_left * self.gradient_steps / (self.train_freq.frequency * self.n_envs)
-        # A run resumed from a checkpoint takes the engine it had
-        self._planned_steps = steps_left if self._planned_steps is None else self._planned_steps
-        in_one_graph = all(learner.plain_adam for learner in self.learners.values())
-        for learner in self.learners.values():
+        learners = [*self.learners.values()]
+        in_one_graph = all(learner.plain_adam for learner in learners)
+        for learner in learners:
             learner.in_one_graph = in_one_graph
         return make_engine(
             self.engine,
             self._draw,
             self._gradient_step,
             device=self.device,
-            draw_on_device=isinstance(self.replay_buffer, TensorReplayBuffer),
+            draw_on_device=self._draws_on_device,
             fullgraph=in_one_graph,
-            planned_steps=self._planned_steps,
+            planned_steps=self._plan() if self._planned_steps is None else self._planned_steps,
+            obstacles={name: why for learner in learners for name, why in learner.obstacles().items()},
             verbose=self.verbose,
         )
+
+    def _plan(self) -> float:
+        """
+        :return: gradient steps of this model by the end of ``learn()``. Those that are done count too: who has trained
+            so long in short calls of ``learn()`` will likely go on
+        """
+        steps = max(self._total_timesteps - self.num_timesteps, 0)
+        if self.gradient_steps > 0:
+            assert isinstance(self.train_freq, TrainFreq)
+            if self.train_freq.unit == TrainFrequencyUnit.STEP:
+                steps = steps * self.gradient_steps / (self.train_freq.frequency * self.n_envs)
+        return self._n_updates + steps
+
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        resumed = self._resumed
+        result = super()._setup_learn(*args, **kwargs)
+        for online, target in self.tracked_networks.items():
+            tracker, networks = self.target_trackers[target], (getattr(self, online), getattr(self, target))
+            if not tracker.is_attached_to(*networks):
+                tracker.attach(*networks)
+                self._engine = None
+        if not resumed or self._planned_steps is None:  # a run resumed from a checkpoint takes the engine it had
+            before, self._planned_steps = self._planned_steps, self._plan()
+            if before is not None and before < COMPILE_PAYS_FROM <= self._planned_steps:
+                self._engine = None  # to be chosen anew
+        if self.num_timesteps == 0:
+            self._updates_before = self._n_updates
+        return result
 
     def _engine_signature(self) -> Hashable:
         """
@@ -270,8 +306,8 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
         if isinstance(self.temperature, LearnedTemperature):
             written.append(self.temperature.learner)
         constants = [getattr(self, name) for name in self.update_constants]
-        replay = (id(self.replay_buffer), getattr(self.replay_buffer, "version", 0))
-        return (*replay, *constants, *(one.addresses() for one in written))
+        replay = (id(self.replay_buffer), getattr(self.replay_buffer, "signature", None))
+        return (*replay, *constants, *(one.signature() for one in written))
 
     def dump_logs(self) -> None:
         """Write the logs: only now are the metrics read from the device, as means since the last time."""
@@ -280,7 +316,7 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
             self.logger.record(f"train/{name}", value)
         self._watch(metrics)
         if self.num_timesteps > self._num_timesteps_at_start:
-            self.logger.record("train/update_to_data", self._n_updates / max(self.num_timesteps, 1))
+            self.logger.record("train/update_to_data", (self._n_updates - self._updates_before) / self.num_timesteps)
         super().dump_logs()
 
     def _watch(self, metrics: dict[str, float]) -> None:
@@ -332,6 +368,10 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
         if isinstance(self.temperature, LearnedTemperature):
             self.temperature.learner.refresh()
         self._engine, self._planned_steps = None, None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy makes an engine of its own: a compiled step, or a captured graph, is of this model's memory."""
+        return {**vars(self), "_engine": None, "_lean_actor": None}
 
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
         super().load_replay_buffer(path, truncate_last_traj)

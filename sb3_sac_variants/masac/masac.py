@@ -93,7 +93,7 @@ class MASAC(MaxEntAlgorithm):
     default_replay_buffer_class = AgentReplayBuffer
     supported_action_spaces = (spaces.Box,)
     tracked_networks: ClassVar[dict[str, str]] = {"critic": "critic_target"}
-    update_constants = (*MaxEntAlgorithm.update_constants, "ce_obs")
+    update_constants = (*MaxEntAlgorithm.update_constants, "ce_obs", "_ce_arguments")
     metric_names = (
         "critic_loss",
         "actor_loss",
@@ -159,13 +159,23 @@ class MASAC(MaxEntAlgorithm):
         check_reward_normalization(self._vec_normalize_env)
         super()._check_arguments()
         check_choice("ce_obs", self.ce_obs, ("theirs", "own"))
-        self.cross_entropy = CrossEntropy(
-            self.ce_coef, self.ce_convention, self.ce_floor, self.ce_center, self.ce_relative
-        )
+        self._setup_cross_entropy()
+
+    def _setup_cross_entropy(self) -> None:
+        self._ce_arguments = self._current_ce_arguments()
+        self.cross_entropy = CrossEntropy(*self._ce_arguments)
+
+    def _current_ce_arguments(self) -> tuple[float, str, str, bool, bool]:
+        return self.ce_coef, self.ce_convention, self.ce_floor, self.ce_center, self.ce_relative
 
     def _setup_model(self) -> None:
         super()._setup_model()
         self._warn_of_collapse(self.cross_entropy.ratio(self.temperature.value).item())
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        if self._current_ce_arguments() != self._ce_arguments:  # a callback may anneal beta
+            self._setup_cross_entropy()
+        super().train(gradient_steps, batch_size)
 
     def _make_temperature(self, value: float, learned: bool) -> Temperature:
         return AgentTemperature(value, size=self.n_agents) if learned else Temperature(value, self.n_agents)
@@ -275,4 +285,4 @@ class MASAC(MaxEntAlgorithm):
             )
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "cross_entropy", "_warned_of_collapse"]
+        return [*super()._excluded_save_params(), "cross_entropy", "_ce_arguments", "_warned_of_collapse"]

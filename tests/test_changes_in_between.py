@@ -1,0 +1,373 @@
+"""What a user changes between two calls of ``learn()``, or in a callback, counts from then on."""
+
+import copy
+import pickle
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+from helpers import DICTIONARY, VECTOR, SpacesEnv, every_algorithm, flat_parameters, make
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch import nn
+
+from sb3_sac_variants import MASAC, SACv2
+from sb3_sac_variants.common import engine as engine_module
+from sb3_sac_variants.common import maxent_algorithm
+from sb3_sac_variants.common.engine import (
+    CompiledEngine,
+    EagerEngine,
+    Engine,
+    EngineUnavailableError,
+    _WithFallback,
+    compile_obstacle,
+)
+
+needs_compiler = pytest.mark.skipif(compile_obstacle() is not None, reason="no C++ compiler")
+
+
+def go_on(model: Any, steps: int = 20) -> None:
+    model.learn(steps, reset_num_timesteps=False)
+
+
+def vector(module: nn.Module) -> th.Tensor:
+    return th.nn.utils.parameters_to_vector(module.parameters()).detach().clone()
+
+
+# ---------------------------------------------------------------- networks and optimisers
+
+
+def freeze(model: Any, frozen: bool = True) -> None:
+    for parameter in model.critic.q_networks[0].parameters():
+        parameter.requires_grad_(not frozen)
+
+
+@every_algorithm
+def test_parameters_frozen_and_thawed(algorithm: type) -> None:
+    model = make(algorithm)
+    model.learn(20)
+    first, last = model.critic.q_networks[0], model.critic.q_networks[-1]
+    freeze(model)
+    before = vector(first), vector(last)
+    go_on(model)
+    assert th.equal(vector(first), before[0])
+    assert not th.equal(vector(last), before[1])
+    freeze(model, frozen=False)
+    go_on(model)
+    assert not th.equal(vector(first), before[0])
+
+
+class FreezesAt(BaseCallback):
+    """
+    :param step: at which it freezes a layer
+    """
+
+    def __init__(self, step: int):
+        super().__init__()
+        self.step = step
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == self.step:
+            freeze(self.model)
+            self.frozen_at = vector(self.model.critic.q_networks[0])
+        return True
+
+
+def test_parameters_frozen_by_a_callback() -> None:
+    model, callback = make(SACv2), FreezesAt(15)
+    model.learn(40, callback=callback)
+    assert th.equal(vector(model.critic.q_networks[0]), callback.frozen_at)
+
+
+def test_a_new_optimizer_is_the_one_that_steps() -> None:
+    model = make(SACv2)
+    model.learn(20)
+    model.actor.optimizer = th.optim.SGD(model.actor.parameters(), lr=0.1)
+    before = vector(model.actor)
+    go_on(model)
+    assert not th.equal(vector(model.actor), before)
+    assert model.actor_learner.optimizer is model.actor.optimizer
+    assert float(model.actor.optimizer.param_groups[0]["lr"]) == model.learning_rate
+
+
+def test_a_new_layer_needs_a_new_optimizer() -> None:
+    model = make(SACv2)
+    model.learn(20)
+    model.actor.mu = nn.Linear(16, 2)
+    model.actor.optimizer = th.optim.Adam(model.actor.parameters())
+    before = vector(model.actor.mu)
+    go_on(model)
+    assert not th.equal(vector(model.actor.mu), before)
+    model.actor.optimizer = th.optim.Adam(model.critic.parameters())
+    with pytest.raises(ValueError, match=r"optimizer of the actor .*model\.actor\.optimizer = "):
+        go_on(model)
+
+
+def test_a_new_target_network_follows() -> None:
+    model = make(SACv2)
+    model.learn(20)
+    model.policy.critic_target = model.critic_target = copy.deepcopy(model.critic_target)
+    before = vector(model.critic_target)
+    go_on(model)
+    assert not th.equal(vector(model.critic_target), before)
+
+
+def test_a_rate_set_by_hand_is_overwritten_by_the_schedule_as_in_sb3() -> None:
+    model = make(SACv2, learning_rate=lambda progress: 1e-3 * (1 + progress))
+    model.learn(20)
+    for group in model.critic.optimizer.param_groups:
+        group["lr"] = 0.0
+    before = vector(model.critic)
+    model.learn(20)
+    assert not th.equal(vector(model.critic), before)
+    assert float(model.critic.optimizer.param_groups[0]["lr"]) == pytest.approx(1e-3)
+
+
+# ---------------------------------------------------------------- VecNormalize
+
+
+def normalized(**kwargs: Any) -> VecNormalize:
+    return VecNormalize(DummyVecEnv([SpacesEnv]), **kwargs)
+
+
+def batch(model: Any) -> Any:
+    model.replay_buffer.set_normalization(model.get_vec_normalize_env())
+    return model.replay_buffer.draw(500)
+
+
+def test_settings_of_the_normalisation_may_change() -> None:
+    env = normalized(clip_obs=0.5)
+    model = make(SACv2, env)
+    model.learn(30)
+    assert batch(model).observations.abs().max() == 0.5
+    env.clip_obs, env.norm_reward = 0.25, False
+    go_on(model)
+    assert batch(model).observations.abs().max() == 0.25
+    scale = np.sqrt(env.ret_rms.var + env.epsilon)
+    raw = batch(model).rewards
+    env.norm_reward = True
+    assert batch(model).rewards.mean() == pytest.approx(float(raw.mean() / scale), rel=0.2)
+
+
+def test_another_wrapper_has_its_own_settings() -> None:
+    model = make(SACv2, normalized())
+    model.learn(30)
+    before = model._engine_signature()
+    model.set_env(normalized(norm_obs=False))
+    go_on(model)
+    assert batch(model).observations.abs().max() <= 1.0
+    assert model._engine_signature() != before
+    model.set_env(normalized(norm_reward=False, clip_obs=0.1))
+    go_on(model)
+    assert batch(model).observations.abs().max() == pytest.approx(0.1)
+
+
+class OwnNormalisation(VecNormalize):
+    """Rewards of seven and doubled observations, whatever the statistics are."""
+
+    def normalize_reward(self, reward: np.ndarray) -> np.ndarray:
+        return np.full_like(reward, 7.0)
+
+    def normalize_obs(self, obs: Any) -> Any:
+        return {key: 2.0 * value for key, value in obs.items()} if isinstance(obs, dict) else 2.0 * obs
+
+
+@pytest.mark.parametrize("kind", ["vector", "dictionary"])
+def test_a_normalisation_of_the_users_own_is_asked(kind: str) -> None:
+    space = VECTOR if kind == "vector" else DICTIONARY
+    env = OwnNormalisation(
+        DummyVecEnv([lambda: SpacesEnv(space)]), norm_obs_keys=None if kind == "vector" else ["vector"]
+    )
+    model = make(SACv2, env, "MlpPolicy" if kind == "vector" else "MultiInputPolicy")
+    seen = []
+    update = model.update
+    model.update = lambda batch, noise: (seen.append(batch), update(batch, noise))[1]
+    model.learn(20)
+    assert all((one.rewards == 7.0).all() for one in seen)
+    observations = [one.observations if kind == "vector" else one.observations["vector"] for one in seen]
+    assert 1.0 < max(float(one.abs().max()) for one in observations) <= 2.0
+
+
+# ---------------------------------------------------------------- several agents
+
+
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_the_weight_of_the_cross_entropy_may_be_annealed(n_envs: int) -> None:
+    model = make(MASAC, make_vec_env("SimpleSpread-v3", n_envs))
+    model.learn(20)
+    before = model._engine_signature()
+    model.ce_coef, model.ce_convention = 0.25, "similarity"
+    go_on(model)
+    assert model.cross_entropy.coefficient == -0.25
+    assert model._engine_signature() != before
+
+
+# ---------------------------------------------------------------- engines
+
+
+class Step:
+    """A gradient step that counts its calls, and depends on a constant."""
+
+    def __init__(self) -> None:
+        self.total, self.constant = th.zeros(()), 1.0
+
+    def draw(self, batch_size: int) -> tuple[th.Tensor]:
+        return (th.ones(batch_size),)
+
+    def step(self, x: th.Tensor) -> None:
+        self.total += (x * self.constant).mean()
+
+
+@needs_compiler
+def test_a_constant_that_keeps_changing_ends_in_the_eager_engine() -> None:
+    def run(make_engine: Callable[[Step], Engine]) -> Step:
+        step = Step()
+        engine = make_engine(step)
+        with th._dynamo.config.patch(recompile_limit=2):
+            for constant in range(5):
+                step.constant = float(constant)
+                engine.run(2, 4, lambda: None)
+        return step
+
+    def compiled(step: Step) -> Engine:
+        return CompiledEngine(step.draw, step.step, True)
+
+    with pytest.raises(EngineUnavailableError, match=r"has changed too often\): pass engine='eager'"):
+        run(compiled)
+    with pytest.warns(UserWarning, match="has changed too often.*going on with engine='eager'"):
+        step = run(lambda step: _WithFallback(compiled(step), EagerEngine(step.draw, step.step, True)))
+    assert step.total == 2 * sum(range(5))
+
+
+class FailsAt(Engine):
+    """
+    Does two steps of each run and then fails, once so many runs are over; as a capture does after its warm-up.
+
+    :param step: what it does
+    :param run: which run fails
+    """
+
+    name = "failing"
+
+    def __init__(self, step: Step, run: int):
+        super().__init__(step.draw, step.step, True)
+        self.runs = run
+
+    def run(self, gradient_steps: int, batch_size: int, signature: Any) -> None:
+        self.runs -= 1
+        for self.done in range(gradient_steps):
+            if self.runs < 0 and self.done == 2:
+                raise EngineUnavailableError("cannot capture")
+            self.step(*self.draw(batch_size))
+
+
+@pytest.mark.parametrize("run", [0, 3])
+def test_no_step_is_done_twice_where_the_eager_engine_takes_over(run: int) -> None:
+    step = Step()
+    engine = _WithFallback(FailsAt(step, run), EagerEngine(step.draw, step.step, True))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(5):
+            engine.run(4, 8, lambda: None)
+    assert step.total == 20
+    assert [str(one.message) for one in caught] == [
+        "engine='auto' chose 'failing', which failed (EngineUnavailableError: cannot capture): going on with "
+        "engine='eager'"
+    ]
+
+
+def test_an_error_of_the_users_own_is_not_taken_for_one_of_the_engine() -> None:
+    step = Step()
+    engine = _WithFallback(EagerEngine(step.draw, step.step, True), EagerEngine(step.draw, step.step, True))
+    engine.run(1, 4, lambda: None)
+
+    def draw(batch_size: int) -> tuple[th.Tensor]:
+        raise KeyError("mine")
+
+    engine._engine.draw = draw
+    with pytest.raises(KeyError, match="mine"):
+        engine.run(1, 4, lambda: None)
+
+
+def test_auto_chooses_again_where_more_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = []
+
+    def spy(*args: Any, planned_steps: float, **kwargs: Any) -> Engine:
+        plans.append(planned_steps)
+        return engine_module.make_engine("eager", *args[1:], planned_steps=planned_steps, **kwargs)
+
+    monkeypatch.setattr(maxent_algorithm, "make_engine", spy)
+    monkeypatch.setattr(maxent_algorithm, "COMPILE_PAYS_FROM", 100)
+    model = make(SACv2, engine="auto", learning_starts=0)
+    for _ in range(5):
+        go_on(model, 30)  # 30, 60, 90, 120, 150 updates
+    assert plans == [30, 120]
+    model.learn(1000)
+    assert plans == [30, 120]
+
+
+def test_parameters_with_hooks_are_not_compiled(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = []
+    model = make(SACv2, engine="compile")
+    next(model.critic.parameters()).register_hook(calls.append)
+    with pytest.raises(EngineUnavailableError, match=r"critic has a gradient hook.*pass engine='eager'"):
+        model.learn(20)
+    model.engine, model.verbose = "auto", 1
+    monkeypatch.setattr(engine_module, "COMPILE_PAYS_FROM", 1)
+    go_on(model)
+    assert calls
+    assert "Using the eager engine (a parameter of the critic has a gradient hook" in capsys.readouterr().out
+
+
+@every_algorithm
+def test_a_copy_has_an_engine_of_its_own(algorithm: type) -> None:
+    model = make(algorithm)
+    model.learn(20)
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert copied._engine is None
+        before, before_of_copy = flat_parameters(model), flat_parameters(copied)
+        copied.set_env(DummyVecEnv([SpacesEnv]))
+        go_on(copied)
+        assert all(th.equal(value, before[name]) for name, value in flat_parameters(model).items())
+        assert any(not th.equal(value, before_of_copy[name]) for name, value in flat_parameters(copied).items())
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_copy_of_a_compiled_model_trains_itself() -> None:
+    model = make(SACv2, engine="compile")
+    model.learn(20)
+    before = flat_parameters(model)
+    copied = copy.deepcopy(model)
+    go_on(copied)
+    assert all(th.equal(value, before[name]) for name, value in flat_parameters(model).items())
+    assert any(not th.equal(value, before[name]) for name, value in flat_parameters(copied).items())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pickle.loads(pickle.dumps(model))
+
+
+def test_updates_are_counted_from_where_the_steps_are() -> None:
+    model = make(SACv2, learning_starts=0)
+    recorded: list[float] = []
+    model.learn(100)
+    record = model.logger.record
+
+    def spy(key: str, value: Any, exclude: Any = None) -> None:
+        if key == "train/update_to_data":
+            recorded.append(value)
+        record(key, value, exclude)
+
+    model.logger.record = spy
+    model.dump_logs()
+    model.learn(100, log_interval=1)
+    assert all(0.5 < ratio <= 1.0 for ratio in recorded)
+    go_on(model, 50)
+    model.dump_logs()
+    assert recorded[-1] == 1.0
