@@ -3,16 +3,22 @@ Correctness and speed on a CUDA device, in one command of a few minutes:
 
     python benchmarks/gpu.py --out benchmarks/gpu
 
-First every engine is checked against the eager one on every algorithm, CUDA graphs before compiled updates, which take
-longer to make; then updates and environment steps per second are measured against Stable-Baselines3's SAC in the same
-run. Writes ``engines.csv``, ``updates.csv`` and ``learning.csv``, each as soon as it is known, and ``gpu.md``.
+First every engine is checked against the eager one on every algorithm, each of them in a process of its own, over a
+short learn() and several updates in one call; then updates and environment steps per second are measured against
+Stable-Baselines3's SAC in the same run. Writes ``engines.csv``, ``updates.csv`` and ``learning.csv``, each as soon as
+it is known, and ``gpu.md``.
 """
 
 import argparse
 import functools
+import json
+import math
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,79 +78,88 @@ VARIANTS = {
 }
 
 
-def made(variant: Variant, **arguments: Any) -> Any:
-    """
-    :param variant: what is checked
-    :param arguments: more arguments
-    :return: a model, ready to train
-    """
-    model = variant.cls(
-        "MlpPolicy", variant.make_env(), seed=1, learning_starts=0, buffer_size=20_000, **variant.arguments, **arguments
-    )
-    return prepare(model, transitions=1000)
-
-
-def parameters(model: Any) -> th.Tensor:
-    """
-    :param model: any of ours
-    :return: all parameters of the policy, in float64
-    """
-    synchronize(model.device)
-    return th.nn.utils.parameters_to_vector(model.policy.parameters()).detach().double().cpu()
-
-
-def parameters_after(variant: Variant, engine: str, updates: int, device: str) -> th.Tensor:
+def parameters_after(variant: Variant, engine: str, updates: int, device: str) -> tuple[th.Tensor, th.Tensor]:
     """
     :param variant: what is checked
     :param engine: its engine
+    :param updates: gradient steps to do, each after a step in the environment
+    :param device: where
+    :return: all parameters of the policy before and after, in float64
+    """
+    arguments: dict[str, Any] = {"seed": 1, "learning_starts": 0, "buffer_size": 20_000, **variant.arguments}
+    model = variant.cls("MlpPolicy", variant.make_env(), device=device, engine=engine, **arguments)
+    prepare(model, transitions=1000)
+
+    def parameters() -> th.Tensor:
+        synchronize(model.device)
+        return th.nn.utils.parameters_to_vector(model.policy.parameters()).detach().double().cpu()
+
+    before = parameters()
+    model.learn(updates, log_interval=None)
+    model.train(gradient_steps=updates, batch_size=model.batch_size)  # several in one call
+    return before, parameters()
+
+
+def check_variant(name: str, engines: list[str], updates: int, device: str) -> None:
+    """
+    Compare engines to the eager one, and print a line of JSON for each.
+
+    :param name: of the variant
+    :param engines: what to compare
     :param updates: gradient steps to do
     :param device: where
-    :return: all parameters of the policy, in float64
     """
-    model = made(variant, device=device, engine=engine)
-    th.manual_seed(2)
-    for steps in (1, updates - 1):
-        model.train(gradient_steps=steps, batch_size=64)
-    return parameters(model)
+    before, reference = parameters_after(VARIANTS[name], "eager", updates, device)
+    for engine in engines:
+        start, error = time.perf_counter(), math.nan
+        try:
+            _, after = parameters_after(VARIANTS[name], engine, updates, device)
+            error = ((after - reference).norm() / (reference - before).norm()).item()
+            verdict = "agrees" if error < 1e-2 else "DIFFERS"
+        except Exception as exception:
+            verdict = describe(exception)
+        result = {"engine": engine, "relative difference": f"{error:.1e}", "verdict": verdict}
+        print(json.dumps({**result, "seconds": f"{time.perf_counter() - start:.1f}"}), flush=True)
 
 
-def check(engines: list[str], updates: int, device: str, minutes: float) -> list[dict[str, Any]]:
+def check(engines: list[str], arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """
-    :param engines: what to compare to the eager engine
-    :param updates: gradient steps to compare after
-    :param device: where
-    :param minutes: after these no other comparison is begun
+    Check every variant in a process of its own: an error of the device leaves no other work in that process.
+
+    :param engines: what to compare to the eager engine, those first that take the least time
+    :param arguments: of the command line
     :return: differences from the eager engine, relative to how far its parameters moved
     """
-    begin = time.perf_counter()
-    references = {}
-    for name, variant in VARIANTS.items():
-        initial = parameters(made(variant, device=device, engine="eager"))
-        reference = parameters_after(variant, "eager", updates, device)
-        references[name] = reference, (reference - initial).norm().item()
-    rows = []
-    for engine in sorted(engines, key=ENGINES.index, reverse=True):
-        for name, variant in VARIANTS.items():
-            start = time.perf_counter()
-            reference, movement = references[name]
-            error, verdict = float("nan"), "NOT RUN: out of time"
-            if start - begin < 60 * minutes:
-                try:
-                    error = (parameters_after(variant, engine, updates, device) - reference).norm().item() / movement
-                    verdict = "agrees" if error < 1e-2 else "DIFFERS"
-                except Exception as exception:
-                    verdict = describe(exception)
-            rows.append(
-                {
-                    "variant": name,
-                    "engine": engine,
-                    "relative difference": f"{error:.1e}",
-                    "verdict": verdict,
-                    "seconds": f"{time.perf_counter() - start:.1f}",
-                }
-            )
-            print(rows[-1], flush=True)
-    return rows
+    deadline = time.perf_counter() + 60 * arguments.check_minutes
+
+    def run(name: str) -> list[dict[str, Any]]:
+        options = ["--device", arguments.device, "--updates", str(arguments.updates), "--engines", *engines]
+        command = [sys.executable, __file__, "--only", name, *options]
+        error = ""
+        try:
+            seconds = max(deadline - time.perf_counter(), 1.0)
+            child = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+            output = child.stdout
+            if child.returncode != 0:
+                error = f"FAILED: {next(iter(reversed(child.stderr.strip().splitlines())), '')[:150]}"
+        except subprocess.TimeoutExpired as exception:
+            output = exception.stdout or ""
+            output = output if isinstance(output, str) else output.decode()
+            error = "NOT RUN: out of time"
+        found = [json.loads(line) for line in output.splitlines() if line.startswith("{") and line.endswith("}")]
+        rows = [{"variant": name, **row} for row in found]
+        for engine in engines[len(rows) :]:
+            rows.append({"variant": name, "engine": engine, "relative difference": "nan", "verdict": error})
+        for row in rows:
+            print({"seconds": "", **row}, flush=True)
+        return rows
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        rows = [row for rows in pool.map(run, VARIANTS) for row in rows]
+    rows.sort(key=lambda row: engines.index(row["engine"]))
+    return [
+        {"variant": "", "engine": "", "relative difference": "", "verdict": "", "seconds": "", **row} for row in rows
+    ]
 
 
 def describe(exception: Exception) -> str:
@@ -167,9 +182,17 @@ def side_by_side(
     """
     measures: dict[str, Callable[[], float]] = {}
     failures: dict[str, str] = {}
+
+    def guarded(name: str, measure: Callable[[], float]) -> float:
+        try:
+            return math.nan if name in failures else measure()
+        except Exception as exception:
+            failures[name] = describe(exception)
+            return math.nan
+
     for name, prepare_candidate in candidates.items():
         try:
-            measures[name] = prepare_candidate()
+            measures[name] = functools.partial(guarded, name, prepare_candidate())
         except Exception as exception:
             failures[name] = describe(exception)
     baseline = next(iter(candidates))
@@ -200,20 +223,24 @@ def speed_of_updates(engines: list[str], device: str, seconds: float, rounds: in
     :return: a row for each candidate
     """
 
-    def ready(cls: type, steps_a_call: int, **arguments: Any) -> Callable[[], float]:
+    @functools.cache
+    def ready(cls: type, **arguments: Any) -> Any:
         model = prepare(cls("MlpPolicy", RandomEnv(), device=device, learning_starts=0, **arguments))
-        updates_per_second(model, steps_a_call, 0.3)  # compile, capture, warm up
-        return functools.partial(updates_per_second, model, steps_a_call, seconds)
+        updates_per_second(model, 10, 0.3)  # compile, capture, warm up
+        return model
+
+    def measure(cls: type, steps_a_call: int, **arguments: Any) -> Callable[[], float]:
+        return functools.partial(updates_per_second, ready(cls, **arguments), steps_a_call, seconds)
 
     rows = []
     for steps_a_call in (1, 50):
-        candidates = {"SB3 SAC": functools.partial(ready, SAC, steps_a_call)}
+        candidates = {"SB3 SAC": functools.partial(measure, SAC, steps_a_call)}
         for cls in (SACv2, SACv1):
             for engine in engines:
-                candidates[f"{cls.__name__} {engine}"] = functools.partial(ready, cls, steps_a_call, engine=engine)
+                candidates[f"{cls.__name__} {engine}"] = functools.partial(measure, cls, steps_a_call, engine=engine)
         # On CUDA that is TensorFloat32
         candidates[f"SACv2 {engines[-1]}, precision='bfloat16'"] = functools.partial(
-            ready, SACv2, steps_a_call, engine=engines[-1], precision="bfloat16"
+            measure, SACv2, steps_a_call, engine=engines[-1], precision="bfloat16"
         )
         rows += side_by_side("updates/s", f"{steps_a_call} a call", candidates, rounds)
     return rows
@@ -253,12 +280,14 @@ def main() -> int:
     :return: 1 if an engine failed or differs from eager
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=list(VARIANTS), help="check one variant and print the result, nothing else")
+    parser.add_argument("--jobs", type=int, default=max((os.cpu_count() or 2) // 2, 1), help="checks at the same time")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/gpu"), help="folder of the results")
     parser.add_argument("--device", default="cuda", help="device (cpu: only to try the script)")
     parser.add_argument("--env", default="Hopper-v5", help="environment of the steps/s")
     parser.add_argument("--engines", nargs="+", default=list(ENGINES[1:]), help="engines to check")
     parser.add_argument("--updates", type=int, default=20, help="gradient steps to compare engines after")
-    parser.add_argument("--check-minutes", type=float, default=5.0, help="begin no other comparison after these")
+    parser.add_argument("--check-minutes", type=float, default=5.0, help="for all comparisons")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a measurement")
     parser.add_argument("--steps", type=int, default=1500, help="environment steps of a measurement")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each candidate")
@@ -266,20 +295,31 @@ def main() -> int:
     if arguments.device == "cuda" and not th.cuda.is_available():
         parser.error("--device cuda: torch finds no CUDA device here")
 
+    engines = sorted({*arguments.engines} - {"eager"}, key=ENGINES.index, reverse=True)
+    if arguments.only is not None:
+        check_variant(arguments.only, engines, arguments.updates, arguments.device)
+        return 0
+    try:
+        gym.make(arguments.env).close()
+    except gym.error.Error as error:  # no MuJoCo on this machine, say
+        print(f"--env {arguments.env} cannot be made ({error}): going on with Pendulum-v1", flush=True)
+        arguments.env = "Pendulum-v1"
+
     record = {**where(arguments.device), "command": " ".join(["python benchmarks/gpu.py", *sys.argv[1:]])}
     print(record, flush=True)
-    engines = [engine for engine in arguments.engines if engine != "eager"]
     sections = []
 
     def keep(file: str, rows: list[dict[str, Any]]) -> None:
         """Write what there is so far: device time may end at any moment."""
+        if not rows:  # no engine to check but the eager one
+            return
         sections.append(markdown_table(rows))
         write_csv(arguments.out / file, [{**row, **record} for row in rows])
         (arguments.out / "gpu.md").write_text("\n\n".join([markdown_table([record]), *sections]) + "\n", "utf-8")
 
-    checks = check(engines, arguments.updates, arguments.device, arguments.check_minutes)
+    checks = check(engines, arguments)
     keep("engines.csv", checks)
-    measured = ["eager", *engines]
+    measured = ["eager", *reversed(engines)]
     keep("updates.csv", speed_of_updates(measured, arguments.device, arguments.seconds, arguments.rounds))
     options = (arguments.device, arguments.env, arguments.steps, arguments.rounds)
     keep("learning.csv", speed_of_learning(measured[-1], *options))

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.metadata
+import math
 import platform
 import statistics
 import subprocess
@@ -54,6 +55,18 @@ class RandomAgents(gym.Env):
     def __init__(self, n_agents: int = 3):
         self.observation_space = spaces.Box(-np.inf, np.inf, (n_agents, 6 * n_agents), np.float32)
         self.action_space = spaces.Box(0.0, 1.0, (n_agents, 5), np.float32)
+
+    def _observation(self) -> np.ndarray:
+        return self.np_random.standard_normal(self.observation_space.shape, np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        return self._observation(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        observation = self._observation()
+        rewards = observation[:, 0]
+        return observation, float(rewards.mean()), False, False, {"agent_rewards": rewards}
 
 
 def prepare(model: Any, transitions: int = 5_000, seed: int = 0) -> Any:
@@ -127,12 +140,13 @@ def median_ratio(results: dict[str, list[float]], baseline: str) -> dict[str, tu
     """
     :param results: of :func:`alternate`
     :param baseline: what the others are compared to
-    :return: median, and median of the ratios to the baseline round by round
+    :return: median, and median of the ratios to the baseline round by round (NaN if it was not measured)
     """
+    nothing = [math.nan] * len(next(iter(results.values()), []))
     return {
         name: (
             statistics.median(values),
-            statistics.median(value / base for value, base in zip(values, results[baseline], strict=True)),
+            statistics.median(value / base for value, base in zip(values, results.get(baseline, nothing), strict=True)),
         )
         for name, values in results.items()
     }
