@@ -284,3 +284,13 @@ def test_value_function_and_policy_share_one_evaluation_of_the_actor(monkeypatch
     with th.no_grad():
         model.update(random_batch(0), noise)
     assert len(samples) == 1
+
+
+def test_actions_and_log_densities_of_a_mixture_by_sb3s_method() -> None:
+    policy_kwargs = {"n_components": 3, "net_arch": [8]}
+    actor = SACv1("MlpPolicy", Spaces(), policy_gradient="likelihood_ratio", policy_kwargs=policy_kwargs).actor
+    observations = th.randn(500, OBS_DIM)
+    actions, log_prob = actor.action_log_prob(observations)
+    assert actions.shape == (500, ACTION_DIM)
+    expected = actor.log_prob(th.atanh(actions.clamp(-1 + 1e-6, 1 - 1e-6)), *actor.mixture(observations))
+    th.testing.assert_close(log_prob, expected, rtol=1e-2, atol=1e-2)

@@ -1,5 +1,7 @@
 """Soft Q-learning as a model: policies, inspection, saving, engines, and arguments without meaning."""
 
+import math
+import pathlib
 import re
 
 import gymnasium as gym
@@ -7,13 +9,14 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import DICTIONARY, IMAGE, VECTOR, SpacesEnv, assert_same_parameters, flat_parameters, make
+from helpers import ACTION, DICTIONARY, IMAGE, VECTOR, SpacesEnv, assert_same_parameters, flat_parameters, make
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import NormalActionNoise
 
 from sb3_sac_variants import SQL
 from sb3_sac_variants.common.engine import compile_obstacle
 from sb3_sac_variants.sql import MlpPolicy
+from sb3_sac_variants.sql.policies import uniform_particles
 
 PARTICLES = {"n_value_particles": 4, "n_svgd_particles": 4}
 POLICIES = {"MlpPolicy": VECTOR, "CnnPolicy": IMAGE, "MultiInputPolicy": DICTIONARY}
@@ -135,7 +138,7 @@ def test_action_noise_is_added():
         ({"ent_coef": "auto_0.1"}, "ent_coef='auto_0.1' needs the policy's entropy"),
         ({"ent_coef": 0.0}, "ent_coef=0.0 is not allowed: exp(Q/ent_coef) needs one greater than 0"),
         ({"ent_coef": -1.0}, "ent_coef=-1.0 is not a temperature"),
-        ({"use_sde": True}, "use_sde=True is for Gaussian policies"),
+        ({"use_sde": True}, "use_sde=True needs a Gaussian policy, and SQL's is none: leave it out"),
         ({"policy_kwargs": {"clip_mean": 1.0}}, "clip_mean=1.0 is for Gaussian policies"),
     ],
 )
@@ -162,3 +165,27 @@ def test_arguments_without_meaning_are_refused(arguments, message):
 def test_arguments_without_meaning_on_discrete_actions_are_refused(arguments, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         make(SQL, gym.make("CartPole-v1"), **arguments)
+
+
+@pytest.mark.parametrize("action_dim", [150, 400])
+def test_many_action_dimensions(action_dim: int) -> None:
+    # 0.5**150, the uniform density, is no number of single precision
+    actions = th.rand(2, 3, action_dim)
+    sample = uniform_particles(actions)
+    expected = -action_dim * math.log(2.0)
+    th.testing.assert_close(sample.log_prob, th.full((2, 3), expected))
+    th.testing.assert_close(sample.weights.sum(dim=1), th.ones(2))
+
+
+@pytest.mark.parametrize("space", [ACTION, gym.spaces.Discrete(3)])
+def test_an_actor_alone_says_what_it_lacks(space: gym.Space, tmp_path: pathlib.Path) -> None:
+    model = make(SQL, SpacesEnv(action_space=space))
+    model.actor.save(tmp_path / "actor")
+    alone = type(model.actor).load(tmp_path / "actor")
+    with pytest.raises(RuntimeError, match=r"critics of its policy: save, load or export the whole policy"):
+        alone.predict(np.zeros(3, np.float32), deterministic=True)
+
+
+def test_an_actor_without_parameters_knows_its_device() -> None:
+    model = make(SQL, SpacesEnv(action_space=gym.spaces.Discrete(3)))
+    assert model.actor.to("meta").device.type == "meta"

@@ -87,6 +87,18 @@ class GaussianMixtureActor(SquashedGaussianActor):
         """
         return (batch_size, self.action_dim + 1)
 
+    def action_log_prob(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
+        """
+        As SB3's ``Actor``.
+
+        :param obs: observations
+        :return: actions drawn from the mixture, ``(B, action_dim)``, and their log-densities, ``(B,)``
+        """
+        batch = next(iter(obs.values())) if isinstance(obs, dict) else obs
+        sample = self.sample(obs, th.randn(self.noise_shape(len(batch)), device=batch.device))
+        assert sample.actions is not None
+        return sample.actions, sample.log_prob.squeeze(1)
+
     def mixture(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """
         :param obs: observations

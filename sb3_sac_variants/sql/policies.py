@@ -1,5 +1,6 @@
 """Networks of soft Q-learning: critics, target critics, and an actor that samples exp(Q(s, .)/alpha)."""
 
+import math
 from typing import Any
 
 import torch as th
@@ -11,7 +12,7 @@ from torch import nn
 
 from sb3_sac_variants.common.actors import ActorNetwork
 from sb3_sac_variants.common.critics import StackedCritic
-from sb3_sac_variants.common.discrete import CategoricalActor, StackedDiscreteCritic
+from sb3_sac_variants.common.discrete import CategoricalActor
 from sb3_sac_variants.common.learner import target_copy
 from sb3_sac_variants.common.losses import PolicySample
 from sb3_sac_variants.common.policies import MaxEntPolicy
@@ -26,11 +27,31 @@ def uniform_particles(actions: th.Tensor) -> PolicySample:
     :return: the same as a sample of the uniform policy
     """
     batch_size, n_particles, action_dim = actions.shape
-    density = actions.new_full((batch_size, n_particles), 0.5**action_dim)
-    return PolicySample(actions, density.log(), th.full_like(density, 1.0 / n_particles))
+    log_density = actions.new_full((batch_size, n_particles), -action_dim * math.log(2.0))
+    return PolicySample(actions, log_density, th.full_like(log_density, 1.0 / n_particles))
 
 
-class SteinActor(ActorNetwork):
+class ActsByCritic(nn.Module):
+    """An actor that is one together with the critics of its policy."""
+
+    def follow(self, critic: StackedCritic) -> None:
+        """
+        :param critic: Q-functions to act by
+        """
+        object.__setattr__(self, "_critic", critic)  # not a part of this module
+
+    @property
+    def critic(self) -> Any:
+        """
+        :return: the Q-functions to act by
+        :raises RuntimeError: if there are none, because the actor was saved and loaded by itself
+        """
+        if "_critic" not in vars(self):
+            raise RuntimeError("this actor acts by the critics of its policy: save, load or export the whole policy")
+        return vars(self)["_critic"]
+
+
+class SteinActor(ActsByCritic, ActorNetwork):
     """
     A network that maps noise to actions, a = tanh(f(s, xi)) with xi ~ N(0, I) (Haarnoja et al. 2017, section 3.3). Its
     samples have a density that nobody knows; it learns from where they should move
@@ -43,7 +64,6 @@ class SteinActor(ActorNetwork):
     """
 
     action_space: spaces.Box
-    critic: StackedCritic
     candidates: th.Tensor
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -54,12 +74,6 @@ class SteinActor(ActorNetwork):
         # Noise of the deterministic policy: the same in each run, drawn without touching the run's random state
         noise = th.randn(DETERMINISTIC_CANDIDATES, self.action_dim, generator=th.Generator().manual_seed(0))
         self.register_buffer("candidates", noise, persistent=False)
-
-    def follow(self, critic: StackedCritic) -> None:
-        """
-        :param critic: Q-functions that :meth:`forward` chooses by when it is to be deterministic
-        """
-        object.__setattr__(self, "critic", critic)  # not a part of this module
 
     def noise_shape(self, batch_size: int) -> tuple[int, ...]:
         """
@@ -96,7 +110,7 @@ class SteinActor(ActorNetwork):
         return actions[th.arange(batch_size, device=actions.device), best]
 
 
-class SoftmaxActor(CategoricalActor):
+class SoftmaxActor(ActsByCritic, CategoricalActor):
     """
     The policy softmax(min_i Q_i(s, .)/alpha) over discrete actions: it has no parameters of its own.
 
@@ -105,7 +119,6 @@ class SoftmaxActor(CategoricalActor):
     :param normalize_images: whether to divide images by 255
     """
 
-    critic: StackedDiscreteCritic
     ent_coef: th.Tensor
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Discrete, normalize_images: bool = True):
@@ -113,11 +126,12 @@ class SoftmaxActor(CategoricalActor):
         # Saved with the policy, which can then act by itself
         self.register_buffer("ent_coef", th.ones(1))
 
-    def follow(self, critic: StackedDiscreteCritic) -> None:
+    @property
+    def device(self) -> th.device:
         """
-        :param critic: Q-functions to act by
+        :return: where the policy is; SB3 looks at the parameters, of which there are none
         """
-        object.__setattr__(self, "critic", critic)  # not a part of this module
+        return self.ent_coef.device
 
     def log_prob(self, obs: PyTorchObs) -> th.Tensor:
         return th.log_softmax(self.critic.values(obs).amin(dim=0) / self.ent_coef, dim=1)
@@ -139,7 +153,7 @@ class SQLPolicy(MaxEntPolicy):
             self._build_without_actor_network(lr_schedule)
         else:
             super()._build(lr_schedule)
-        self.actor.follow(self.critic)  # type: ignore[arg-type]
+        self.actor.follow(self.critic)
         self.critic_target = target_copy(self.critic)
 
     def _build_without_actor_network(self, lr_schedule: Schedule) -> None:

@@ -46,9 +46,9 @@ class SQL(MaxEntAlgorithm):
     ``train/entropy`` is that of exp(Q/alpha) in the next states. On continuous actions it is what the value particles
     see of it, and not below dim(A) log 2 - log(n_value_particles).
 
-    :param args: as :class:`~sb3_sac_variants.common.maxent_algorithm.MaxEntAlgorithm`, that is as SB3's ``SAC``.
-        ``ent_coef`` must be greater than 0, and a number on continuous actions, where no density of the policy is known
-        to learn it from
+    :param args: as :class:`~sb3_sac_variants.common.arguments.MaxEntArguments`, that is as SB3's ``SAC``, without
+        gSDE, which needs a Gaussian policy. ``ent_coef`` must be greater than 0, and a number on continuous actions,
+        where no density of the policy is known to learn it from
     :param n_value_particles: uniform actions, drawn for each state anew, that V is estimated with (eq. 10)
     :param n_svgd_particles: actions a state that the sampler learns from, fixed and updated ones together
     :param svgd_update_ratio: fraction of them that are updated
@@ -103,6 +103,11 @@ class SQL(MaxEntAlgorithm):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
+        if self.use_sde:
+            raise ValueError(
+                f"use_sde={self.use_sde} needs a Gaussian policy, and SQL's is none: leave it out, the policy explores "
+                "by itself"
+            )
         value, _ = parse_ent_coef(self.ent_coef)
         if value == 0:
             raise ValueError(f"ent_coef={self.ent_coef!r} is not allowed: exp(Q/ent_coef) needs one greater than 0")
