@@ -1,5 +1,7 @@
 """Bad input is refused with an error that names the argument, its value and the remedy."""
 
+import functools
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -9,14 +11,14 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from helpers import ACTION, ALGORITHMS, DICTIONARY, VECTOR, SpacesEnv, goal_env, make, refused
-from stable_baselines3 import HerReplayBuffer
+from stable_baselines3 import SAC, HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
-from sb3_sac_variants import SACv1, SACv2
+from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
 
 NAN, INF = float("nan"), float("inf")
 
@@ -29,7 +31,7 @@ RANGES: dict[str, tuple[list[Any], str]] = {
     "batch_size": ([0, -4, 2.5, True, None], "pass an integer at least 1"),
     "tau": ([0, -0.1, 1.001, NAN, "0.5", None], "pass a number greater than 0 and at most 1"),
     "gamma": ([-0.1, 1.1, NAN, None], "pass a number at least 0 and at most 1"),
-    "gradient_steps": ([0, -2, 1.5, None], "pass an integer at least 1"),
+    "gradient_steps": ([-2, 1.5, None], "pass an integer at least 0"),
     "n_steps": ([0, -1, 2.5, None], "pass an integer at least 1"),
     "target_update_interval": ([0, -1, 1.5, None], "pass an integer at least 1"),
     "reward_scale": ([0, -5, NAN, INF, "large"], "pass a number greater than 0"),
@@ -72,6 +74,7 @@ POLICY_KWARGS = [
     ("net_arch", [0], "pass the sizes of the hidden layers"),
     ("net_arch", [16.5], "pass the sizes of the hidden layers"),
     ("net_arch", 64, "pass the sizes of the hidden layers"),
+    ("net_arch", (8, 8), "pass the sizes of the hidden layers as a list"),
     ("net_arch", {"pi": [8]}, "pass the sizes of the hidden layers"),
     ("net_arch", {"pi": [8], "vf": [8]}, "pass the sizes of the hidden layers"),
     ("n_critics", 0, "pass an integer at least 1"),
@@ -118,6 +121,7 @@ def test_policy_arguments(algorithm: type, name: str, value: Any, remedy: str) -
 def test_a_good_value_at_each_bound() -> None:
     bounds = {"tau": 1, "gamma": 1.0, "batch_size": 1, "buffer_size": 1, "learning_starts": 0, "ent_coef": 0}
     make(SACv1, **bounds, gradient_steps=-1, train_freq=(1, "episode"), learning_rate=0.0, seed=2**32 - 1).learn(12)
+    make(SACv2, gradient_steps=0, policy_kwargs={"activation_fn": functools.partial(nn.LeakyReLU, 0.2)}).learn(12)
     make(SACv2, gamma=0, ent_coef="auto_1e-8", target_entropy=0, batch_size=np.int64(4)).learn(8)
 
 
@@ -242,6 +246,24 @@ def test_unbounded_actions(algorithm: type, bounds: tuple[float, float]) -> None
             make(algorithm, env)
 
 
+@pytest.mark.parametrize("bounds", [(0.0, 0.0), (-3e38, 3e38)])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_actions_without_room_to_scale(algorithm: type, bounds: tuple[float, float]) -> None:
+    space = spaces.Box(np.float32([-1, bounds[0]]), np.float32([1, bounds[1]]))
+    with refused(ValueError, "action_space", space, "leave out actions that do nothing, or bound them"):
+        make(algorithm, SpacesEnv(action_space=space))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_bounds_further_apart_than_their_type_can_say(algorithm: type) -> None:
+    env = SpacesEnv(action_space=spaces.Box(-128, 127, (2,), np.int8))
+    model = make(algorithm, env)
+    model.learn(30)
+    actions = np.array(env.actions)
+    assert ((actions >= -128) & (actions <= 127)).all()
+    assert model.replay_buffer.draw(100).actions.abs().max() <= 1.0
+
+
 @pytest.mark.parametrize(
     ("space", "remedy"),
     [
@@ -345,3 +367,15 @@ def test_what_single_precision_cannot_hold_is_not_finite() -> None:
 def test_length_of_the_training(total_timesteps: Any) -> None:
     with refused(ValueError, "total_timesteps", total_timesteps, "pass a number at least 0"):
         make(SACv1).learn(total_timesteps)
+
+
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, MASAC])
+def test_all_arguments_are_shown(algorithm: type) -> None:
+    shown = inspect.signature(algorithm).parameters
+    assert list(shown)[:3] == ["policy", "env", "learning_rate"]
+    assert set(inspect.signature(SAC).parameters) <= set(shown)
+    assert {"engine", "precision", "reward_scale"} <= set(shown)
+    assert not {"args", "kwargs"} & set(shown)
+    own = {SACv1: "policy_q", SACv2: "update_order", SQL: "n_value_particles", MASAC: "ce_coef"}
+    assert shown[own[algorithm]].kind is inspect.Parameter.KEYWORD_ONLY
+    assert shown["gamma"].default == 0.99

@@ -20,6 +20,7 @@ from helpers import (
     make,
     several,
 )
+from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
@@ -177,5 +178,21 @@ def test_checkpoint_frequency(save_freq: Any, tmp_path: Path) -> None:
 
 def test_callback_says_what_it_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(SACv2).learn(25, callback=RunCheckpointCallback(tmp_path, 10, verbose=1))
-    assert capsys.readouterr().out.count("Saved a checkpoint of step") == 2
-    assert json.loads((tmp_path / checkpoint.POINTER).read_text())["num_timesteps"] == 20
+    # Two on the way, and one at the end
+    assert capsys.readouterr().out.count("Saved a checkpoint of step") == 3
+    assert json.loads((tmp_path / checkpoint.POINTER).read_text())["num_timesteps"] == 25
+
+
+def test_callback_keeps_what_goes_on_exactly_where_the_training_was_stopped(tmp_path: Path) -> None:
+    callbacks = [RunCheckpointCallback(tmp_path, 10), StopTrainingOnMaxEpisodes(2)]
+    make(SACv2, SpacesEnv(episode_length=8)).learn(100, callback=callbacks)
+    assert json.loads((tmp_path / checkpoint.POINTER).read_text())["num_timesteps"] == 10
+
+
+def test_environment_by_its_id(tmp_path: Path) -> None:
+    model = make(SACv2, "Pendulum-v1")
+    model.learn(20)
+    model.save_checkpoint(tmp_path)
+    resumed = SACv2.load_checkpoint(tmp_path, "Pendulum-v1", device="cpu")
+    resumed.learn(10, reset_num_timesteps=False)
+    assert resumed.num_timesteps == 30

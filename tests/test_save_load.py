@@ -28,7 +28,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.save_util import load_from_zip_file
 
-from sb3_sac_variants import SACv1
+from sb3_sac_variants import SACv1, SACv2
 
 #: models that differ in what has to be saved: environment, policy, arguments
 MODELS: dict[str, tuple[Callable[[], Any], str, dict[str, Any]]] = {
@@ -356,3 +356,28 @@ def test_spaces_of_a_loaded_model() -> None:
     memory.seek(0)
     loaded = SACv1.load(memory)
     assert (loaded.observation_space, loaded.action_space) == (model.observation_space, model.action_space)
+
+
+def test_a_link_stays_a_link(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "real.zip").touch()
+    (tmp_path / "link.zip").symlink_to("real.zip")
+    make(SACv2).save(tmp_path / "link")
+    assert (tmp_path / "link.zip").is_symlink()
+    SACv2.load(tmp_path / "real")
+
+
+def test_gsde_cannot_be_switched_by_loading(tmp_path: pathlib.Path) -> None:
+    make(SACv2).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"use_sde=True does not go with .*use_sde=False"):
+        SACv2.load(tmp_path / "model", use_sde=True)
+    assert not SACv2.load(tmp_path / "model", use_sde=False).use_sde
+
+
+def test_replay_for_other_n_steps_is_refused(tmp_path: pathlib.Path) -> None:
+    for n_steps, other in ((1, 3), (3, 1)):
+        model = make(SACv2, n_steps=n_steps)
+        model.learn(20)
+        model.save_replay_buffer(tmp_path / "replay")
+        with pytest.raises(ValueError, match=rf"n_steps={n_steps}, not {other}"):
+            make(SACv2, n_steps=other).load_replay_buffer(tmp_path / "replay")
+        make(SACv2, n_steps=n_steps).load_replay_buffer(tmp_path / "replay")

@@ -1,5 +1,6 @@
 """The arguments all algorithms take, and what is checked about them."""
 
+import inspect
 from typing import Any, ClassVar
 
 import torch as th
@@ -25,6 +26,24 @@ from sb3_sac_variants.common.target_entropy import parse_target_entropy
 from sb3_sac_variants.common.validation import check_choice, check_range, parse_ent_coef
 
 
+def whole_signature(cls: type) -> inspect.Signature:
+    """
+    :param cls: a class whose constructor hands on to those of its bases what it does not name
+    :return: all arguments that can be passed
+    """
+    parameters: dict[str, inspect.Parameter] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        own = list(inspect.signature(base.__init__).parameters.values())[1:]  # type: ignore[misc]
+        named = [one for one in own if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+        parameters = {**{one.name: one for one in named}, **parameters}
+        if len(named) == len(own):
+            break
+    # The order of the last base, whose arguments may be passed by position; what subclasses add is keyword-only
+    return inspect.Signature(sorted(parameters.values(), key=lambda one: one.kind))
+
+
 class MaxEntArguments(Resumable):
     """
     Arguments not described otherwise are those of SB3's ``SAC``, with its names, order and defaults.
@@ -38,7 +57,7 @@ class MaxEntArguments(Resumable):
     :param tau: coefficient of the targets' moving average, in (0, 1]; 1 copies
     :param gamma: discount factor, in [0, 1]
     :param train_freq: environment steps (or episodes) from one call of the training to the next
-    :param gradient_steps: gradient steps in each; -1 for as many as there were environment steps
+    :param gradient_steps: gradient steps in each; -1 for as many as there were environment steps, 0 to collect only
     :param action_noise: noise added to the action in training
     :param replay_buffer_class: by default :class:`~sb3_sac_variants.common.buffers.TensorReplayBuffer`
     :param replay_buffer_kwargs: its arguments
@@ -61,7 +80,7 @@ class MaxEntArguments(Resumable):
     :param _init_setup_model: whether to build the networks now
     :param engine: how an update runs: "auto", "eager", "compile", "cudagraph"
     :param precision: of the operands of matrix products in an update, "float32" or "bfloat16", which is faster on
-        processors that have it; convolutions stay float32
+        processors that have it; not of convolutions
         (:func:`~sb3_sac_variants.common.precision.matmul_precision`)
     :param reward_scale: multiplies the rewards inside the loss (logged returns stay raw), 1/alpha of the 2018 paper
     :param qf_learning_rate: learning rate of the critics (and value networks), by default ``learning_rate``
@@ -72,6 +91,11 @@ class MaxEntArguments(Resumable):
     #: id in the zoo and in saved models
     algorithm_id: ClassVar[str]
     default_ent_coef: ClassVar[str | float] = "auto"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # What help() and completion show; the constructors of subclasses pass on what is not theirs
+        cls.__signature__ = whole_signature(cls)  # type: ignore[attr-defined]
 
     def __init__(
         self,
@@ -180,7 +204,7 @@ class MaxEntArguments(Resumable):
         if self.seed is not None:
             check_range("seed", self.seed, 0, 2**32 - 1, integer=True)
         if self.gradient_steps != -1:
-            check_range("gradient_steps", self.gradient_steps, 1, integer=True)
+            check_range("gradient_steps", self.gradient_steps, 0, integer=True)
         check_choice("engine", self.engine, ("auto", "eager", "compile", "cudagraph"))
         check_choice("precision", self.precision, tuple(TORCH_PRECISION))
         warn_if_ignored(self.precision, self.device)

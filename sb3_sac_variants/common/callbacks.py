@@ -9,8 +9,8 @@ from sb3_sac_variants.common.validation import check_range
 
 class RunCheckpointCallback(BaseCallback):
     """
-    Saves a checkpoint from which an interrupted run goes on exactly, whenever at least so many steps have passed. One
-    is kept, the last; ``load_checkpoint()`` of the algorithm takes it up.
+    Saves a checkpoint from which an interrupted run goes on exactly, whenever at least so many steps have passed, and
+    at the end. One is kept, the last; ``load_checkpoint()`` of the algorithm takes it up.
 
     :param path: folder of the checkpoint
     :param save_freq: environment steps from one to the next
@@ -28,9 +28,16 @@ class RunCheckpointCallback(BaseCallback):
         self._saved_at = self.model.num_timesteps
 
     def _on_rollout_start(self) -> None:
+        if self.model.num_timesteps - self._saved_at >= self.save_freq:
+            self._save()
+
+    def _on_training_end(self) -> None:
+        # Not where a callback has stopped the training in the middle of a step: the last one goes on exactly
+        if self.model.num_timesteps > self._saved_at and self.model._between_rollouts:  # type: ignore[attr-defined]
+            self._save()
+
+    def _save(self) -> None:
         steps = self.model.num_timesteps
-        if steps - self._saved_at < self.save_freq:
-            return
         self.model.save_checkpoint(self.path)  # type: ignore[attr-defined]
         self._saved_at = steps
         if self.verbose >= 1:

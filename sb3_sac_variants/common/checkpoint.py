@@ -11,6 +11,7 @@ from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 import torch as th
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -74,7 +75,7 @@ class Resumable(SaveAndLoad):
         _remove_versions(folder, but=version.name)
 
     @classmethod
-    def load_checkpoint(cls, path: str | pathlib.Path, env: GymEnv, device: th.device | str = "auto") -> Any:
+    def load_checkpoint(cls, path: str | pathlib.Path, env: GymEnv | str, device: th.device | str = "auto") -> Any:
         """
         Take up a run where :meth:`save_checkpoint` left it. ``learn()`` then wants the steps that are left::
 
@@ -84,7 +85,8 @@ class Resumable(SaveAndLoad):
         As with ``load()``, load only files that you trust.
 
         :param path: folder of the checkpoint
-        :param env: environment built as that of the interrupted run, wrappers included; its state is overwritten
+        :param env: environment built as that of the interrupted run, wrappers included, or its id; its state is
+            overwritten
         :param device: device to load the model to
         :return: the model
         :raises FileNotFoundError: if there is no checkpoint in the folder
@@ -97,6 +99,8 @@ class Resumable(SaveAndLoad):
                 f"path={str(path)!r} holds no checkpoint: pass a folder that save_checkpoint() wrote"
             )
         files = folder / version
+        if isinstance(env, str):
+            env = maybe_make_env(env, verbose=0)
         with pickle_errors(files / "state.pkl"), open(files / "state.pkl", "rb") as file:
             state = pickle.load(file)
         model = cls.load(files / "model.zip", env, device, force_reset=not state["episode_goes_on"])

@@ -42,6 +42,7 @@ class SaveAndLoad(MaxEntRollout):
         final = pathlib.Path(path)
         if final.suffix == "":
             final = final.with_suffix(".zip")
+        final = final.resolve()  # through a link, as SB3 writes
         final.parent.mkdir(parents=True, exist_ok=True)
         partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
         try:
@@ -93,6 +94,11 @@ class SaveAndLoad(MaxEntRollout):
             raise TypeError(
                 f"{cls.__name__}.load() got unknown arguments {unknown}: pass names of the algorithm's arguments"
             )
+        if "use_sde" in kwargs and kwargs["use_sde"] != saved["use_sde"]:
+            raise ValueError(
+                f"use_sde={kwargs['use_sde']} does not go with path={describe(path)!r}, saved with use_sde="
+                f"{saved['use_sde']}, which has other networks: make a new model"
+            )
         if "ent_coef" in kwargs and parse_ent_coef(kwargs["ent_coef"])[1] != parse_ent_coef(saved["ent_coef"])[1]:
             raise ValueError(
                 f"ent_coef={kwargs['ent_coef']!r} does not go with path={describe(path)!r}, saved with ent_coef="
@@ -120,6 +126,12 @@ class SaveAndLoad(MaxEntRollout):
                         f"path={describe(path)!r} holds a replay buffer with {name}={found}, not {wanted}: load "
                         "one of a model on the same environments"
                     )
+            found = getattr(self.replay_buffer, "n_steps", 1)
+            if found != self.n_steps:
+                raise ValueError(
+                    f"path={describe(path)!r} holds a replay buffer for n_steps={found}, not {self.n_steps}: load one "
+                    "of a model with the same n_steps"
+                )
         except BaseException:
             self.replay_buffer = previous
             raise
