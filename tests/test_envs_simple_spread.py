@@ -13,10 +13,11 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
 
 import sb3_sac_variants.envs as envs
-from sb3_sac_variants.envs import SimpleSpreadEnv, register_envs
+from sb3_sac_variants.envs import IndependentAgents, SimpleSpreadEnv, register_envs
 
 register_envs()
 
@@ -311,3 +312,25 @@ class TestBadInput:
     def test_arguments(self, kwargs, error, message):
         with pytest.raises(error, match=message):
             SimpleSpreadEnv(**kwargs)
+
+
+# ---------------------------------------------------------------- its agents as environments
+
+
+def test_attributes_of_the_environment_of_each_agent() -> None:
+    env = IndependentAgents(make_vec_env("SimpleSpread-v3", 2))
+    assert env.env_is_wrapped(Monitor) == [True] * 6
+    assert env.env_is_wrapped(Monitor, indices=[5]) == [True]
+    assert len(env.get_attr("render_mode")) == 6
+    env.set_attr("mark", "first", indices=[0, 2])
+    env.set_attr("mark", "second", indices=4)
+    assert env.get_attr("mark") == ["first"] * 3 + ["second"] * 3
+    assert env.get_attr("mark", indices=[1, 3]) == ["first", "second"]
+    env.reset()
+    assert len(env.env_method("get_wrapper_attr", "mark")) == 6
+    assert env.env_method("get_wrapper_attr", "mark", indices=[3]) == ["second"]
+
+
+def test_normalisation_goes_outside() -> None:
+    with pytest.raises(ValueError, match=r"VecNormalize\(IndependentAgents\(venv\)\)"):
+        IndependentAgents(VecNormalize(make_vec_env("SimpleSpread-v3", 2)))

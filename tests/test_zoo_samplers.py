@@ -111,6 +111,7 @@ def test_sampled_hyperparameters_make_a_model(algorithm: type, sample: Sample, c
         model = algorithm("MlpPolicy", env, **hyperparams)
         assert model.gamma == hyperparams["gamma"]
         assert model.policy.net_arch == hyperparams["policy_kwargs"]["net_arch"]
+        assert model.gradient_steps == -1  # one update for each environment step, however many environments there are
 
 
 @pytest.mark.parametrize(("algorithm", "sample", "convert"), SAMPLERS)

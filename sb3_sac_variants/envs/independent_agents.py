@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_normalize
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 
 class IndependentAgents(VecEnvWrapper):
@@ -17,19 +19,26 @@ class IndependentAgents(VecEnvWrapper):
     each agent the others are part of an environment that changes as they learn.
 
     ``SACv2("MlpPolicy", IndependentAgents(make_vec_env("SimpleSpread-v3")))``; in the zoo, the hyperparameter
-    ``vec_env_wrapper: sb3_sac_variants.envs.IndependentAgents``. A joint step counts N time steps. What Monitor notes
-    of an episode is the mean over the agents, for each of them.
+    ``vec_env_wrapper: sb3_sac_variants.envs.IndependentAgents``, for its ``train``, ``-optimize`` and ``record_video``
+    (its ``enjoy`` plays a single environment only, which N agents are not). A joint step counts N time steps. What
+    Monitor notes of an episode is the mean over the agents, for each of them.
 
     :param venv: environments with observations ``(N, d)``, actions ``(N, D)`` and ``info["agent_rewards"]``
-    :raises ValueError: if spaces are none of these, or the agents' bounds differ
+    :raises ValueError: if spaces are none of these, the agents' bounds differ, or there is a ``VecNormalize`` in it,
+        which would hand out original rewards and observations of all agents together
     """
 
     def __init__(self, venv: VecEnv) -> None:
+        if unwrap_vec_normalize(venv) is not None:
+            raise ValueError(
+                "venv has VecNormalize inside, which knows all agents as one: put it outside, "
+                "VecNormalize(IndependentAgents(venv))"
+            )
         observation_space = _space_of_one("observation_space", venv.observation_space)
         action_space = _space_of_one("action_space", venv.action_space)
-        super().__init__(venv, observation_space, action_space)
         assert venv.action_space.shape is not None
         self.n_agents = venv.action_space.shape[0]
+        super().__init__(venv, observation_space, action_space)
         self.num_envs = venv.num_envs * self.n_agents
 
     def reset(self) -> VecEnvObs:
@@ -60,6 +69,56 @@ class IndependentAgents(VecEnvWrapper):
                     own["terminal_observation"] = info["terminal_observation"][agent]
                 own_infos.append(own)
         return self._rows(observations), rewards, np.repeat(dones, self.n_agents), own_infos
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """
+        :param attr_name: an attribute of the environments
+        :param indices: agents, numbered through all environments; None for all
+        :return: its value in the environment of each
+        """
+        return self._of_agents(lambda envs: self.venv.get_attr(attr_name, envs), indices)
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """
+        :param attr_name: an attribute of the environments
+        :param value: what to set it to
+        :param indices: agents, numbered through all environments, for whose environments; None for all
+        """
+        self.venv.set_attr(attr_name, value, sorted({index // self.n_agents for index in self._get_indices(indices)}))
+
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        """
+        Call a method of the environments, once in each.
+
+        :param method_name: its name
+        :param args: its arguments
+        :param indices: agents, numbered through all environments; None for all
+        :param kwargs: as ``args``
+        :return: what it gave in the environment of each
+        """
+        return self._of_agents(
+            lambda envs: self.venv.env_method(method_name, *args, indices=envs, **kwargs),
+            indices,
+        )
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
+        """
+        :param wrapper_class: a wrapper
+        :param indices: agents, numbered through all environments; None for all
+        :return: whether the environment of each has it
+        """
+        return self._of_agents(lambda envs: self.venv.env_is_wrapped(wrapper_class, envs), indices)
+
+    def _of_agents(self, ask: Callable[[list[int]], list[Any]], indices: VecEnvIndices) -> list[Any]:
+        """
+        :param ask: gives the answers of some of the environments
+        :param indices: agents, numbered through all environments; None for all
+        :return: the answer of the environment of each
+        """
+        env_of_agents = [index // self.n_agents for index in self._get_indices(indices)]
+        envs = sorted(set(env_of_agents))
+        answers = dict(zip(envs, ask(envs), strict=True))
+        return [answers[env] for env in env_of_agents]
 
     def _rows(self, observations: VecEnvObs) -> np.ndarray:
         assert isinstance(observations, np.ndarray)

@@ -188,11 +188,14 @@ def _suggest_shared_params(trial: optuna.Trial, n_actions: int, n_envs: int, add
 
 
 def _convert_shared_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
-    """The zoo's conversion, with the parameters of the HER buffer brought back into their dictionary."""
+    """
+    The zoo's conversion, with the parameters of the HER buffer brought back into their dictionary, and one update for
+    each environment step with several environments, too (the zoo's is one for each step of all of them).
+    """
     hyperparams = dict(sampled_params)
     her_kwargs = {name: hyperparams.pop(name) for name in _HER_SAMPLED if name in hyperparams}
     for name in [name for name in hyperparams if name.startswith(_HER_GIVEN)]:
         her_kwargs[name.removeprefix(_HER_GIVEN)] = hyperparams.pop(name)
     if her_kwargs:
         hyperparams["replay_buffer_kwargs"] = her_kwargs
-    return convert_offpolicy_params(hyperparams)
+    return {**convert_offpolicy_params(hyperparams), "gradient_steps": -1}
