@@ -5,7 +5,7 @@ Every candidate is a process of its own that waits for its turn; all take turns,
 disturbs them alike. Reported are medians, and medians of the ratios to Stable-Baselines3 in the same round. Writes
 benchmarks/speed.csv, benchmarks/speed.md and benchmarks/figures/speed.png.
 
-    python benchmarks/speed.py                                     # about 17 minutes on two idle cores
+    python benchmarks/speed.py                                     # about a quarter of an hour on two idle cores
     python -m venv .venv-sbx && .venv-sbx/bin/pip install sbx-rl "gymnasium[mujoco]"
     python benchmarks/speed.py --sbx-python .venv-sbx/bin/python   # with SBX
 

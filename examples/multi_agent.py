@@ -5,7 +5,7 @@ MASAC on SimpleSpread-v3, with the hyperparameters of ``hyperparams/masac.yml``;
 core, the zoo's 100 000 look better. A return is summed over the agents: random ones have about -77, a scripted
 assignment of landmarks about -18.
 
-    pip install "sb3-sac-variants[multiagent]" pillow
+    pip install ".[multiagent]" pillow
     python examples/multi_agent.py --timesteps 20000 --ce-coef 0 --gif spread.gif
 
 ``--model`` films what has been trained already, by the zoo for one:

@@ -8,8 +8,8 @@ of the actions at three positions, with actions of the policy.
 
 SQL goes to all four. The mixture does so with some seeds; with others no component is left for one of them.
 
-Run ``python examples/multi_goal.py``; it takes a few minutes. The figure needs matplotlib; with the defaults it is
-benchmarks/figures/multi_goal.png.
+Run ``python examples/multi_goal.py``; it takes a few minutes. The figure needs matplotlib and is written to
+multi_goal.png; benchmarks/figures has the one that the defaults gave.
 """
 
 import argparse
