@@ -506,6 +506,23 @@ class ChannelsLast(BaseFeaturesExtractor):
         return self.linear(th.relu(self.convolution(images)).flatten(1))
 
 
+@pytest.mark.parametrize("functional", [False, True], ids=["eager", "functional"])
+def test_parameters_that_adam_has_stepped_less_often(functional: bool) -> None:
+    module, reference = network(), network()
+    learner, optimizer = learner_of(module), th.optim.Adam(reference.parameters(), lr=RATE)
+    for step in range(9):
+        for each in (module, reference):
+            each[0].requires_grad_(not 2 < step < 6)
+        if not learner.is_attached_to(module):
+            learner.attach(module)
+        optimizer.zero_grad()
+        loss_of(step)(reference).backward()
+        optimizer.step()
+        (learner._minimize_functional if functional else learner.minimize)(loss_of(step))
+    assert not learner.plain_adam
+    assert_same(module, reference, atol=1e-8)
+
+
 @pytest.mark.parametrize("optimizer_class", [th.optim.Adam, th.optim.AdamW])
 def test_gradients_come_in_the_memory_order_of_their_parameters(optimizer_class: type[th.optim.Optimizer]) -> None:
     extractor = ChannelsLast(gym.spaces.Box(-1.0, 1.0, (256,)))

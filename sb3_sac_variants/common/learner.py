@@ -156,6 +156,9 @@ class Learner:
                 if optimizer.param_groups[0]["amsgrad"]:
                     state["max_exp_avg_sq"] = th.zeros_like(parameter)
             state["step"] = th.as_tensor(state["step"], dtype=th.float32).to(device)
+        # Of parameters that were frozen for a while Adam has done fewer steps: the formula counts them all alike
+        steps = {float(optimizer.state[parameter]["step"]) for parameter in self.parameters}
+        self.plain_adam = self.plain_adam and len(steps) <= 1
         self._fused_adam = FusedAdam(optimizer, self.parameters) if self.plain_adam and self.parameters else None
 
     def obstacles(self) -> dict[str, str]:
@@ -228,6 +231,9 @@ class Learner:
         :param function: of the module, gives a tensor or tuples of them
         :return: for :meth:`minimize`, as long as the module's parameters are the same
         """
+        if not self.parameters:
+            value = detach(function(self.module))
+            return Evaluation(value, value)
         if th.compiler.is_compiling():
             return self._evaluate_functional(function)
         with th.enable_grad():
@@ -243,6 +249,8 @@ class Learner:
         :param at: the evaluation
         :return: what the function returned, without gradients
         """
+        if not self.parameters:  # all of them are frozen
+            return detach(loss(self.module if at is None else at.value))
         if th.compiler.is_compiling():
             return self._minimize_functional(loss, at)
         with th.enable_grad():

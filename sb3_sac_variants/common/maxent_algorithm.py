@@ -78,6 +78,8 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
     critic_learner: Learner
     #: updates that were done when the steps were last counted from zero
     _updates_before: int = 0
+    #: updates that were done since the model was made or loaded
+    _updates_here: int = 0
 
     # ---------------------------------------------------------------- the algorithm's own
 
@@ -199,6 +201,7 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
             self.replay_buffer.set_normalization(self._vec_normalize_env)
         if self._engine is None or self._engine.draw_on_device != self._draws_on_device:
             self._engine = self._make_engine()
+        self._updates_here += gradient_steps
         until = self._n_updates + gradient_steps
         with matmul_precision(self.precision):
             while self._n_updates < until:
@@ -215,7 +218,7 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
         for name, learner in self.learners.items():
             if not learner.is_attached_to(getattr(self, name)):
                 learner.attach(getattr(self, name))
-                self._engine = None
+                self._engine = self._lean_actor = None
 
     def _draw(self, batch_size: int) -> tuple[Batch, Any]:
         """
@@ -272,15 +275,15 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
 
     def _plan(self) -> float:
         """
-        :return: gradient steps of this model by the end of ``learn()``. Those that are done count too: who has trained
-            so long in short calls of ``learn()`` will likely go on
+        :return: gradient steps from when the model was made or loaded to the end of ``learn()``. Those that are done
+            count too: who has trained so long in short calls of ``learn()`` will likely go on
         """
         steps = max(self._total_timesteps - self.num_timesteps, 0)
         if self.gradient_steps > 0:
             assert isinstance(self.train_freq, TrainFreq)
             if self.train_freq.unit == TrainFrequencyUnit.STEP:
                 steps = steps * self.gradient_steps / (self.train_freq.frequency * self.n_envs)
-        return self._n_updates + steps
+        return self._updates_here + steps
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         resumed = self._resumed
@@ -380,7 +383,7 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
 
     def _excluded_save_params(self) -> list[str]:
         learners = ["temperature", "learners", *(name for name in vars(self) if name.endswith("_learner"))]
-        machinery = [*learners, "target_trackers", "_metrics", "_runaway_watch", "_engine"]
+        machinery = [*learners, "target_trackers", "_metrics", "_runaway_watch", "_engine", "_updates_here"]
         return [*super()._excluded_save_params(), *self._network_names(), *machinery]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
