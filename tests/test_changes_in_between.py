@@ -4,6 +4,7 @@ import copy
 import pickle
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
-from sb3_sac_variants import MASAC, SACv2
+from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
 from sb3_sac_variants.common import engine as engine_module
 from sb3_sac_variants.common import maxent_algorithm
 from sb3_sac_variants.common.engine import (
@@ -59,6 +60,40 @@ def test_parameters_frozen_and_thawed(algorithm: type) -> None:
     freeze(model, frozen=False)
     go_on(model)
     assert not th.equal(vector(first), before[0])
+
+
+@every_algorithm
+def test_a_network_frozen_as_a_whole(algorithm: type) -> None:
+    model = make(algorithm)
+    model.learn(20)
+    name = next(iter(model.learners))  # the actor, or the critic where the policy has no parameters
+    network = getattr(model, name)
+    network.requires_grad_(False)
+    before = {each: vector(getattr(model, each)) for each in model.learners}
+    go_on(model)
+    after = {each: vector(getattr(model, each)) for each in model.learners}
+    assert [each for each in after if not th.equal(after[each], before[each])] == [*model.learners][1:]
+    network.requires_grad_(True)
+    go_on(model)
+    assert not th.equal(vector(network), before[name])
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", [SACv1, SACv2])
+def test_a_compiled_network_frozen_and_thawed(algorithm: type) -> None:
+    models = []
+    for engine in ("eager", "compile"):
+        model = make(algorithm, engine=engine)
+        model.learn(20)
+        for frozen in (True, False):
+            model.actor.requires_grad_(not frozen)
+            go_on(model, 5)
+            freeze(model, frozen)
+            go_on(model, 5)
+        models.append(model)
+    for key, value in flat_parameters(models[0]).items():
+        th.testing.assert_close(flat_parameters(models[1])[key], value, rtol=1e-3, atol=1e-5, msg=key)
 
 
 class FreezesAt(BaseCallback):
@@ -176,12 +211,14 @@ class OwnNormalisation(VecNormalize):
         return {key: 2.0 * value for key, value in obs.items()} if isinstance(obs, dict) else 2.0 * obs
 
 
+@pytest.mark.parametrize("switched_on", [True, False])
 @pytest.mark.parametrize("kind", ["vector", "dictionary"])
-def test_a_normalisation_of_the_users_own_is_asked(kind: str) -> None:
+def test_a_normalisation_of_the_users_own_is_asked(kind: str, switched_on: bool) -> None:
     space = VECTOR if kind == "vector" else DICTIONARY
     env = OwnNormalisation(
         DummyVecEnv([lambda: SpacesEnv(space)]), norm_obs_keys=None if kind == "vector" else ["vector"]
     )
+    env.norm_obs = env.norm_reward = switched_on
     model = make(SACv2, env, "MlpPolicy" if kind == "vector" else "MultiInputPolicy")
     seen = []
     update = model.update
@@ -204,6 +241,22 @@ def test_the_weight_of_the_cross_entropy_may_be_annealed(n_envs: int) -> None:
     go_on(model)
     assert model.cross_entropy.coefficient == -0.25
     assert model._engine_signature() != before
+
+
+# ---------------------------------------------------------------- particles
+
+
+def test_the_number_of_particles_may_change() -> None:
+    model = make(SQL)
+    model.learn(20)
+    before = model._engine_signature()
+    model.n_value_particles = 7
+    go_on(model)
+    assert model.draw_noise(4).value_particles.shape == (4, 7, 2)
+    assert model._engine_signature() != before
+    model.squash_gradient = "tanh"
+    with pytest.raises(ValueError, match="squash_gradient='tanh' is not known"):
+        go_on(model)
 
 
 # ---------------------------------------------------------------- engines
@@ -293,7 +346,7 @@ def test_an_error_of_the_users_own_is_not_taken_for_one_of_the_engine() -> None:
         engine.run(1, 4, lambda: None)
 
 
-def test_auto_chooses_again_where_more_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_chooses_again_where_more_is_planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     plans = []
 
     def spy(*args: Any, planned_steps: float, **kwargs: Any) -> Engine:
@@ -308,6 +361,11 @@ def test_auto_chooses_again_where_more_is_planned(monkeypatch: pytest.MonkeyPatc
     assert plans == [30, 120]
     model.learn(1000)
     assert plans == [30, 120]
+    # A model that was loaded to train it a little more does not pay for compiling, however long it was trained before
+    model.save(tmp_path / "model")
+    loaded = SACv2.load(tmp_path / "model", SpacesEnv())
+    go_on(loaded, 30)
+    assert plans == [30, 120, 30]
 
 
 def test_parameters_with_hooks_are_not_compiled(

@@ -257,14 +257,12 @@ class TensorReplayBuffer(ReplayBuffer):
 
         :param env: the wrapper, or None for raw observations and rewards
         """
-        if env is None or not (env.norm_obs or env.norm_reward):
-            if self._normalizer is not None:
-                self.version += 1
-            self._normalizer = None
-        elif self._normalizer is not None and self._normalizer.is_of(env):
-            self._normalizer.update()
-        else:
-            self._normalizer = normalizer_of(env, list(self._spaces), th.device(self.device))
+        before = self._normalizer
+        if before is not None and env is not None and before.is_of(env):
+            before.update()
+            return
+        self._normalizer = None if env is None else normalizer_of(env, list(self._spaces), th.device(self.device))
+        if self._normalizer is not before:
             self.version += 1
 
     @property

@@ -12,16 +12,18 @@ SINGLE = ""
 Settings = tuple[VecNormalize, bool, bool, float, float, list[str] | None]
 
 
-def normalizer_of(env: VecNormalize, keys: list[str], device: th.device) -> "BatchNormalizer | OwnNormalizer":
+def normalizer_of(env: VecNormalize, keys: list[str], device: th.device) -> "BatchNormalizer | OwnNormalizer | None":
     """
     :param env: the wrapper
     :param keys: keys of the observations
     :param device: where batches are
-    :return: what does to a batch what the wrapper does to a step
+    :return: what does to a batch what the wrapper does to a step; None if that is nothing
     """
     methods = ("normalize_obs", "_normalize_obs", "normalize_reward")
     own = any(getattr(type(env), name) is not getattr(VecNormalize, name) for name in methods)
-    return OwnNormalizer(env, device) if own else BatchNormalizer(env, keys, device)
+    if own:
+        return OwnNormalizer(env, device)
+    return BatchNormalizer(env, keys, device) if env.norm_obs or env.norm_reward else None
 
 
 def _settings(env: VecNormalize) -> Settings:

@@ -62,6 +62,7 @@ class SQL(MaxEntAlgorithm):
     default_ent_coef = 1.0
     supported_action_spaces = (spaces.Box, spaces.Discrete)
     tracked_networks: ClassVar[dict[str, str]] = {"critic": "critic_target"}
+    update_constants = (*MaxEntAlgorithm.update_constants, "_options_in_use")
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,
@@ -116,8 +117,18 @@ class SQL(MaxEntAlgorithm):
     def _setup_model(self) -> None:
         self.metric_names = ("critic_loss", "ent_coef", "entropy", "q_mean", *self._action_kind.metric_names)
         super()._setup_model()
-        self._actions = self._action_kind(self.policy, self.learners, self._particle_options)
+        self._setup_actions()
         self._tell_actor_temperature()
+
+    def _setup_actions(self) -> None:
+        self._options_in_use = self._particle_options
+        self._actions = self._action_kind(self.policy, self.learners, self._options_in_use)
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        if self._particle_options != self._options_in_use:  # a callback may change the number of particles
+            self._action_kind.check(self._particle_options, self.ent_coef, self.action_space)
+            self._setup_actions()
+        super().train(gradient_steps, batch_size)
 
     def _tell_actor_temperature(self) -> None:
         if isinstance(self.actor, SoftmaxActor):
@@ -180,4 +191,4 @@ class SQL(MaxEntAlgorithm):
         self._tell_actor_temperature()  # the saved policy's may be another: load(..., ent_coef=0.1)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_actions", "metric_names"]
+        return [*super()._excluded_save_params(), "_actions", "_options_in_use", "metric_names"]
