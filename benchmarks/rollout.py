@@ -4,7 +4,8 @@ What a step of the training loop costs outside the environment and the update: b
     python benchmarks/rollout.py
 
 Every model runs ``learn()`` on environments of random numbers, past ``learning_starts`` and with a ``train()`` that
-does nothing. The time spent inside ``env.step()`` is taken off. Writes ``benchmarks/rollout.csv`` and prints a table.
+does nothing. The time spent inside ``env.step()`` is taken off. "bare policy" says what there is left to gain: SACv2
+with the operations of its policy written out. Writes ``benchmarks/rollout.csv`` and prints a table.
 """
 
 import argparse
@@ -20,8 +21,36 @@ import torch as th
 from harness import SHAPES, RandomEnv, alternate, markdown_table, median_ratio, where, write_csv
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
+from torch.nn import functional as F
 
 import sb3_sac_variants
+
+
+class BarePolicy(sb3_sac_variants.SACv2):
+    """
+    SACv2 whose rollout does the arithmetic of its policy and nothing else: no modules, no checks, no other bounds of
+    actions than -1 and 1.
+    """
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        hidden = [layer for layer in self.actor.latent_pi if isinstance(layer, nn.Linear)]
+        self._hidden, self._heads = (
+            [(layer.weight.detach(), layer.bias.detach()) for layer in layers]
+            for layers in (hidden, [self.actor.mu, self.actor.log_std])
+        )
+
+    def _sample_action(self, *args: Any, **kwargs: Any) -> tuple[np.ndarray, np.ndarray]:
+        with th.no_grad():
+            x = th.from_numpy(self._last_obs).float()
+            for weight, bias in self._hidden:
+                x = th.relu(F.linear(x, weight, bias))
+            mean, log_std = (F.linear(x, weight, bias) for weight, bias in self._heads)
+            std = log_std.clamp(-20.0, 2.0).exp()
+            actions = th.tanh(th.addcmul(mean, std, th.randn_like(mean))).numpy()
+        return actions, actions
+
 
 #: SB3's algorithm, which the others are compared to, and ours; the same for discrete actions
 CONTINUOUS = {
@@ -29,6 +58,7 @@ CONTINUOUS = {
     "SACv2": sb3_sac_variants.SACv2,
     "SACv1": sb3_sac_variants.SACv1,
     "SQL": sb3_sac_variants.SQL,
+    "bare policy": BarePolicy,
 }
 DISCRETE = {
     "SB3 DQN": stable_baselines3.DQN,
