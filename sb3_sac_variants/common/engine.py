@@ -5,6 +5,7 @@ An engine knows two functions and no network: ``draw(batch_size)`` gives the arg
 and noise), ``step(*arguments)`` does it. All engines give the same numbers within float tolerance.
 """
 
+import inspect
 import os
 import shutil
 import types
@@ -68,16 +69,19 @@ class CompiledEngine(Engine):
     the eager engine.
 
     :param fullgraph: False where the optimiser's own step has to break the graph
+    :param compilations: how often it compiles at the most, by default as often as torch does (8 times)
     """
 
     name = "compile"
 
-    def __init__(self, draw: Draw, step: Step, draw_on_device: bool, fullgraph: bool = True):
+    def __init__(
+        self, draw: Draw, step: Step, draw_on_device: bool, fullgraph: bool = True, compilations: int | None = None
+    ):
         super().__init__(draw, step, draw_on_device)
         reason = compile_obstacle()
         if reason is not None:
             raise EngineUnavailableError(f"engine='compile' cannot run: {reason}")
-        self.compiled = _compile(step, fullgraph)
+        self.compiled = _compile(step, fullgraph, compilations)
 
     def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
         self.done = 0
@@ -199,14 +203,18 @@ class CudaGraphEngine(Engine):
         self._graph.replay()
 
 
-def _compile(step: Step, fullgraph: bool) -> Step:
+def _compile(step: Step, fullgraph: bool, compilations: int | None = None) -> Step:
     """
     :param step: does a gradient step
     :param fullgraph: False where the optimiser's own step has to break the graph
+    :param compilations: how often at the most
     :return: the same, to be compiled at its first call
     """
     options: dict[str, Any] | None = {"guard_filter_fn": _guards_to_check} if fullgraph else None
-    return th.compile(_with_own_code(step), fullgraph=fullgraph, dynamic=False, options=options)
+    limit: dict[str, Any] = {}
+    if compilations is not None and "recompile_limit" in inspect.signature(th.compile).parameters:  # not in torch 2.8
+        limit["recompile_limit"] = compilations
+    return th.compile(_with_own_code(step), fullgraph=fullgraph, dynamic=False, options=options, **limit)
 
 
 def _guards_to_check(guards: Sequence[Any]) -> list[bool]:
@@ -368,7 +376,8 @@ def make_engine(
     elif name in obstacles:
         raise EngineUnavailableError(f"engine={name!r} cannot run: {obstacles[name]}; pass engine='eager'")
     if wanted == "compile":
-        engine = CompiledEngine(draw, step, draw_on_device, fullgraph)
+        # Of its own accord not again and again, for a batch size or a constant that changes all the time
+        engine = CompiledEngine(draw, step, draw_on_device, fullgraph, 4 if name == "auto" else None)
     elif wanted == "cudagraph":
         engine = CudaGraphEngine(draw, step, draw_on_device, device, verbose=verbose)
     if name == "auto" and engine is not eager:
