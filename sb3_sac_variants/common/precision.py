@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch as th
 
@@ -22,12 +23,13 @@ def matmul_precision(precision: str) -> Iterator[None]:
         TensorFloat32 for it, 11)
     """
     wanted = TORCH_PRECISION[precision]
-    settings: list[str] = []
-    backends = (th.backends.cuda.matmul, th.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+    settings: dict[Any, str] = {}
     try:
         before = th.get_float32_matmul_precision()
-    except RuntimeError:  # set backend by backend (``fp32_precision``): there is no one name for that
-        before, settings = "highest", [backend.fp32_precision for backend in backends]
+    except RuntimeError:  # set backend by backend (``fp32_precision``, torch 2.9 and later): no one name says that
+        before = "highest"
+        backends = (th.backends.cuda.matmul, th.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+        settings = {backend: backend.fp32_precision for backend in backends}
     if before == wanted and not settings:
         yield
         return
@@ -36,7 +38,7 @@ def matmul_precision(precision: str) -> Iterator[None]:
         yield
     finally:
         th.set_float32_matmul_precision(before)
-        for backend, setting in zip(backends, settings, strict=False):
+        for backend, setting in settings.items():
             backend.fp32_precision = setting
 
 
