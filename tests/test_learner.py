@@ -15,8 +15,9 @@ from torch import nn
 from sb3_sac_variants import SACv1, SACv2
 from sb3_sac_variants.common.adam import is_plain_adam
 from sb3_sac_variants.common.critics import stacked_mlp
-from sb3_sac_variants.common.learner import Learner, TargetTracker, target_copy
+from sb3_sac_variants.common.learner import Learner
 from sb3_sac_variants.common.losses import PolicySample
+from sb3_sac_variants.common.targets import TargetTracker, target_copy
 
 # A power of two, which the learner's float32 tensor holds exactly
 RATE = 2.0**-7

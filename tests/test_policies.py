@@ -329,3 +329,16 @@ def test_targets_start_as_copies_without_gradients(algorithm: type) -> None:
             assert not ours.requires_grad
     for network in (model.actor, *critic_like(model)):
         assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+@every_algorithm
+@pytest.mark.parametrize("name", ["policy", "critic"])
+def test_a_vector_of_parameters_is_loaded_into_the_memory_there_is(algorithm: type, name: str) -> None:
+    network = getattr(make(algorithm), name)
+    places = [parameter.data_ptr() for parameter in network.parameters()]
+    vector = network.parameters_to_vector()
+    network.load_from_vector(2.0 * vector)
+    np.testing.assert_array_equal(network.parameters_to_vector(), 2.0 * vector)
+    assert [parameter.data_ptr() for parameter in network.parameters()] == places
+    with pytest.raises(RuntimeError, match="split_with_sizes"):
+        network.load_from_vector(vector[1:])

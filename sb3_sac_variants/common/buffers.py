@@ -293,8 +293,7 @@ class TensorReplayBuffer(ReplayBuffer):
         :return: a batch drawn uniformly with replacement
         :raises ValueError: if the buffer is empty
         """
-        if self.size() == 0:
-            raise ValueError("cannot sample from an empty replay buffer: collect transitions first")
+        self._check_filled()
         if self._samples_by_index:
             return super().sample(batch_size, env)
         self.set_normalization(env)
@@ -308,9 +307,12 @@ class TensorReplayBuffer(ReplayBuffer):
         :return: a batch
         :raises ValueError: if the buffer is empty
         """
-        if self._storage is None:
-            raise ValueError("cannot draw from an empty replay buffer: collect transitions first")
+        self._check_filled()
         return self._gather(self._range.draw(batch_size))
+
+    def _check_filled(self) -> None:
+        if self._storage is None:
+            raise ValueError("cannot sample from an empty replay buffer: collect transitions first")
 
     def _get_samples(  # type: ignore[override]
         self, batch_inds: np.ndarray, env: VecNormalize | None = None

@@ -59,8 +59,10 @@ class EagerEngine(Engine):
     name = "eager"
 
     def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
-        for _ in range(gradient_steps):
+        self.done = 0
+        while self.done < gradient_steps:
             self.step(*self.draw(batch_size))
+            self.done += 1
 
 
 class CompiledEngine(Engine):
@@ -110,31 +112,18 @@ class CudaGraphEngine(Engine):
     outside and its result is copied into the graph's inputs.
 
     :param device: the CUDA device
-    :param compiled: whether the captured step is compiled first (fewer, larger kernels)
-    :param fullgraph: with ``compiled``, False where the optimiser's own step has to break the graph
     :param verbose: from 1 on, say when the graph is captured anew
     """
 
     name = "cudagraph"
     warm_up_steps = 3
 
-    def __init__(
-        self,
-        draw: Draw,
-        step: Step,
-        draw_on_device: bool,
-        device: th.device,
-        compiled: bool = False,
-        fullgraph: bool = True,
-        verbose: int = 0,
-    ):
+    def __init__(self, draw: Draw, step: Step, draw_on_device: bool, device: th.device, verbose: int = 0):
         super().__init__(draw, step, draw_on_device)
         self.verbose = verbose
         if device.type != "cuda":
             raise EngineUnavailableError(f"engine='cudagraph' cannot run on device='{device}': pass device='cuda'")
         self.device = device
-        if compiled:
-            self.step = _compile(step, fullgraph)
         # One stream for warm-up and capture, on this device: the one that torch.cuda.graph() takes by itself belongs to
         # whichever device was current first, and what runs on another device is not captured
         self._stream = th.cuda.Stream(device)
@@ -203,11 +192,11 @@ class CudaGraphEngine(Engine):
         self._graph.replay()
 
 
-def _compile(step: Step, fullgraph: bool, compilations: int | None = None) -> Step:
+def _compile(step: Step, fullgraph: bool, compilations: int | None) -> Step:
     """
     :param step: does a gradient step
     :param fullgraph: False where the optimiser's own step has to break the graph
-    :param compilations: how often at the most
+    :param compilations: how often at the most; None for torch's limit
     :return: the same, to be compiled at its first call
     """
     options: dict[str, Any] | None = {"guard_filter_fn": _guards_to_check} if fullgraph else None

@@ -1,5 +1,5 @@
 """
-A module, its optimiser, and ``minimize``: the only place that differentiates and steps; and the tracking of targets.
+A module, its optimiser, and ``minimize``: the only place that differentiates and steps.
 
 Run eagerly, a step is ``torch.autograd.grad`` (gradients of this module's parameters only, never of the networks the
 loss merely passes through) and a fused ``torch.optim`` step. Inside a compiled graph the same step is written with
@@ -7,10 +7,9 @@ loss merely passes through) and a fused ``torch.optim`` step. Inside a compiled 
 would break the graph. Either way the state lives in the optimiser, so a saved model knows nothing of how it was run.
 """
 
-import copy
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch as th
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
@@ -19,7 +18,6 @@ from torch import nn
 from sb3_sac_variants.common.adam import FusedAdam, adam_step, is_plain_adam
 
 Loss = th.Tensor | tuple[th.Tensor, Any]
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 #: averages of gradients and of their squares, by their names in the state of torch's optimisers
 AVERAGES = {"exp_avg", "exp_avg_sq", "square_avg", "grad_avg", "momentum_buffer"}
@@ -346,85 +344,3 @@ def _fill_in(leaf: th.Tensor | None) -> th.Tensor:
 def _take_out(leaf: th.Tensor) -> th.Tensor | None:
     """The opposite of :func:`_fill_in`."""
     return None if leaf.numel() == 0 else leaf
-
-
-def target_copy(module: ModuleT) -> ModuleT:
-    """
-    :param module: an online network
-    :return: an exact copy for the targets: in evaluation mode, without gradients and without an optimiser
-    """
-    target = copy.deepcopy(module)
-    vars(target).pop("optimizer", None)
-    target.train(False)
-    return target.requires_grad_(False)
-
-
-class TargetTracker:
-    """
-    Keeps a target network behind its online network: an exponential moving average each time a persistent counter of
-    gradient steps reaches a multiple of the interval; ``tau = 1`` makes it a hard copy
-    (P18, section 5.2).
-
-    SB3 tests its interval against the step inside one ``train()`` call, where with ``gradient_steps=1`` it is always
-    zero; this counter counts over the whole run.
-
-    :param online: the network that learns
-    :param target: the network that follows
-    """
-
-    def __init__(self, online: nn.Module, target: nn.Module):
-        self.tau, self.interval = 1.0, 1
-        self.attach(online, target)
-
-    def attach(self, online: nn.Module, target: nn.Module) -> None:
-        """
-        :param online: the network that learns from now on
-        :param target: the network that follows
-        """
-        self._networks = (online, target)
-        self.online: list[th.Tensor] = list(online.parameters())
-        self.target: list[th.Tensor] = list(target.parameters())
-        # Running statistics of normalisation layers are copied, not averaged (SB3, issue 996)
-        self.online_statistics = [buffer for buffer in online.buffers() if buffer.is_floating_point()]
-        self.target_statistics = [buffer for buffer in target.buffers() if buffer.is_floating_point()]
-        self.steps = th.zeros((), dtype=th.int64, device=self.online[0].device)
-
-    def is_attached_to(self, online: nn.Module, target: nn.Module) -> bool:
-        """
-        :param online: the network that learns
-        :param target: the network that follows
-        :return: whether they are the same here, with the same parameters
-        """
-        now = (online, target, *online.parameters(), *target.parameters())
-        return [*map(id, now)] == [*map(id, (*self._networks, *self.online, *self.target))]
-
-    def configure(self, tau: float, interval: int, steps: int) -> None:
-        """
-        :param tau: coefficient of the moving average
-        :param interval: number of gradient steps from one update to the next
-        :param steps: gradient steps done so far in the whole run
-        """
-        self.tau, self.interval = tau, interval
-        self.steps.fill_(steps)
-
-    def signature(self) -> tuple[Any, ...]:
-        """
-        :return: where a step reads and writes
-        """
-        return tuple(tensor.data_ptr() for tensor in (*self.online, *self.target))
-
-    def step(self) -> None:
-        """Count one gradient step, and let the target follow if it is time."""
-        with th.no_grad():
-            self.steps += 1
-            if self.interval == 1:
-                th._foreach_lerp_(self.target, self.online, self.tau)
-                if self.target_statistics:
-                    th._foreach_copy_(self.target_statistics, self.online_statistics)
-                return
-            # A weight of exactly 0 leaves a target as it is, of exactly 1 copies: no branch, so one graph serves
-            due = (self.steps % self.interval == 0).to(self.online[0].dtype)
-            for follower, leader in zip(self.target, self.online, strict=True):
-                follower.lerp_(leader, self.tau * due)
-            for follower, leader in zip(self.target_statistics, self.online_statistics, strict=True):
-                follower.lerp_(leader, due.to(follower.dtype))

@@ -21,12 +21,13 @@ from sb3_sac_variants.common.critics import StackedCritic
 from sb3_sac_variants.common.discrete import CategoricalActor
 from sb3_sac_variants.common.engine import COMPILE_PAYS_FROM, Engine, make_engine
 from sb3_sac_variants.common.inspection import Inspection
-from sb3_sac_variants.common.learner import Learner, TargetTracker
+from sb3_sac_variants.common.learner import Learner
 from sb3_sac_variants.common.losses import Batch, soft_bellman_error
 from sb3_sac_variants.common.metrics import DeviceMetrics
 from sb3_sac_variants.common.policies import MaxEntPolicy
 from sb3_sac_variants.common.precision import matmul_precision
 from sb3_sac_variants.common.target_entropy import RunawayWatch
+from sb3_sac_variants.common.targets import TargetTracker
 from sb3_sac_variants.common.temperature import LearnedTemperature, Temperature
 from sb3_sac_variants.common.validation import parse_ent_coef
 

@@ -13,7 +13,7 @@ from torch import nn
 from sb3_sac_variants.common.actors import SquashedGaussianActor
 from sb3_sac_variants.common.critics import StackedContinuousCritic, StackedCritic
 from sb3_sac_variants.common.discrete import CategoricalActor, DiscreteActor, StackedDiscreteCritic
-from sb3_sac_variants.common.preprocessing import TraceablePreprocessing
+from sb3_sac_variants.common.parameters import LoadsInPlace
 
 #: arguments of SB3's SACPolicy that concern a Gaussian actor, and their defaults
 GAUSSIAN_ARGUMENTS: dict[str, Any] = {"use_sde": False, "log_std_init": -3, "use_expln": False, "clip_mean": 2.0}
@@ -31,7 +31,7 @@ def modules_with_mode(module: nn.Module) -> Iterator[nn.Module]:
             yield from modules_with_mode(child)
 
 
-class MaxEntPolicy(SACPolicy):
+class MaxEntPolicy(LoadsInPlace, SACPolicy):
     """
     Actor and critics of a maximum-entropy algorithm, for Box or Discrete actions. All arguments are those of SB3's
     ``SACPolicy`` (``net_arch``, ``activation_fn``, ``n_critics``, ``optimizer_class``, ``features_extractor_class``,
@@ -170,8 +170,6 @@ class MaxEntPolicy(SACPolicy):
     def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
         low, high = self.action_space.low, self.action_space.high  # type: ignore[attr-defined]
         return (low, high) if low.dtype.kind == "f" else (low.astype(np.float32), high.astype(np.float32))
-
-    load_from_vector = TraceablePreprocessing.load_from_vector
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

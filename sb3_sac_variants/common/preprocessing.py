@@ -2,14 +2,14 @@
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.policies import BaseModel
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch.nn import functional as F
+
+from sb3_sac_variants.common.parameters import LoadsInPlace
 
 
 class _Part(NamedTuple):
@@ -43,7 +43,7 @@ def _part(space: spaces.Space, normalize_images: bool) -> _Part:
     return _Part(categories, 255.0 if normalize_images and is_image_space(space) else 1.0)
 
 
-class TraceablePreprocessing(BaseModel):
+class TraceablePreprocessing(LoadsInPlace):
     """
     A network that preprocesses observations as SB3's do (``preprocess_obs``). There each call reads bounds and sizes
     from the observation space, which cannot be traced; here they are read once.
@@ -57,18 +57,6 @@ class TraceablePreprocessing(BaseModel):
         space = self.observation_space
         parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
         self._parts = {key: _part(part, self.normalize_images) for key, part in parts.items()}
-
-    def load_from_vector(self, vector: np.ndarray) -> None:
-        """
-        As SB3's, into the memory that the parameters have: pieces of the vector need not lie as compiled code expects.
-
-        :param vector: all parameters, one after the other
-        """
-        parameters = list(self.parameters())
-        values = th.as_tensor(vector, dtype=th.float32, device=self.device)
-        with th.no_grad():
-            for parameter, value in zip(parameters, values.split([p.numel() for p in parameters]), strict=True):
-                parameter.copy_(value.view_as(parameter))
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
         """

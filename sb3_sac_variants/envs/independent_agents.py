@@ -84,7 +84,7 @@ class IndependentAgents(VecEnvWrapper):
         :param value: what to set it to
         :param indices: agents, numbered through all environments, for whose environments; None for all
         """
-        self.venv.set_attr(attr_name, value, sorted({index // self.n_agents for index in self._get_indices(indices)}))
+        self.venv.set_attr(attr_name, value, sorted(set(self._env_of_agents(indices))))
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
         """
@@ -115,10 +115,13 @@ class IndependentAgents(VecEnvWrapper):
         :param indices: agents, numbered through all environments; None for all
         :return: the answer of the environment of each
         """
-        env_of_agents = [index // self.n_agents for index in self._get_indices(indices)]
+        env_of_agents = self._env_of_agents(indices)
         envs = sorted(set(env_of_agents))
         answers = dict(zip(envs, ask(envs), strict=True))
         return [answers[env] for env in env_of_agents]
+
+    def _env_of_agents(self, indices: VecEnvIndices) -> list[int]:
+        return [index // self.n_agents for index in self._get_indices(indices)]
 
     def _rows(self, observations: VecEnvObs) -> np.ndarray:
         assert isinstance(observations, np.ndarray)

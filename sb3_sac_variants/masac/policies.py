@@ -10,8 +10,8 @@ from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 
 from sb3_sac_variants.common.actors import ActorNetwork, gaussian_log_prob, log_det_tanh
 from sb3_sac_variants.common.critics import stacked_mlp
-from sb3_sac_variants.common.learner import target_copy
 from sb3_sac_variants.common.policies import GAUSSIAN_ARGUMENTS, MaxEntPolicy
+from sb3_sac_variants.common.targets import target_copy
 from sb3_sac_variants.masac.critics import CentralizedCritic
 from sb3_sac_variants.masac.losses import JointSample
 

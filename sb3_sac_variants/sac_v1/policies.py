@@ -13,10 +13,10 @@ from torch import nn
 from sb3_sac_variants.common.actors import SquashedGaussianActor, gaussian_log_prob, linear_heads, log_det_tanh
 from sb3_sac_variants.common.critics import stacked_mlp
 from sb3_sac_variants.common.discrete import CategoricalActor
-from sb3_sac_variants.common.learner import target_copy
 from sb3_sac_variants.common.losses import PolicySample
 from sb3_sac_variants.common.policies import MaxEntPolicy
 from sb3_sac_variants.common.preprocessing import TraceablePreprocessing
+from sb3_sac_variants.common.targets import target_copy
 from sb3_sac_variants.common.validation import check_range
 
 

@@ -13,9 +13,9 @@ from torch import nn
 from sb3_sac_variants.common.actors import ActorNetwork
 from sb3_sac_variants.common.critics import StackedCritic
 from sb3_sac_variants.common.discrete import CategoricalActor
-from sb3_sac_variants.common.learner import target_copy
 from sb3_sac_variants.common.losses import PolicySample
 from sb3_sac_variants.common.policies import MaxEntPolicy
+from sb3_sac_variants.common.targets import target_copy
 
 #: sampled actions that the deterministic policy takes the best of
 DETERMINISTIC_CANDIDATES = 32
