@@ -19,7 +19,7 @@ from gymnasium import spaces
 from harness import SHAPES, alternate, markdown_table, median_ratio, where, write_csv
 from stable_baselines3.common.buffers import ReplayBuffer
 
-from sb3_sac_variants.common.buffers import TensorReplayBuffer
+from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
 
 FRAMES = spaces.Box(0, 255, (4, 84, 84), np.uint8)
 #: observations, actions, transitions kept, environments

@@ -42,7 +42,7 @@ def make_model(candidate: str, env: gym.Env, **arguments: Any) -> Any:
 
 
 def without_fused_call(model: Any) -> None:
-    """Steps by ``Optimizer.step()``, as before :class:`sb3_sac_variants.common.adam.FusedAdam`."""
+    """Steps by ``Optimizer.step()``, as before :class:`sb3_sac_variants.common.gradient_step.adam.FusedAdam`."""
     _refresh_without(model, _fused_adam=None)
 
 
@@ -65,7 +65,7 @@ def _refresh_without(model: Any, **attributes: Any) -> None:
 
 def with_all_guards(model: Any) -> None:
     """torch.compile checks all it took for granted before each update."""
-    from sb3_sac_variants.common import engine
+    from sb3_sac_variants.common.gradient_step import engine
 
     engine._guards_to_check = lambda guards: [True] * len(guards)
 
@@ -75,7 +75,7 @@ def critics_in_a_loop(model: Any) -> None:
     import torch as th
     from torch.nn import functional
 
-    from sb3_sac_variants.common.critics import StackedLinear
+    from sb3_sac_variants.common.networks.critics import StackedLinear
 
     def forward(layer: Any, inputs: Any) -> Any:
         weights, biases = layer.weight.unbind(), layer.bias.unbind()
@@ -114,14 +114,14 @@ def denormals_kept(model: Any) -> None:
 
 def memory_given_back(model: Any) -> None:
     """The memory that an update frees goes back to the system, as by default, and comes again page by page."""
-    from sb3_sac_variants.common import engine
+    from sb3_sac_variants.common.gradient_step import engine
 
     engine.keep_freed_memory = lambda: None
 
 
 def last_layers_one_by_one(model: Any) -> None:
     """A product for the policy's mean and another for its standard deviation."""
-    from sb3_sac_variants.common import actors
+    from sb3_sac_variants.common.networks import actors
 
     actors.ONE_PRODUCT_FROM = 10**9
 
@@ -213,7 +213,7 @@ class EndToEnd:
         self._time(self.model.env, "step", "environment")
         self._time(self.model, "train", "update")
         if hasattr(self.model, "engine"):  # "auto" compiles for a long run, and this one is measured in pieces
-            from sb3_sac_variants.common import engine
+            from sb3_sac_variants.common.gradient_step import engine
 
             engine.COMPILE_PAYS_FROM = 0
         self._learn(300)

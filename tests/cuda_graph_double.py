@@ -12,9 +12,9 @@ import torch as th
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sb3_sac_variants.common import maxent_algorithm
-from sb3_sac_variants.common.engine import CudaGraphEngine, Engine
-from sb3_sac_variants.common.storage import RowRange
+from sb3_sac_variants.common.algorithm import maxent_algorithm
+from sb3_sac_variants.common.gradient_step.engine import CudaGraphEngine, Engine
+from sb3_sac_variants.common.replay.storage import RowRange
 
 
 def tensors(values: Any) -> list[th.Tensor]:

@@ -17,7 +17,7 @@ from helpers import make
 from stable_baselines3.common.logger import Logger
 
 from sb3_sac_variants import SQL, SACv1, SACv2
-from sb3_sac_variants.common.losses import Batch
+from sb3_sac_variants.common.equations.types import Batch
 from sb3_sac_variants.tabular import FiniteMDP, SoftQIteration, soft_q_iteration
 
 GAMMA = 0.8

@@ -18,18 +18,18 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
-from sb3_sac_variants.common import engine as engine_module
-from sb3_sac_variants.common import maxent_algorithm
-from sb3_sac_variants.common.engine import (
+from sb3_sac_variants.common.algorithm import maxent_algorithm
+from sb3_sac_variants.common.gradient_step import engine as engine_module
+from sb3_sac_variants.common.gradient_step.engine import (
     CompiledEngine,
     EagerEngine,
     Engine,
     EngineUnavailableError,
     _WithFallback,
-    compile_obstacle,
+    compile_unsupported,
 )
 
-needs_compiler = pytest.mark.skipif(compile_obstacle() is not None, reason="no C++ compiler")
+needs_compiler = pytest.mark.skipif(compile_unsupported() is not None, reason="no C++ compiler")
 
 
 def go_on(model: Any, steps: int = 20) -> None:

@@ -25,8 +25,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 from sb3_sac_variants import SACv1, SACv2
-from sb3_sac_variants.common import checkpoint
 from sb3_sac_variants.common.callbacks import RunCheckpointCallback
+from sb3_sac_variants.common.persistence import checkpoint
 
 # ---------------------------------------------------------------- writing is all or nothing
 
@@ -54,7 +54,7 @@ FAILURES = {
     "second network": ("torch.save", 2),
     "model in place": ("os.replace", 0),
     "replay buffer": ("pickle.dump", 0),
-    "rest": ("sb3_sac_variants.common.checkpoint.random_state", 0),
+    "rest": ("sb3_sac_variants.common.persistence.checkpoint.random_state", 0),
     "flush": ("os.fsync", 3),
     "pointer": ("os.replace", 1),
 }

@@ -14,7 +14,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.her import HerReplayBuffer
 
 from sb3_sac_variants import SQL, SACv1, SACv2
-from sb3_sac_variants.common.engine import compile_obstacle
+from sb3_sac_variants.common.gradient_step.engine import compile_unsupported
 from sb3_sac_variants.sac_v1.policies import SACv1Policy
 
 ALGORITHMS = [SACv1, SACv2, SQL]
@@ -137,7 +137,7 @@ def test_temperature_reaches_the_target_entropy():
 def test_runaway_temperature_warns_when_the_logger_writes():
     model = make(SACv2, DiscreteEnv(), ent_coef="auto_1000", target_entropy="auto_1", learning_starts=0)
     model.set_logger(Logger(None, []))
-    model._runaway_watch.bound = 900.0
+    model._temperature_monitor.bound = 900.0
     with pytest.warns(UserWarning, match="temperature runs away"):
         model.learn(20, log_interval=1)
 
@@ -178,7 +178,7 @@ def test_actions_that_do_not_start_at_zero_are_refused(algorithm):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(compile_obstacle() is not None, reason=str(compile_obstacle()))
+@pytest.mark.skipif(compile_unsupported() is not None, reason=str(compile_unsupported()))
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_compiled_update_computes_the_eager_numbers(algorithm):
     models = []

@@ -10,15 +10,20 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import FlattenExtractor
 
-from sb3_sac_variants.common.discrete import DiscreteActor, StackedDiscreteCritic, check_discrete_start
-from sb3_sac_variants.common.losses import (
+from sb3_sac_variants.common.checks.validation import check_discrete_start
+from sb3_sac_variants.common.equations.losses import (
     expectation,
     likelihood_ratio_policy_improvement,
     policy_entropy,
     soft_policy_improvement,
     soft_value,
 )
-from sb3_sac_variants.common.target_entropy import RUNAWAY_FACTOR, RunawayWatch, parse_target_entropy
+from sb3_sac_variants.common.gradient_step.target_entropy import (
+    RUNAWAY_FACTOR,
+    TemperatureMonitor,
+    parse_target_entropy,
+)
+from sb3_sac_variants.common.networks.discrete import DiscreteActor, StackedDiscreteCritic
 
 OBSERVATIONS = spaces.Box(-1.0, 1.0, (3,), dtype=np.float32)
 ACTIONS = spaces.Discrete(4)
@@ -161,7 +166,7 @@ def test_target_entropies_that_no_policy_has_are_refused(target_entropy, space, 
 
 @pytest.mark.parametrize("initial", [0.01, 1.0, 20.0])
 def test_a_temperature_that_runs_away_is_remarked_once(initial):
-    watch, bound = RunawayWatch(initial), RUNAWAY_FACTOR * max(initial, 1.0)
+    watch, bound = TemperatureMonitor(initial), RUNAWAY_FACTOR * max(initial, 1.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         watch.check({}, 0.6)  # no update since the last time

@@ -14,14 +14,14 @@ import torch as th
 from float64 import AnyFloatExtractor
 from gymnasium import spaces
 
-from sb3_sac_variants.common.actors import (
+from sb3_sac_variants.common.equations.losses import likelihood_ratio_policy_improvement, soft_policy_improvement
+from sb3_sac_variants.common.networks.actors import (
     ONE_PRODUCT_FROM,
     SquashedGaussianActor,
     gaussian_log_prob,
     linear_heads,
     log_det_tanh,
 )
-from sb3_sac_variants.common.losses import likelihood_ratio_policy_improvement, soft_policy_improvement
 from sb3_sac_variants.sac_v1.policies import GaussianMixtureActor
 
 OBSERVATION_SPACE = spaces.Box(-1.0, 1.0, (2,))

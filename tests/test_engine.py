@@ -17,11 +17,11 @@ import torch as th
 from stable_baselines3.common.logger import Logger
 
 from sb3_sac_variants import SQL, SACv1, SACv2
-from sb3_sac_variants.common import engine as engine_module
-from sb3_sac_variants.common.actors import ONE_PRODUCT_FROM
-from sb3_sac_variants.common.engine import COMPILE_PAYS_FROM, EngineUnavailableError, compile_obstacle
+from sb3_sac_variants.common.gradient_step import engine as engine_module
+from sb3_sac_variants.common.gradient_step.engine import COMPILE_PAYS_FROM, EngineUnavailableError, compile_unsupported
+from sb3_sac_variants.common.networks.actors import ONE_PRODUCT_FROM
 
-needs_compiler = pytest.mark.skipif(compile_obstacle() is not None, reason=str(compile_obstacle()))
+needs_compiler = pytest.mark.skipif(compile_unsupported() is not None, reason=str(compile_unsupported()))
 needs_cuda = pytest.mark.skipif(not th.cuda.is_available(), reason="no CUDA device")
 
 #: what is checked beyond the defaults: class and arguments
@@ -226,7 +226,7 @@ def test_engine_by_name_that_cannot_run_raises_with_the_reason(monkeypatch):
     ],
 )
 def test_auto_compiles_only_what_pays(monkeypatch, capsys, planned, obstacle, expected):
-    monkeypatch.setattr(engine_module, "compile_obstacle", lambda: obstacle)
+    monkeypatch.setattr(engine_module, "compile_unsupported", lambda: obstacle)
     model = make(SACv2, "auto", verbose=1)
     model._total_timesteps = planned
     engine = model._make_engine()
@@ -250,7 +250,7 @@ def test_auto_falls_back_to_eager_with_one_warning(monkeypatch):
         return run
 
     monkeypatch.setattr(th, "compile", failing_compile)
-    monkeypatch.setattr(engine_module, "compile_obstacle", lambda: None)
+    monkeypatch.setattr(engine_module, "compile_unsupported", lambda: None)
     model = make(SACv2, "auto")
     model._total_timesteps = COMPILE_PAYS_FROM
     with pytest.warns(UserWarning, match=r"'compile', which failed \(RuntimeError: the compiler broke\)"):
@@ -268,7 +268,7 @@ def test_a_cache_folder_that_cannot_be_written_means_eager_with_one_warning():
     program = """if True:
         import torch as th
         from sb3_sac_variants import SACv2
-        from sb3_sac_variants.common import engine
+        from sb3_sac_variants.common.gradient_step import engine
         th.set_num_threads(1)
         engine.COMPILE_PAYS_FROM = 1
         model = SACv2("MlpPolicy", "Pendulum-v1", device="cpu", policy_kwargs={"net_arch": [16]})
@@ -294,7 +294,7 @@ def test_saved_models_hold_no_engine(tmp_path):
 PAGE_FAULTS = """
 import resource
 import torch as th
-from sb3_sac_variants.common.engine import keep_freed_memory
+from sb3_sac_variants.common.gradient_step.engine import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -15,7 +15,12 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
-from sb3_sac_variants.common.engine import CudaGraphEngine, EagerEngine, EngineUnavailableError, _WithFallback
+from sb3_sac_variants.common.gradient_step.engine import (
+    CudaGraphEngine,
+    EagerEngine,
+    EngineUnavailableError,
+    _WithFallback,
+)
 
 SMALL_IMAGES = {"net_arch": [8], "features_extractor_kwargs": {"features_dim": 4}}
 

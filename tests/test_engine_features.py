@@ -14,11 +14,11 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_sac_variants import SQL, SACv1, SACv2
-from sb3_sac_variants.common.engine import EngineUnavailableError, compile_obstacle
+from sb3_sac_variants.common.gradient_step.engine import EngineUnavailableError, compile_unsupported
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(compile_obstacle() is not None, reason=str(compile_obstacle())),
+    pytest.mark.skipif(compile_unsupported() is not None, reason=str(compile_unsupported())),
 ]
 
 SMALL = {"policy_kwargs": {"features_extractor_kwargs": {"features_dim": 4}}}

@@ -13,11 +13,11 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Flatten
 from torch import nn
 
 from sb3_sac_variants import SACv1, SACv2
-from sb3_sac_variants.common.adam import is_plain_adam
-from sb3_sac_variants.common.critics import stacked_mlp
-from sb3_sac_variants.common.learner import Learner
-from sb3_sac_variants.common.losses import PolicySample
-from sb3_sac_variants.common.targets import TargetTracker, target_copy
+from sb3_sac_variants.common.equations.types import PolicySample
+from sb3_sac_variants.common.gradient_step.adam import is_plain_adam
+from sb3_sac_variants.common.gradient_step.learner import Learner
+from sb3_sac_variants.common.gradient_step.targets import TargetTracker, target_copy
+from sb3_sac_variants.common.networks.critics import stacked_mlp
 
 # A power of two, which the learner's float32 tensor holds exactly
 RATE = 2.0**-7
@@ -514,8 +514,8 @@ def test_parameters_that_adam_has_stepped_less_often(functional: bool) -> None:
     for step in range(9):
         for each in (module, reference):
             each[0].requires_grad_(not 2 < step < 6)
-        if not learner.is_attached_to(module):
-            learner.attach(module)
+        if not learner.is_bound_to(module):
+            learner.bind(module)
         optimizer.zero_grad()
         loss_of(step)(reference).backward()
         optimizer.step()

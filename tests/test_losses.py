@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 import torch as th
 
-from sb3_sac_variants.common.losses import (
-    Batch,
-    PolicySample,
+from sb3_sac_variants.common.equations.losses import (
     expectation,
     likelihood_ratio_policy_improvement,
     policy_entropy,
@@ -24,6 +22,7 @@ from sb3_sac_variants.common.losses import (
     soft_value_error,
     temperature_loss,
 )
+from sb3_sac_variants.common.equations.types import Batch, PolicySample
 
 B = 5
 ALPHA = 0.3

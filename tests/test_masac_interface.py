@@ -19,7 +19,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from sb3_sac_variants import MASAC
-from sb3_sac_variants.common.buffers import TensorReplayBuffer
+from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
 from sb3_sac_variants.envs import ParallelEnvAdapter
 from sb3_sac_variants.masac import AgentReplayBuffer
 

@@ -8,7 +8,7 @@ import pytest
 import torch as th
 from helpers import refused
 
-from sb3_sac_variants.common.losses import Batch
+from sb3_sac_variants.common.equations.types import Batch
 from sb3_sac_variants.masac.cross_entropy import (
     LOG_DENSITY_LIMIT,
     CrossEntropy,

@@ -12,11 +12,11 @@ from stable_baselines3.common.logger import Logger
 from torch.nn import functional as F
 
 from sb3_sac_variants import MASAC
-from sb3_sac_variants.common.engine import compile_obstacle
-from sb3_sac_variants.common.losses import Batch
+from sb3_sac_variants.common.equations.types import Batch
+from sb3_sac_variants.common.gradient_step.engine import compile_unsupported
 from sb3_sac_variants.masac.masac import Noise
 
-needs_compiler = pytest.mark.skipif(compile_obstacle() is not None, reason=str(compile_obstacle()))
+needs_compiler = pytest.mark.skipif(compile_unsupported() is not None, reason=str(compile_unsupported()))
 needs_cuda = pytest.mark.skipif(not th.cuda.is_available(), reason="no CUDA device")
 
 B, N, OBS, ACT = 6, 3, 4, 2

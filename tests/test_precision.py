@@ -1,6 +1,5 @@
 """precision="bfloat16" rounds the operands of an update's matrix products, and nothing else."""
 
-import warnings
 from typing import Any
 
 import gymnasium as gym
@@ -10,21 +9,11 @@ import torch as th
 from stable_baselines3.common.logger import Logger
 
 from sb3_sac_variants import SQL, SACv1, SACv2
-from sb3_sac_variants.common import precision as precision_module
-from sb3_sac_variants.common.engine import compile_obstacle
-from sb3_sac_variants.common.precision import matmul_precision, warn_if_ignored
+from sb3_sac_variants.common.gradient_step import precision as precision_module
+from sb3_sac_variants.common.gradient_step.engine import compile_unsupported
+from sb3_sac_variants.common.gradient_step.precision import matmul_precision, rounds_operands
 
-CPU = th.device("cpu")
-
-
-def is_ignored() -> bool:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        warn_if_ignored("bfloat16", CPU)
-    return bool(caught)
-
-
-needs_bfloat16 = pytest.mark.skipif(is_ignored(), reason="no bfloat16 products on this processor")
+needs_bfloat16 = pytest.mark.skipif(not rounds_operands("cpu"), reason="products are not rounded on this processor")
 
 
 def make(cls: type, precision: str, engine: str = "eager") -> Any:
@@ -60,7 +49,7 @@ def test_updates_differ_by_the_rounding_of_the_operands(cls):
 
 @needs_bfloat16
 @pytest.mark.slow
-@pytest.mark.skipif(compile_obstacle() is not None, reason=str(compile_obstacle()))
+@pytest.mark.skipif(compile_unsupported() is not None, reason=str(compile_unsupported()))
 def test_compiled_updates_round_as_well():
     exact, rounded = (movement(make(SACv2, precision, "compile"), 5) for precision in ("float32", "bfloat16"))
     assert 1e-4 < (rounded - exact).norm() / exact.norm() < 0.3
@@ -92,7 +81,7 @@ def test_torch_is_left_as_it_was(precision):
 
 
 def test_a_processor_without_it_is_named(monkeypatch):
-    monkeypatch.setattr(precision_module.th.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(precision_module, "rounds_operands", lambda device_type: False)
     with pytest.warns(UserWarning, match=r"precision='bfloat16' has no effect on this cpu device.*leave it out"):
         SACv2("MlpPolicy", "Pendulum-v1", precision="bfloat16", device="cpu")
 

@@ -20,9 +20,9 @@ from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_sac_variants import SACv1, SACv2
-from sb3_sac_variants.common import storage
-from sb3_sac_variants.common.buffers import TensorReplayBuffer
-from sb3_sac_variants.common.storage import RowRange
+from sb3_sac_variants.common.replay import storage
+from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
+from sb3_sac_variants.common.replay.storage import RowRange
 
 ACTION = spaces.Box(-1.0, 1.0, (2,), np.float32)
 VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)

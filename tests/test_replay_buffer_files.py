@@ -22,7 +22,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_sac_variants import SACv1
-from sb3_sac_variants.common.buffers import TensorReplayBuffer
+from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
 
 #: observations, policy and arguments
 KINDS: dict[str, tuple[spaces.Space, str, dict[str, Any]]] = {

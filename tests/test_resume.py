@@ -256,7 +256,7 @@ def test_resumed_in_another_process(tmp_path: Path) -> None:
 
 
 def test_engine_is_chosen_by_the_plan_of_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sb3_sac_variants.common import maxent_algorithm
+    from sb3_sac_variants.common.algorithm import maxent_algorithm
 
     plans = []
     make_engine = maxent_algorithm.make_engine
@@ -268,7 +268,7 @@ def test_engine_is_chosen_by_the_plan_of_the_whole_run(tmp_path: Path, monkeypat
     monkeypatch.setattr(maxent_algorithm, "make_engine", spy)
     resumed = interrupted_run(SACv2, tmp_path, SpacesEnv)
     resumed.set_parameters(resumed.get_parameters())
-    resumed._updates_here = 1000
+    resumed._updates_since_load = 1000
     resumed.learn(5, reset_num_timesteps=False)
     assert plans == [plans[0], plans[0], 1005]
 

@@ -35,14 +35,14 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
-from sb3_sac_variants.common import rollout
-from sb3_sac_variants.common.actors import SquashedGaussianActor
-from sb3_sac_variants.common.buffers import TensorReplayBuffer
-from sb3_sac_variants.common.lean import lean
-from sb3_sac_variants.common.validation import LARGEST, check_finite
+from sb3_sac_variants.common.algorithm import rollout
+from sb3_sac_variants.common.checks.validation import LARGEST, check_finite
+from sb3_sac_variants.common.networks.actors import SquashedGaussianActor
+from sb3_sac_variants.common.networks.fast_inference import fast_inference
+from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
 from sb3_sac_variants.sac_v2 import MlpPolicy
 
-# ---------------------------------------------------------------- the lean actor
+# ---------------------------------------------------------------- the fast actor
 
 DISCRETE = spaces.Discrete(4)
 #: algorithm, policy, observations, actions, arguments
@@ -105,7 +105,7 @@ def act(actor: Callable[..., th.Tensor], obs: Any, **kwargs: Any) -> th.Tensor:
 @pytest.mark.parametrize("kind", ACTORS)
 def test_a_lean_actor_acts_as_the_actor(kind: str) -> None:
     model, obs = acting(kind)
-    double = lean(model.actor)
+    double = fast_inference(model.actor)
     assert double is not model.actor
     for _ in range(2):
         assert th.equal(act(double, obs), act(model.actor, obs))
@@ -128,7 +128,7 @@ def test_a_lean_actor_acts_as_the_actor(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["Gaussian", "images", "Stein sampler", "softmax"])
 def test_a_copied_model_acts_by_its_own_parameters(kind: str) -> None:
     model, obs = acting(kind)
-    model.actor_and_double = model.actor, lean(model.actor)
+    model.actor_and_double = model.actor, fast_inference(model.actor)
     for twin in (copy.deepcopy(model), pickle.loads(cloudpickle.dumps(model))):
         actor, double = twin.actor_and_double
         with th.no_grad():
@@ -167,7 +167,7 @@ def test_an_actor_of_the_user_is_called_itself() -> None:
     model.learn(12)
     assert model.actor.calls == 7
     obs = th.zeros(1, 3)
-    assert th.equal(act(lean(model.actor), obs), -act(super(CountingActor, model.actor).forward, obs))
+    assert th.equal(act(fast_inference(model.actor), obs), -act(super(CountingActor, model.actor).forward, obs))
 
 
 def test_a_forward_put_on_the_instance_is_called() -> None:
@@ -185,7 +185,7 @@ def long_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     :param monkeypatch: undoes what this does: take the ordinary actor, and SB3's way of storing and unscaling
     """
-    monkeypatch.setattr(rollout, "lean", lambda actor: actor)
+    monkeypatch.setattr(rollout, "fast_inference", lambda actor: actor)
     for algorithm in (SACv1, SACv2, SQL):
         monkeypatch.setattr(algorithm, "_store_transition", SAC._store_transition)
         monkeypatch.setattr(algorithm.policy_aliases["MlpPolicy"], "unscale_action", BasePolicy.unscale_action)

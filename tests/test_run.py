@@ -24,7 +24,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_sac_variants.common.buffers import TensorReplayBuffer
+from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
 
 
 def optimizers(model: Any) -> dict[str, th.optim.Optimizer]:

@@ -17,8 +17,8 @@ from gymnasium import spaces
 from stable_baselines3.common.logger import Logger
 
 from sb3_sac_variants import SACv1
-from sb3_sac_variants.common import actors
-from sb3_sac_variants.common.losses import Batch
+from sb3_sac_variants.common.equations.types import Batch
+from sb3_sac_variants.common.networks import actors
 
 OBS_DIM, ACTION_DIM, B = 3, 2, 6
 # Powers of two, which the float32 tensors of learners and trackers hold exactly

@@ -11,7 +11,7 @@ from stable_baselines3.common.preprocessing import get_flattened_obs_dim, prepro
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 
-from sb3_sac_variants.common.preprocessing import TraceablePreprocessing
+from sb3_sac_variants.common.networks.preprocessing import TraceablePreprocessing
 
 OBSERVATIONS: dict[str, spaces.Space] = {
     "Box": VECTOR,

@@ -14,7 +14,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import NormalActionNoise
 
 from sb3_sac_variants import SQL
-from sb3_sac_variants.common.engine import compile_obstacle
+from sb3_sac_variants.common.gradient_step.engine import compile_unsupported
 from sb3_sac_variants.sql import MlpPolicy
 from sb3_sac_variants.sql.policies import uniform_particles
 
@@ -104,7 +104,7 @@ def test_metrics_are_logged():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(compile_obstacle() is not None, reason=str(compile_obstacle()))
+@pytest.mark.skipif(compile_unsupported() is not None, reason=str(compile_unsupported()))
 @pytest.mark.parametrize("squash_gradient", ["pre_tanh", "action"])
 def test_compiled_update_computes_the_eager_numbers(squash_gradient):
     models = []

@@ -12,12 +12,8 @@ from helpers import VECTOR, SpacesEnv, make
 from stable_baselines3.common.logger import Logger
 
 from sb3_sac_variants import SQL
-from sb3_sac_variants.common.losses import (
-    PolicySample,
-    energy_based_policy,
-    importance_sampled_soft_value,
-    soft_value,
-)
+from sb3_sac_variants.common.equations.losses import energy_based_policy, importance_sampled_soft_value, soft_value
+from sb3_sac_variants.common.equations.types import PolicySample
 from sb3_sac_variants.sql.policies import uniform_particles
 
 DISCRETE = spaces.Discrete(4)

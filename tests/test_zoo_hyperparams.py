@@ -18,7 +18,7 @@ from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.utils import FloatSchedule
 
 from sb3_sac_variants import SQL, SACv1, SACv2
-from sb3_sac_variants.common.target_entropy import parse_target_entropy
+from sb3_sac_variants.common.gradient_step.target_entropy import parse_target_entropy
 from sb3_sac_variants.zoo import hyperparameter_file, register
 
 ALGORITHMS = {"sac_v1": SACv1, "sac_v2": SACv2, "sql": SQL}

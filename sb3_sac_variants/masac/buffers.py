@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_sac_variants.common.buffers import TensorReplayBuffer
+from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
 
 #: what an environment puts each agent's own reward under
 AGENT_REWARDS = "agent_rewards"
@@ -13,8 +13,9 @@ AGENT_REWARDS = "agent_rewards"
 class AgentReplayBuffer(TensorReplayBuffer):
     """
     Replay buffer whose rewards, ``(B, n_agents)`` in a batch, are those of ``info["agent_rewards"]``; the scalar reward
-    of the environment is not stored. Arguments as :class:`~sb3_sac_variants.common.buffers.TensorReplayBuffer`; the
-    first number of an observation's shape is that of the agents.
+    of the environment is not stored. Arguments as
+    :class:`~sb3_sac_variants.common.replay.buffers.TensorReplayBuffer`; the first number of an observation's
+    shape is that of the agents.
     """
 
     @property

@@ -6,8 +6,8 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_sac_variants.common.compatibility import check_subclass
-from sb3_sac_variants.common.target_entropy import parse_target_entropy
+from sb3_sac_variants.common.checks.compatibility import check_subclass
+from sb3_sac_variants.common.gradient_step.target_entropy import parse_target_entropy
 from sb3_sac_variants.masac.buffers import AgentReplayBuffer
 
 _ADAPTER = (

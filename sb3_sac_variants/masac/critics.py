@@ -8,14 +8,14 @@ from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
-from sb3_sac_variants.common.critics import StackedCritic, StackedLinear
-from sb3_sac_variants.common.losses import PolicySample
+from sb3_sac_variants.common.equations.types import PolicySample
+from sb3_sac_variants.common.networks.critics import StackedCritic, StackedLinear
 from sb3_sac_variants.masac.losses import JointSample
 
 
 def first_layer(networks: nn.Sequential) -> StackedLinear:
     """
-    :param networks: of :func:`~sb3_sac_variants.common.critics.stacked_mlp`
+    :param networks: of :func:`~sb3_sac_variants.common.networks.critics.stacked_mlp`
     :return: their first layer
     """
     layer = networks[0]
@@ -26,7 +26,7 @@ def first_layer(networks: nn.Sequential) -> StackedLinear:
 class CentralizedCritic(StackedCritic):
     """
     ``n_critics`` action-value networks Q_k^i(o^1..o^N, a^1..a^N) for each agent i. Arguments as
-    :class:`~sb3_sac_variants.common.critics.StackedCritic`.
+    :class:`~sb3_sac_variants.common.networks.critics.StackedCritic`.
 
     :param share_critic: whether one set of networks serves all agents: it sees the joint observation and action in the
         order i, i + 1, ..., N, 1, ..., i - 1, and a one-hot vector that tells which agent i is

@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import torch as th
 
-from sb3_sac_variants.common.actors import gaussian_log_prob, log_det_tanh
-from sb3_sac_variants.common.losses import check_shape
-from sb3_sac_variants.common.validation import check_choice, check_range
+from sb3_sac_variants.common.checks.validation import check_choice, check_range
+from sb3_sac_variants.common.equations.losses import check_shape
+from sb3_sac_variants.common.networks.actors import gaussian_log_prob, log_det_tanh
 
 #: uniform share eps of a floor that does not name its own
 DEFAULT_SHARE = 0.05

@@ -1,7 +1,7 @@
 """
 The equations of multi-agent soft actor-critic, one pure function each; shapes are checked as in
-:mod:`sb3_sac_variants.common.losses`. ``B`` is the batch size, ``N`` the number of agents, ``D`` the size of one
-agent's action; alpha_i is agent i's temperature, beta the coefficient of the cross-entropy.
+:mod:`sb3_sac_variants.common.equations.losses`. ``B`` is the batch size, ``N`` the number of agents, ``D`` the
+size of one agent's action; alpha_i is agent i's temperature, beta the coefficient of the cross-entropy.
 
 Losses are summed over the agents, so that each agent's gradient is what it would be were it alone.
 """
@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import torch as th
 
-from sb3_sac_variants.common.losses import Batch, check_shape
+from sb3_sac_variants.common.equations.losses import check_shape
+from sb3_sac_variants.common.equations.types import Batch
 
 
 class JointSample(NamedTuple):

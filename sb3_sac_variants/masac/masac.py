@@ -9,11 +9,11 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-from sb3_sac_variants.common.compatibility import check_env
-from sb3_sac_variants.common.losses import Batch
-from sb3_sac_variants.common.maxent_algorithm import MaxEntAlgorithm
-from sb3_sac_variants.common.temperature import Temperature
-from sb3_sac_variants.common.validation import check_choice
+from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm
+from sb3_sac_variants.common.checks.compatibility import check_env
+from sb3_sac_variants.common.checks.validation import check_choice
+from sb3_sac_variants.common.equations.types import Batch
+from sb3_sac_variants.common.gradient_step.temperature import Temperature
 from sb3_sac_variants.masac.buffers import AgentReplayBuffer
 from sb3_sac_variants.masac.checks import (
     check_agent_replay_buffer,
@@ -72,9 +72,9 @@ class MASAC(MaxEntAlgorithm):
     The sign of beta: the source of the term says in words that beta > 0 makes policies alike; its objective and closed
     form say that it makes them different, and so it is measured. ``ce_convention`` chooses between the two.
 
-    :param args: as :class:`~sb3_sac_variants.common.arguments.MaxEntArguments`, that is as SB3's ``SAC``; the only
-        policy is "MlpPolicy", with ``share_actor`` and ``share_critic`` in ``policy_kwargs`` for networks that serve
-        all agents. There are no gSDE and no n-step returns
+    :param args: as :class:`~sb3_sac_variants.common.algorithm.arguments.MaxEntArguments`, that is as SB3's
+        ``SAC``; the only policy is "MlpPolicy", with ``share_actor`` and ``share_critic`` in ``policy_kwargs`` for
+        networks that serve all agents. There are no gSDE and no n-step returns
     :param target_entropy: H of each agent, in nats: "auto" for -D, "auto_0.5" for half of that, or a number
     :param ce_coef: beta, in units of reward; 0 leaves the cross-entropy out
     :param ce_convention: "objective": beta > 0 makes policies differ; "similarity": beta > 0 makes them alike

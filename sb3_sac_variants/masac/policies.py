@@ -8,10 +8,10 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 
-from sb3_sac_variants.common.actors import ActorNetwork, gaussian_log_prob, log_det_tanh
-from sb3_sac_variants.common.critics import stacked_mlp
-from sb3_sac_variants.common.policies import GAUSSIAN_ARGUMENTS, MaxEntPolicy
-from sb3_sac_variants.common.targets import target_copy
+from sb3_sac_variants.common.gradient_step.targets import target_copy
+from sb3_sac_variants.common.networks.actors import ActorNetwork, gaussian_log_prob, log_det_tanh
+from sb3_sac_variants.common.networks.critics import stacked_mlp
+from sb3_sac_variants.common.networks.policies import GAUSSIAN_ARGUMENTS, MaxEntPolicy
 from sb3_sac_variants.masac.critics import CentralizedCritic
 from sb3_sac_variants.masac.losses import JointSample
 
@@ -27,10 +27,10 @@ class DecentralizedActor(ActorNetwork):
     """
     A squashed Gaussian policy for each agent, which sees its own observation only.
 
-    :param args: as :class:`~sb3_sac_variants.common.actors.ActorNetwork`, for spaces Box ``(N, d)`` and ``(N, D)``; the
-        features extractor flattens and has no parameters
+    :param args: as :class:`~sb3_sac_variants.common.networks.actors.ActorNetwork`, for spaces Box ``(N, d)``
+        and ``(N, D)``; the features extractor flattens and has no parameters
     :param share_actor: whether one network serves all agents, told which by a one-hot vector beside the observation
-    :param kwargs: as :class:`~sb3_sac_variants.common.actors.ActorNetwork`
+    :param kwargs: as :class:`~sb3_sac_variants.common.networks.actors.ActorNetwork`
     """
 
     observation_space: spaces.Box

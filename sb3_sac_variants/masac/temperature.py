@@ -2,14 +2,14 @@
 
 import torch as th
 
-from sb3_sac_variants.common.temperature import LearnedTemperature
+from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature
 from sb3_sac_variants.masac.losses import JointSample, agent_temperature_loss
 
 
 class AgentTemperature(LearnedTemperature):
     """
     Learned temperatures alpha_i, ``(N,)``, each with its own agent's entropy. Arguments as
-    :class:`~sb3_sac_variants.common.temperature.LearnedTemperature`.
+    :class:`~sb3_sac_variants.common.gradient_step.temperature.LearnedTemperature`.
     """
 
     def minimize(self, sample: JointSample, target_entropy: float) -> dict[str, th.Tensor]:  # type: ignore[override]

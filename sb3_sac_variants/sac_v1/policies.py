@@ -10,14 +10,14 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import nn
 
-from sb3_sac_variants.common.actors import SquashedGaussianActor, gaussian_log_prob, linear_heads, log_det_tanh
-from sb3_sac_variants.common.critics import stacked_mlp
-from sb3_sac_variants.common.discrete import CategoricalActor
-from sb3_sac_variants.common.losses import PolicySample
-from sb3_sac_variants.common.policies import MaxEntPolicy
-from sb3_sac_variants.common.preprocessing import TraceablePreprocessing
-from sb3_sac_variants.common.targets import target_copy
-from sb3_sac_variants.common.validation import check_range
+from sb3_sac_variants.common.checks.validation import check_range
+from sb3_sac_variants.common.equations.types import PolicySample
+from sb3_sac_variants.common.gradient_step.targets import target_copy
+from sb3_sac_variants.common.networks.actors import SquashedGaussianActor, gaussian_log_prob, linear_heads, log_det_tanh
+from sb3_sac_variants.common.networks.critics import stacked_mlp
+from sb3_sac_variants.common.networks.discrete import CategoricalActor
+from sb3_sac_variants.common.networks.policies import MaxEntPolicy
+from sb3_sac_variants.common.networks.preprocessing import TraceablePreprocessing
 
 
 class ValueNetwork(TraceablePreprocessing):

@@ -7,9 +7,9 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import TensorDict
 
-from sb3_sac_variants.common.losses import (
-    Batch,
-    PolicySample,
+from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, bellman_loss
+from sb3_sac_variants.common.checks.validation import check_choice
+from sb3_sac_variants.common.equations.losses import (
     likelihood_ratio_policy_improvement,
     policy_entropy,
     soft_bellman_target,
@@ -17,8 +17,7 @@ from sb3_sac_variants.common.losses import (
     soft_value,
     soft_value_error,
 )
-from sb3_sac_variants.common.maxent_algorithm import MaxEntAlgorithm, bellman_loss
-from sb3_sac_variants.common.validation import check_choice
+from sb3_sac_variants.common.equations.types import Batch, PolicySample
 from sb3_sac_variants.sac_v1.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SACv1Policy, ValueNetwork
 
 
@@ -31,7 +30,7 @@ class SACv1(MaxEntAlgorithm):
     hard target copies are ``tau=1`` with ``target_update_interval=1000``. On discrete actions every expectation over
     actions is an exact sum.
 
-    :param args: as :class:`~sb3_sac_variants.common.arguments.MaxEntArguments`, that is as SB3's ``SAC``;
+    :param args: as :class:`~sb3_sac_variants.common.algorithm.arguments.MaxEntArguments`, that is as SB3's ``SAC``;
         ``policy_kwargs`` takes ``n_components``, the number of Gaussians in the policy
     :param policy_gradient: "reparameterized" (eq. 12) or "likelihood_ratio" (of eq. 10; what a mixture policy needs)
     :param policy_q: which Q the policy follows: "min" (section 4.2 of the paper) or "q1" (the authors' code)

@@ -3,9 +3,9 @@
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import Schedule
 
-from sb3_sac_variants.common.critics import StackedCritic
-from sb3_sac_variants.common.policies import MaxEntPolicy
-from sb3_sac_variants.common.targets import target_copy
+from sb3_sac_variants.common.gradient_step.targets import target_copy
+from sb3_sac_variants.common.networks.critics import StackedCritic
+from sb3_sac_variants.common.networks.policies import MaxEntPolicy
 
 
 class SACv2Policy(MaxEntPolicy):

@@ -8,18 +8,18 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, TensorDict
 
-from sb3_sac_variants.common.critics import StackedCritic
-from sb3_sac_variants.common.losses import (
-    Batch,
+from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, bellman_loss
+from sb3_sac_variants.common.checks.validation import check_choice
+from sb3_sac_variants.common.equations.losses import (
     policy_entropy,
     soft_bellman_target,
     soft_policy_improvement,
     soft_value,
 )
-from sb3_sac_variants.common.maxent_algorithm import MaxEntAlgorithm, bellman_loss
-from sb3_sac_variants.common.save_load import Path
-from sb3_sac_variants.common.validation import check_choice
-from sb3_sac_variants.sac_v2 import interchange
+from sb3_sac_variants.common.equations.types import Batch
+from sb3_sac_variants.common.networks.critics import StackedCritic
+from sb3_sac_variants.common.persistence.save_load import Path
+from sb3_sac_variants.sac_v2 import sb3_conversion
 from sb3_sac_variants.sac_v2.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SACv2Policy
 
 
@@ -43,7 +43,7 @@ class SACv2(MaxEntAlgorithm):
     On discrete actions every expectation over actions is an exact sum (Christodoulou 2019,
     https://arxiv.org/abs/1910.07207).
 
-    :param args: as :class:`~sb3_sac_variants.common.arguments.MaxEntArguments`, that is as SB3's ``SAC``
+    :param args: as :class:`~sb3_sac_variants.common.algorithm.arguments.MaxEntArguments`, that is as SB3's ``SAC``
     :param ent_coef_loss: what the temperature's objective (eq. 18) is differentiated by: "alpha" (the paper), or
         "log_alpha" (the authors' early code and SB3)
     :param update_order: "paper" (Q-functions, policy, temperature, targets) or "sb3" (temperature first). SB3 goes on
@@ -148,7 +148,7 @@ class SACv2(MaxEntAlgorithm):
         :raises ValueError: if it is no model of SAC, or one with networks of its own kind
         :raises TypeError: if ``sac_or_path`` is neither a model nor a path
         """
-        return interchange.from_sb3(cls, sac_or_path, env, device, **kwargs)
+        return sb3_conversion.from_sb3(cls, sac_or_path, env, device, **kwargs)
 
     def to_sb3(self, exact: bool = True, **kwargs: Any) -> SAC:
         """
@@ -161,4 +161,4 @@ class SACv2(MaxEntAlgorithm):
         :return: the new model, on the same environment
         :raises ValueError: if SAC has no counterpart of an option, of the action space or of the policy
         """
-        return interchange.to_sb3(self, exact, **kwargs)
+        return sb3_conversion.to_sb3(self, exact, **kwargs)

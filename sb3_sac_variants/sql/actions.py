@@ -10,9 +10,9 @@ from typing import ClassVar, NamedTuple
 import torch as th
 from gymnasium import spaces
 
-from sb3_sac_variants.common.learner import Learner
-from sb3_sac_variants.common.losses import Batch, PolicySample
-from sb3_sac_variants.common.validation import check_choice, check_range, parse_ent_coef
+from sb3_sac_variants.common.checks.validation import check_choice, check_range, parse_ent_coef
+from sb3_sac_variants.common.equations.types import Batch, PolicySample
+from sb3_sac_variants.common.gradient_step.learner import Learner
 from sb3_sac_variants.sql.policies import SoftmaxActor, SQLPolicy, SteinActor, uniform_particles
 from sb3_sac_variants.sql.svgd import SQUASH_GRADIENTS, squashed_stein_direction, stein_loss
 

@@ -10,12 +10,12 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from sb3_sac_variants.common.actors import ActorNetwork
-from sb3_sac_variants.common.critics import StackedCritic
-from sb3_sac_variants.common.discrete import CategoricalActor
-from sb3_sac_variants.common.losses import PolicySample
-from sb3_sac_variants.common.policies import MaxEntPolicy
-from sb3_sac_variants.common.targets import target_copy
+from sb3_sac_variants.common.equations.types import PolicySample
+from sb3_sac_variants.common.gradient_step.targets import target_copy
+from sb3_sac_variants.common.networks.actors import ActorNetwork
+from sb3_sac_variants.common.networks.critics import StackedCritic
+from sb3_sac_variants.common.networks.discrete import CategoricalActor
+from sb3_sac_variants.common.networks.policies import MaxEntPolicy
 
 #: sampled actions that the deterministic policy takes the best of
 DETERMINISTIC_CANDIDATES = 32
@@ -60,7 +60,7 @@ class SteinActor(ActsByCritic, ActorNetwork):
     f adds its output to the noise, f(s, xi) = xi + g(s, xi): at the beginning the actions then cover the cube, while
     those of a network with small initial weights would all lie near 0 and find but one of several modes.
 
-    Arguments as :class:`~sb3_sac_variants.common.actors.ActorNetwork`.
+    Arguments as :class:`~sb3_sac_variants.common.networks.actors.ActorNetwork`.
     """
 
     action_space: spaces.Box

@@ -8,16 +8,16 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import TensorDict
 
-from sb3_sac_variants.common.critics import StackedCritic
-from sb3_sac_variants.common.losses import (
-    Batch,
+from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, bellman_loss
+from sb3_sac_variants.common.checks.validation import parse_ent_coef
+from sb3_sac_variants.common.equations.losses import (
     energy_based_policy,
     importance_sampled_soft_value,
     policy_entropy,
     soft_bellman_target,
 )
-from sb3_sac_variants.common.maxent_algorithm import MaxEntAlgorithm, bellman_loss
-from sb3_sac_variants.common.validation import parse_ent_coef
+from sb3_sac_variants.common.equations.types import Batch
+from sb3_sac_variants.common.networks.critics import StackedCritic
 from sb3_sac_variants.sql.actions import ActionKind, AllActions, Noise, ParticleOptions, SampledActions
 from sb3_sac_variants.sql.policies import (
     CnnPolicy,
@@ -46,9 +46,9 @@ class SQL(MaxEntAlgorithm):
     ``train/entropy`` is that of exp(Q/alpha) in the next states. On continuous actions it is what the value particles
     see of it, and not below dim(A) log 2 - log(n_value_particles).
 
-    :param args: as :class:`~sb3_sac_variants.common.arguments.MaxEntArguments`, that is as SB3's ``SAC``, without
-        gSDE, which needs a Gaussian policy. ``ent_coef`` must be greater than 0, and a number on continuous actions,
-        where no density of the policy is known to learn it from
+    :param args: as :class:`~sb3_sac_variants.common.algorithm.arguments.MaxEntArguments`, that is as SB3's
+        ``SAC``, without gSDE, which needs a Gaussian policy. ``ent_coef`` must be greater than 0, and a number on
+        continuous actions, where no density of the policy is known to learn it from
     :param n_value_particles: uniform actions, drawn for each state anew, that V is estimated with (eq. 10)
     :param n_svgd_particles: actions a state that the sampler learns from, fixed and updated ones together
     :param svgd_update_ratio: fraction of them that are updated

@@ -45,7 +45,7 @@ from typing import NamedTuple
 
 import torch as th
 
-from sb3_sac_variants.common.actors import log_det_tanh
+from sb3_sac_variants.common.networks.actors import log_det_tanh
 
 #: smallest bandwidth of the kernel (authors' code): particles that all coincide would divide by zero
 MIN_BANDWIDTH = 1e-3

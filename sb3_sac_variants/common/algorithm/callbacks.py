@@ -1,0 +1,47 @@
+"""Callbacks for training."""
+
+import pathlib
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from sb3_sac_variants.common.checks.validation import check_range
+
+
+class RunCheckpointCallback(BaseCallback):
+    """
+    Saves a checkpoint from which an interrupted run goes on exactly, whenever at least so many steps have passed, and
+    at the end. One is kept, the last; ``load_checkpoint()`` of the algorithm takes it up.
+
+    :param path: folder of the checkpoint
+    :param save_freq: environment steps from one to the next
+    :param verbose: from 1 on, say when one is saved
+    :raises ValueError: if ``save_freq`` is no positive integer
+    """
+
+    def __init__(self, path: str | pathlib.Path, save_freq: int, verbose: int = 0):
+        super().__init__(verbose)
+        check_range("save_freq", save_freq, 1, integer=True)
+        self.path, self.save_freq = path, save_freq
+        self._saved_at = 0
+
+    def _on_training_start(self) -> None:
+        self._saved_at = self.model.num_timesteps
+
+    def _on_rollout_start(self) -> None:
+        if self.model.num_timesteps - self._saved_at >= self.save_freq:
+            self._save()
+
+    def _on_training_end(self) -> None:
+        # Not where a callback has stopped the training in the middle of a step: the last one goes on exactly
+        if self.model.num_timesteps > self._saved_at and self.model._between_rollouts:  # type: ignore[attr-defined]
+            self._save()
+
+    def _save(self) -> None:
+        steps = self.model.num_timesteps
+        self.model.save_checkpoint(self.path)  # type: ignore[attr-defined]
+        self._saved_at = steps
+        if self.verbose >= 1:
+            print(f"Saved a checkpoint of step {steps} to {self.path}")
+
+    def _on_step(self) -> bool:
+        return True

@@ -1,0 +1,205 @@
+"""Collecting experience: SB3's rollout with a shorter way from observation to action, and a guard before the buffer."""
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, TrainFreq
+from stable_baselines3.common.utils import obs_as_tensor
+
+from sb3_sac_variants.common.checks.compatibility import check_env
+from sb3_sac_variants.common.checks.random_state import RandomState, torch_random_state
+from sb3_sac_variants.common.checks.validation import (
+    check_action_noise,
+    check_action_space,
+    check_discrete_start,
+    check_finite,
+    check_range,
+)
+from sb3_sac_variants.common.networks.fast_inference import PACKAGE, fast_inference
+from sb3_sac_variants.common.networks.policies import MaxEntPolicy
+from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
+
+
+class MaxEntRollout(OffPolicyAlgorithm):
+    """What :class:`MaxEntAlgorithm` changes in SB3's rollout."""
+
+    supported_action_spaces: ClassVar[tuple[type[spaces.Space], ...]]
+    policy: MaxEntPolicy
+
+    #: whether a run that stopped here could go on exactly: no step is half stored, no rollout waits for its training
+    _between_rollouts: bool = True
+    #: torch's random state from before the exploration matrices of the rollout were drawn (gSDE only)
+    _state_before_rollout: RandomState | None = None
+    #: whether the next ``learn()`` goes on with a run restored from a checkpoint
+    _resumed: bool = False
+    #: the actor as the rollout calls it; made by the first step of each ``learn()`` where nobody has an own predict()
+    _fast_actor: Callable[..., th.Tensor] | None = None
+
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
+        """
+        As SB3's; keeps track of where in the loop we are, for checkpoints.
+
+        :param args: as SB3's
+        :param kwargs: as SB3's
+        :return: what was collected
+        """
+        self._between_rollouts = True
+        if self.use_sde:
+            self._state_before_rollout = torch_random_state(self.device)
+        rollout = super().collect_rollouts(*args, **kwargs)
+        self._between_rollouts = rollout.continue_training
+        self._state_before_rollout = None
+        return rollout
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """
+        As SB3's, without the way through ``predict()`` (which unscales a Box action that is then scaled again).
+
+        :param learning_starts: steps of random actions
+        :param action_noise: noise to add
+        :param n_envs: number of environments
+        :return: actions for the environment, and scaled to [-1, 1] for the buffer
+        """
+        self._between_rollouts = False
+        warm_up = self.num_timesteps < learning_starts and not (self.use_sde and self.use_sde_at_warmup)
+        if self._fast_actor is None and self._predicts_as_ever:
+            self._fast_actor = fast_inference(self.actor)
+        if warm_up or self._fast_actor is None:
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        assert self._last_obs is not None, "self._last_obs was not set"
+        with th.no_grad():
+            actions = self._fast_actor(obs_as_tensor(self._last_obs, self.device)).cpu().numpy()
+        assert self.action_space.shape is not None
+        scaled = actions.reshape(-1, *self.action_space.shape)
+        if not isinstance(self.action_space, spaces.Box):
+            return scaled, scaled
+        if action_noise is not None:
+            scaled = np.clip(scaled + action_noise(), -1, 1)
+        return self.policy.unscale_action(scaled), scaled
+
+    @property
+    def _predicts_as_ever(self) -> bool:
+        """Whether no user's subclass has put something of its own between observation and action."""
+        ways = (self.predict, self.policy.predict, self.policy._predict)
+        return all(way.__module__.partition(".")[0] in ("stable_baselines3", PACKAGE) for way in ways)
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: np.ndarray | dict[str, np.ndarray],
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """
+        As SB3's, after a look at what is about to be stored.
+
+        :param replay_buffer: where to
+        :param buffer_action: actions in [-1, 1]
+        :param new_obs: next observations (the first of the next episode where one ended)
+        :param reward: rewards
+        :param dones: whether an episode ended
+        :param infos: information of the environments
+        :raises ValueError: if a reward or observation is NaN or infinite
+        """
+        reward, dones = np.asarray(reward), np.asarray(dones)  # lists, from some environments
+        normalizer = self._vec_normalize_env
+        # Look at what will be stored: VecNormalize clips an infinite value and hides it
+        raw_reward = reward if normalizer is None else normalizer.get_original_reward()
+        raw_obs = new_obs if normalizer is None else normalizer.get_original_obs()
+        check_finite("reward", raw_reward, self.num_timesteps)
+        check_finite("observation", raw_obs, self.num_timesteps)
+        if dones.any() or not isinstance(replay_buffer, TensorReplayBuffer):
+            self._check_terminal_observations(dones, infos)
+            super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+            return
+        # Where no episode ended, there is no terminal observation to put into a copy of the observations
+        last_obs = self._last_obs if normalizer is None else self._last_original_obs
+        replay_buffer.add(last_obs, raw_obs, buffer_action, raw_reward, dones, infos)  # type: ignore[arg-type]
+        self._last_obs = new_obs
+        self._last_original_obs = last_obs if normalizer is None else raw_obs
+
+    def _check_terminal_observations(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
+        for index in np.flatnonzero(dones):
+            last = infos[index].get("terminal_observation")
+            if isinstance(last, dict):
+                last = {key: np.asarray(value)[None] for key, value in last.items()}
+            elif last is not None:
+                last = np.asarray(last)[None]
+            if last is not None:
+                check_finite("terminal observation", last, self.num_timesteps, first_env=int(index))
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        check_range("total_timesteps", total_timesteps, 0)
+        self.policy.find_modules()
+        self._fast_actor = None
+        self._warn_of_few_updates()
+        # Our buffer sees by itself where a trajectory was cut: SB3's truncation of the last one, which would end the
+        # episode as if it had terminated, is for its own memory-saving buffer
+        optimize_memory_usage = self.optimize_memory_usage
+        if isinstance(self.replay_buffer, TensorReplayBuffer):
+            self.optimize_memory_usage = False
+        if isinstance(self.action_noise, VectorizedActionNoise) and self.action_noise.n_envs != self.n_envs:
+            self.action_noise = self.action_noise.base_noise  # for as many environments as there are now
+        check_action_noise(self.action_noise, self.action_space)
+        noise = copy.deepcopy(self.action_noise) if self._resumed and not reset_num_timesteps else None
+        try:
+            result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        finally:
+            self.optimize_memory_usage = optimize_memory_usage
+        if noise is not None:  # the episode goes on: so does its noise, which SB3 has reset
+            self.action_noise = noise
+        self._resumed = False
+        first = self._last_original_obs if self._vec_normalize_env is not None else self._last_obs
+        assert first is not None
+        check_finite("observation", first, self.num_timesteps)
+        return result
+
+    def _excluded_save_params(self) -> list[str]:
+        machinery = ["_between_rollouts", "_state_before_rollout", "_resumed", "_fast_actor"]
+        return [*super()._excluded_save_params(), *machinery]
+
+    def _warn_of_few_updates(self) -> None:
+        """Say so where many environments outrun the updates, which nobody notices in the logs."""
+        train_freq = self.train_freq
+        if self.n_envs == 1 or self.gradient_steps <= 0 or not isinstance(train_freq, TrainFreq):
+            return
+        ratio = self.gradient_steps / (train_freq.frequency * self.n_envs)
+        if ratio < 0.5:
+            warnings.warn(
+                f"gradient_steps={self.gradient_steps} with {self.n_envs} environments and train_freq="
+                f"{train_freq.frequency} makes {ratio:.2g} updates for each environment step: pass gradient_steps=-1 "
+                "for one update a step",
+                stacklevel=4,
+            )
+
+    @classmethod
+    def _check_env(cls, env: GymEnv | None) -> None:
+        """
+        :param env: the environment
+        :raises TypeError: if it is none
+        :raises ValueError: if its observations or actions are of an unsupported kind
+        """
+        if env is not None:
+            check_env(env)
+            check_action_space(env.action_space, cls.supported_action_spaces, cls.__name__)
+            check_discrete_start(env.action_space)

@@ -1,0 +1,5 @@
+"""Callbacks for training, under the path that user code and hyperparameter files name."""
+
+from sb3_sac_variants.common.algorithm.callbacks import RunCheckpointCallback
+
+__all__ = ["RunCheckpointCallback"]

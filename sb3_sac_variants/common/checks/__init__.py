@@ -1,0 +1,1 @@
+"""What is refused, and why: every error names the argument, its value and the remedy."""

@@ -1,0 +1,216 @@
+"""Checks of arguments that are classes, and of arguments that have to go together."""
+
+import functools
+import inspect
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
+from stable_baselines3.common.type_aliases import TrainFreq
+from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
+
+from sb3_sac_variants.common.checks.validation import check_choice, check_range
+
+
+def check_instance(name: str, value: Any, types: type | tuple[type, ...], wanted: str) -> None:
+    """
+    :param name: of the argument
+    :param value: its value
+    :param types: what is allowed
+    :param wanted: the same in words
+    :raises TypeError: if it is something else
+    """
+    if not isinstance(value, types):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}: pass {wanted}")
+
+
+def check_subclass(name: str, value: Any, base: type) -> None:
+    """
+    :param name: of the argument
+    :param value: its value
+    :param base: what it has to be a subclass of
+    :raises TypeError: if it is none
+    """
+    if not (isinstance(value, type) and issubclass(value, base)):
+        raise TypeError(f"{name}={value!r} is no subclass of {base.__name__}: pass one")
+
+
+def check_env(env: Any) -> None:
+    """
+    :param env: an environment
+    :raises TypeError: if it is none
+    :raises ValueError: if its observations are of a kind that SB3 cannot do
+    """
+    check_instance("env", env, (gym.Env, VecEnv), "a gymnasium environment, a VecEnv, or the id of an environment")
+    observation_space = env.observation_space
+    parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
+    for key, space in parts.items():
+        name = f"observation_space[{key!r}]" if key else "observation_space"
+        if not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+            raise ValueError(
+                f"{name}={space} is not supported: wrap the environment, for example with "
+                "gymnasium.wrappers.FlattenObservation, so that its observations are a Box, Discrete, MultiDiscrete or "
+                "MultiBinary, or a Dict of such"
+            )
+        if isinstance(space, spaces.Discrete) and space.start != 0:
+            raise ValueError(
+                f"{name}={space} starts at {space.start}, and must at 0: wrap the environment with "
+                f"gymnasium.wrappers.TransformObservation(env, lambda s: s - {space.start}, spaces.Discrete({space.n}))"
+            )
+        if isinstance(space, spaces.MultiDiscrete) and (space.nvec.ndim > 1 or np.any(space.start)):
+            raise ValueError(
+                f"{name}={space} has to be one-dimensional and start at 0: wrap the environment with "
+                "gymnasium.wrappers.FlattenObservation"
+            )
+
+
+def check_train_freq(train_freq: Any, n_envs: int) -> None:
+    """
+    :param train_freq: a number of steps, or a tuple of a number and a unit
+    :param n_envs: number of environments
+    :raises ValueError: if it has no meaning
+    """
+    remedy = "pass a number of steps of at least 1, or (number, 'step'), or (number, 'episode')"
+    if isinstance(train_freq, TrainFreq):
+        frequency, unit = train_freq.frequency, train_freq.unit.value
+    elif isinstance(train_freq, tuple):
+        if len(train_freq) != 2 or train_freq[1] not in ("step", "episode"):
+            raise ValueError(f"train_freq={train_freq!r} is not known: {remedy}")
+        frequency, unit = train_freq
+    else:
+        frequency, unit = train_freq, "step"
+    if not isinstance(frequency, int) or isinstance(frequency, bool) or frequency < 1:
+        raise ValueError(f"train_freq={train_freq!r} is not allowed: {remedy}")
+    if unit == "episode" and n_envs > 1:
+        raise ValueError(
+            f"train_freq={(frequency, unit)} does not go with {n_envs} environments, whose episodes end at different "
+            "times: pass a number of steps"
+        )
+
+
+def check_policy(policy: Any, aliases: dict[str, Any]) -> None:
+    """
+    :param policy: name or class of a policy
+    :param aliases: names of the policies, and their classes
+    :raises ValueError: if the name is unknown
+    :raises TypeError: if it is no policy of this algorithm
+    """
+    if isinstance(policy, str):
+        check_choice("policy", policy, tuple(aliases))
+    else:
+        check_subclass("policy", policy, aliases["MlpPolicy"])
+
+
+def check_policy_kwargs(policy_class: type, kwargs: dict[str, Any], aliases: dict[str, Any]) -> None:
+    """
+    :param policy_class: class of the policy
+    :param kwargs: its arguments
+    :param aliases: names of the policies, and their classes
+    :raises TypeError: if an argument is of a wrong type, or unknown to one of our own policies
+    :raises ValueError: if an argument has no meaning
+    """
+    if policy_class in aliases.values():  # one written by the user may do with its arguments what it likes
+        constructors = [vars(cls)["__init__"] for cls in policy_class.__mro__ if "__init__" in vars(cls)]
+        known = {name for constructor in constructors for name in inspect.signature(constructor).parameters}
+        unknown = sorted(set(kwargs) - known)
+        if unknown:
+            raise TypeError(
+                f"policy_kwargs={kwargs} has the unknown arguments {unknown}: pass those of {policy_class.__name__}"
+            )
+    bases = {
+        "features_extractor_class": BaseFeaturesExtractor,
+        "optimizer_class": th.optim.Optimizer,
+    }
+    if not isinstance(kwargs.get("activation_fn"), functools.partial):  # of nn.LeakyReLU with another slope, say
+        bases["activation_fn"] = nn.Module
+    for name, base in bases.items():
+        if kwargs.get(name) is not None:
+            check_subclass(f"policy_kwargs {name}", kwargs[name], base)
+    if "n_critics" in kwargs:
+        check_range("policy_kwargs n_critics", kwargs["n_critics"], 1, integer=True)
+    if kwargs.get("net_arch") is not None:
+        _check_net_arch(kwargs["net_arch"])
+
+
+def _check_net_arch(net_arch: Any) -> None:
+    sizes = [net_arch]
+    if isinstance(net_arch, dict):
+        sizes = list(net_arch.values())
+    good = not isinstance(net_arch, dict) or set(net_arch) == {"pi", "qf"}
+    for layers in sizes:
+        good = good and isinstance(layers, list)  # SB3 refuses a tuple, without a word
+        good = good and all(isinstance(size, int | np.integer) and size > 0 for size in layers)
+    if not good:
+        raise ValueError(
+            f"policy_kwargs net_arch={net_arch!r} is not allowed: pass the sizes of the hidden layers as a list, or as "
+            "dict(pi=[...], qf=[...])"
+        )
+
+
+def check_features_extractor(policy_class: Any, kwargs: dict[str, Any], observation_space: spaces.Space) -> None:
+    """
+    :param policy_class: class of the policy
+    :param kwargs: its arguments
+    :param observation_space: what the features are extracted from
+    :raises ValueError: if the policy is made for other observations
+    """
+    extractor = kwargs.get("features_extractor_class") or policy_class.default_features_extractor_class
+    name = f"policy={policy_class.__name__!r} with features_extractor_class={extractor.__name__}"
+    is_dict = isinstance(observation_space, spaces.Dict)
+    if issubclass(extractor, CombinedExtractor) and not is_dict:
+        raise ValueError(
+            f"{name} needs dictionary observations, not observation_space={observation_space}: pass 'CnnPolicy' for "
+            "images, else 'MlpPolicy'"
+        )
+    if extractor is NatureCNN:
+        normalized = not kwargs.get("normalize_images", True)
+        if is_dict or not is_image_space(observation_space, check_channels=False, normalized_image=normalized):
+            raise ValueError(
+                f"{name} needs images, not observation_space={observation_space}: pass "
+                f"{'MultiInputPolicy' if is_dict else 'MlpPolicy'!r}; for images of floating-point numbers or of a "
+                "range other than [0, 255], policy_kwargs=dict(normalize_images=False)"
+            )
+
+
+def check_replay_buffer(model: Any) -> None:
+    """
+    :param model: an algorithm whose arguments are set
+    :raises TypeError: if ``replay_buffer_class`` is no class of replay buffers
+    :raises ValueError: if it does not go with the observations or with other arguments
+    """
+    buffer_class, observation_space = model.replay_buffer_class, model.observation_space
+    if buffer_class is None:
+        return
+    check_subclass("replay_buffer_class", buffer_class, ReplayBuffer)
+    name = f"replay_buffer_class={buffer_class.__name__}"
+    is_dict = isinstance(observation_space, spaces.Dict)
+    if is_dict and buffer_class in (ReplayBuffer, NStepReplayBuffer):
+        raise ValueError(
+            f"{name} cannot store observation_space={observation_space}: leave it out, or pass DictReplayBuffer"
+        )
+    if issubclass(buffer_class, DictReplayBuffer) and not is_dict:
+        raise ValueError(
+            f"{name} needs dictionary observations, not observation_space={observation_space}: leave it out"
+        )
+    if issubclass(buffer_class, DictReplayBuffer) and model.optimize_memory_usage:
+        raise ValueError(
+            f"optimize_memory_usage=True does not go with {name}: leave one of them out (the default replay buffer "
+            "does both)"
+        )
+    if not issubclass(buffer_class, HerReplayBuffer):
+        return
+    missing = sorted({"observation", "achieved_goal", "desired_goal"} - set(observation_space.spaces))
+    if missing:
+        raise ValueError(
+            f"{name} needs a goal environment, and observation_space={observation_space} has no {missing}: leave it "
+            "out, or pass an environment whose observations have these keys"
+        )
+    if model.env is None:
+        raise ValueError(f"env=None does not go with {name}, which asks it for rewards: pass an environment")

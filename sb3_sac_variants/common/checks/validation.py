@@ -1,0 +1,179 @@
+"""Checks of arguments and data: every error names the argument, its value and the remedy."""
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.noise import ActionNoise
+
+from sb3_sac_variants.common.checks.random_state import random_state, set_random_state
+
+#: what is beyond it becomes infinite in the replay buffer
+LARGEST = np.finfo(np.float32).max
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """
+    :param name: of the argument
+    :param value: its value
+    :param choices: what is allowed
+    :raises ValueError: if it is something else
+    """
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is not known: pass one of {', '.join(map(repr, choices))}")
+
+
+def check_range(
+    name: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    low_open: bool = False,
+    integer: bool = False,
+) -> None:
+    """
+    :param name: of the argument
+    :param value: its value
+    :param low: smallest value allowed
+    :param high: largest value allowed
+    :param low_open: whether ``low`` itself is excluded
+    :param integer: whether only whole numbers are allowed
+    :raises ValueError: if the value is out of range, or no number
+    """
+    kind = "an integer" if integer else "a number"
+    below = "greater than" if low_open else "at least"
+    wanted = f"{kind} {below} {low:g}" if math.isfinite(low) else kind
+    if math.isfinite(high):
+        wanted += f" and at most {high:g}"
+    types = (int, np.integer) if integer else (int, float, np.integer, np.floating)
+    good = isinstance(value, types) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or value > high or value < low or (low_open and value == low):
+        raise ValueError(f"{name}={value!r} is not allowed: pass {wanted}")
+
+
+def parse_ent_coef(ent_coef: str | float) -> tuple[float, bool]:
+    """
+    :param ent_coef: a number, "auto" or "auto_<initial value>"
+    :return: (initial) temperature, and whether it is learned
+    :raises ValueError: if it is neither, or has no meaning as a temperature
+    """
+    remedy = "pass a number of at least 0, 'auto', or 'auto_<initial value>' with an initial value greater than 0"
+    learned = isinstance(ent_coef, str) and ent_coef.startswith("auto")
+    try:
+        if isinstance(ent_coef, str) and learned:
+            text = ent_coef[len("auto") :]
+            if text and not text.startswith("_"):
+                raise ValueError
+            value = float(text[1:]) if text else 1.0
+        else:
+            value = float(ent_coef)
+    except (TypeError, ValueError):
+        raise ValueError(f"ent_coef={ent_coef!r} is not a temperature: {remedy}") from None
+    if not math.isfinite(value) or value < 0 or (learned and value == 0):
+        raise ValueError(f"ent_coef={ent_coef!r} is not a temperature: {remedy}")
+    return value, learned
+
+
+def check_action_space(space: spaces.Space, supported: tuple[type[spaces.Space], ...], algorithm: str) -> None:
+    """
+    :param space: the environment's action space
+    :param supported: classes the algorithm can do
+    :param algorithm: its name
+    :raises ValueError: if the space is of another class, or not bounded
+    """
+    if not isinstance(space, supported):
+        names = " or ".join(cls.__name__ for cls in supported)
+        raise ValueError(
+            f"{algorithm} does not support action_space={space}: it needs {names}. Wrap the environment so that its "
+            "actions are of that kind"
+        )
+    if not isinstance(space, spaces.Box):
+        return
+    where = f"got action_space={space} with low={space.low} and high={space.high}"
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise ValueError(
+            f"{algorithm} needs finite action bounds, {where}: bound it, for example with "
+            "gymnasium.wrappers.RescaleAction"
+        )
+    extent = space.high.astype(np.float64) - space.low.astype(np.float64)
+    if not ((extent > 0) & (extent <= LARGEST)).all():
+        raise ValueError(
+            f"{algorithm} needs action bounds with low < high, and no further apart than {LARGEST:.2g}, {where}: leave "
+            "out actions that do nothing, or bound them, for example with gymnasium.wrappers.TransformAction"
+        )
+
+
+def check_discrete_start(space: spaces.Space) -> None:
+    """
+    :param space: an action space
+    :raises ValueError: if its first action is not number 0: networks and replay buffers count from there
+    """
+    if isinstance(space, spaces.Discrete) and space.start != 0:
+        raise ValueError(
+            f"action_space={space} starts at {space.start}, and must at 0: wrap the environment with "
+            f"gymnasium.wrappers.TransformAction(env, lambda a: a + {space.start}, spaces.Discrete({space.n}))"
+        )
+
+
+def check_sde(use_sde: bool, space: spaces.Space) -> None:
+    """
+    :param use_sde: whether to explore with gSDE
+    :param space: the action space
+    :raises ValueError: if the actions are not continuous
+    """
+    if use_sde and not isinstance(space, spaces.Box):
+        raise ValueError(
+            f"use_sde={use_sde} needs continuous actions, not {space}: pass use_sde=False, the policy explores itself"
+        )
+
+
+def check_action_noise(noise: ActionNoise | None, space: spaces.Space) -> None:
+    """
+    :param noise: noise to add to actions, for one environment or several
+    :param space: the environment's action space
+    :raises ValueError: if it has not the shape of an action; NumPy would stretch it over agents or environments
+    """
+    if noise is None:
+        return
+    assert space.shape is not None
+    state = random_state(th.device("cpu"))
+    shape = np.shape(copy.deepcopy(getattr(noise, "base_noise", noise))())
+    set_random_state(state, th.device("cpu"))  # the run's random numbers stay untouched
+    if shape != space.shape and not (len(space.shape) < 2 and math.prod(shape) == 1):
+        raise ValueError(
+            f"action_noise={noise} gives numbers of shape {shape}, and actions have {space.shape}: pass noise with a "
+            f"mean of that shape, for example NormalActionNoise(np.zeros({space.shape}), 0.1 * np.ones({space.shape}))"
+        )
+
+
+def check_finite(name: str, values: np.ndarray | dict[str, np.ndarray], step: int, first_env: int = 0) -> None:
+    """
+    Refuse data that would silently poison the replay buffer.
+
+    :param name: what the values are
+    :param values: one row for each environment, or a dictionary of such
+    :param step: total number of environment steps so far
+    :param first_env: number of the environment of the first row
+    :raises ValueError: if one is NaN or infinite (in single precision); names the environment and the step
+    """
+    if isinstance(values, dict):
+        for key, value in values.items():
+            check_finite(f"{name}[{key!r}]", value, step, first_env)
+        return
+    if values.dtype.kind != "f":
+        return
+    if np.vdot(values, values) <= LARGEST:  # cheap: the sum of squares bounds each of them
+        return
+    finite = np.abs(values) <= LARGEST
+    if finite.all():
+        return
+    rows = np.flatnonzero(~finite.reshape(len(values), -1).all(axis=1))
+    environments = ", ".join(str(first_env + row) for row in rows)
+    raise ValueError(
+        f"{name} of environment {environments} at step {step} is not finite: {values[rows[0]]}. Fix the "
+        "environment (or wrap it, for example in stable_baselines3.common.vec_env.VecCheckNan to find the cause): the "
+        "value was kept out of the replay buffer"
+    )

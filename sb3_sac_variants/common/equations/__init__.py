@@ -1,0 +1,1 @@
+"""The equations of maximum-entropy reinforcement learning, and the types they speak of."""

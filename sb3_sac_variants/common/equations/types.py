@@ -1,0 +1,44 @@
+"""What the equations speak of: a batch of transitions, and what a policy offers to form an expectation."""
+
+from typing import NamedTuple
+
+import torch as th
+from stable_baselines3.common.type_aliases import TensorDict
+
+
+class Batch(NamedTuple):
+    """
+    Transitions drawn from the replay buffer, as an update sees them.
+
+    :param observations: observations, ``(B, *obs_shape)``, or a dictionary of such tensors
+    :param actions: actions as stored, scaled to [-1, 1] on Box, ``(B, action_dim)``
+    :param next_observations: what followed (the true last observation at the end of an episode), as ``observations``
+    :param dones: 1 where the episode terminated, 0 where it went on or was truncated, ``(B, 1)``
+    :param rewards: raw (or n-step) rewards, ``(B, 1)``
+    :param discounts: discount of the bootstrapped value: gamma, or gamma^n for n-step returns, ``(B, 1)``
+    """
+
+    observations: th.Tensor | TensorDict
+    actions: th.Tensor
+    next_observations: th.Tensor | TensorDict
+    dones: th.Tensor
+    rewards: th.Tensor
+    discounts: th.Tensor
+
+
+class PolicySample(NamedTuple):
+    """
+    What a policy offers to form an expectation over its actions: ``E_pi[f] = sum_k weights_k f_k``.
+
+    A continuous policy gives one sampled action of weight one, a discrete policy all its actions weighted by their
+    probabilities, so that the equations below are written once for both.
+
+    :param actions: the action, ``(B, action_dim)``, or several, ``(B, K, action_dim)``; None where all actions of a
+        discrete space are meant
+    :param log_prob: log pi(a|s), ``(B, K)``
+    :param weights: weights of the expectation, ``(B, K)``
+    """
+
+    actions: th.Tensor | None
+    log_prob: th.Tensor
+    weights: th.Tensor

@@ -1,0 +1,376 @@
+"""
+How an update runs: eagerly, compiled, or as a CUDA graph.
+
+An engine knows two functions and no network: ``draw(batch_size)`` gives the arguments of a gradient step (transitions
+and noise), ``step(*arguments)`` does it. All engines give the same numbers within float tolerance.
+"""
+
+import inspect
+import os
+import shutil
+import types
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import torch as th
+from torch.utils import _pytree as pytree
+
+Draw = Callable[[int], tuple[Any, ...]]
+Step = Callable[..., None]
+Signature = Callable[[], Hashable]
+
+#: gradient steps from which compiling pays for itself on a CPU (see benchmarks/README.md)
+COMPILE_PAYS_FROM = 15_000
+
+
+class EngineUnavailableError(RuntimeError):
+    """An engine was asked for by name and cannot run, or go on; the message says why and what to do."""
+
+
+class Engine(ABC):
+    """
+    :param draw: gives the arguments of a gradient step
+    :param step: does a gradient step
+    :param draw_on_device: whether ``draw`` runs on the device without a word to the host
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, draw: Draw, step: Step, draw_on_device: bool):
+        self.draw, self.step, self.draw_on_device = draw, step, draw_on_device
+        #: gradient steps that the present :meth:`run`, or the last one, has done
+        self.done = 0
+
+    @abstractmethod
+    def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
+        """
+        :param gradient_steps: number of gradient steps
+        :param batch_size: transitions in each
+        :param signature: gives another value when something that must not change under a captured graph has changed
+        """
+
+
+class EagerEngine(Engine):
+    """One operation after the other: runs anywhere, the reference for the other engines."""
+
+    name = "eager"
+
+    def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
+        self.done = 0
+        while self.done < gradient_steps:
+            self.step(*self.draw(batch_size))
+            self.done += 1
+
+
+class CompiledEngine(Engine):
+    """
+    The whole gradient step in one ``torch.compile`` graph; the draw stays outside, so that random numbers are those of
+    the eager engine.
+
+    :param fullgraph: False where the optimiser's own step has to break the graph
+    :param compilations: how often it compiles at the most, by default as often as torch does (8 times)
+    """
+
+    name = "compile"
+
+    def __init__(
+        self, draw: Draw, step: Step, draw_on_device: bool, fullgraph: bool = True, compilations: int | None = None
+    ):
+        super().__init__(draw, step, draw_on_device)
+        reason = compile_unsupported()
+        if reason is not None:
+            raise EngineUnavailableError(f"engine='compile' cannot run: {reason}")
+        self.compiled = _compile(step, fullgraph, compilations)
+
+    def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
+        self.done = 0
+        try:
+            while self.done < gradient_steps:
+                self.compiled(*self.draw(batch_size))
+                self.done += 1
+        except Exception as error:
+            # Not with this module: to import it takes a second
+            from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
+            if not isinstance(error, TorchDynamoException | FailOnRecompileLimitHit | OSError):
+                raise
+            # It will not compile, or not once more, or the cache folder cannot be written
+            raise EngineUnavailableError(
+                f"engine='compile' cannot compile this update ({_in_a_line(error)}): pass engine='eager'"
+            ) from error
+
+
+class CudaGraphEngine(Engine):
+    """
+    Draw, losses, backward, optimisers and targets in one CUDA graph, replayed with a single call to the driver.
+
+    The first steps are real updates run eagerly on the stream that is captured later (they warm up libraries and
+    allocate the optimisers' memory, as capture requires). Where the draw needs the host (SB3's own buffers), it stays
+    outside and its result is copied into the graph's inputs.
+
+    :param device: the CUDA device
+    :param verbose: from 1 on, say when the graph is captured anew
+    """
+
+    name = "cudagraph"
+    warm_up_steps = 3
+
+    def __init__(self, draw: Draw, step: Step, draw_on_device: bool, device: th.device, verbose: int = 0):
+        super().__init__(draw, step, draw_on_device)
+        self.verbose = verbose
+        if device.type != "cuda":
+            raise EngineUnavailableError(f"engine='cudagraph' cannot run on device='{device}': pass device='cuda'")
+        self.device = device
+        # One stream for warm-up and capture, on this device: the one that torch.cuda.graph() takes by itself belongs to
+        # whichever device was current first, and what runs on another device is not captured
+        self._stream = th.cuda.Stream(device)
+        self._graph: th.cuda.CUDAGraph | None = None
+        self._signature: Hashable = None
+        self._inputs: list[Any] = []
+        self._next_arguments: tuple[Any, ...] = ()
+        self._warmed_up = 0
+
+    def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
+        present = (batch_size, signature())
+        if present != self._signature:
+            if self._graph is not None and self.verbose >= 1:
+                print("Capturing the CUDA graph anew: batch size, memory or a constant has changed")
+            self._graph, self._signature, self._warmed_up = None, present, 0
+        self.done = 0
+        with th.cuda.device(self.device):
+            while self.done < gradient_steps:
+                self._run_once(batch_size)
+                self.done += 1
+
+    def _run_once(self, batch_size: int) -> None:
+        if self._graph is None and self._warmed_up < self.warm_up_steps:
+            self._warm_up(batch_size)
+            return
+        if not self.draw_on_device:
+            self._next_arguments = self.draw(batch_size)
+        if self._graph is None:
+            self._capture(batch_size)
+        self._replay()
+
+    def _warm_up(self, batch_size: int) -> None:
+        outside = th.cuda.current_stream(self.device)
+        self._stream.wait_stream(outside)
+        with th.cuda.stream(self._stream):
+            self.step(*self.draw(batch_size))
+        outside.wait_stream(self._stream)
+        self._warmed_up += 1
+
+    def _capture(self, batch_size: int) -> None:
+        def draw_static() -> tuple[Any, ...]:
+            if self.draw_on_device:
+                return self.draw(batch_size)
+            return pytree.tree_unflatten(self._inputs, structure)
+
+        if not self.draw_on_device:
+            leaves, structure = pytree.tree_flatten(self._next_arguments)
+            self._inputs = [leaf.clone() if isinstance(leaf, th.Tensor) else leaf for leaf in leaves]
+        graph = th.cuda.CUDAGraph()
+        try:
+            # The outer one restores the stream even where a capture fails at its end, as torch.cuda.graph does not
+            with th.cuda.stream(self._stream), th.cuda.graph(graph, stream=self._stream):
+                self.step(*draw_static())
+        except Exception as error:
+            raise EngineUnavailableError(
+                f"engine='cudagraph' cannot capture this update ({_in_a_line(error)}): pass engine='eager'"
+            ) from error
+        self._graph = graph
+
+    def _replay(self) -> None:
+        assert self._graph is not None
+        if not self.draw_on_device:
+            for static, fresh in zip(self._inputs, pytree.tree_leaves(self._next_arguments), strict=True):
+                if isinstance(static, th.Tensor):
+                    static.copy_(fresh, non_blocking=True)
+        self._graph.replay()
+
+
+def _compile(step: Step, fullgraph: bool, compilations: int | None) -> Step:
+    """
+    :param step: does a gradient step
+    :param fullgraph: False where the optimiser's own step has to break the graph
+    :param compilations: how often at the most; None for torch's limit
+    :return: the same, to be compiled at its first call
+    """
+    options: dict[str, Any] | None = {"guard_filter_fn": _guards_to_check} if fullgraph else None
+    limit: dict[str, Any] = {}
+    if compilations is not None and "recompile_limit" in inspect.signature(th.compile).parameters:  # not in torch 2.8
+        limit["recompile_limit"] = compilations
+    return th.compile(_with_own_code(step), fullgraph=fullgraph, dynamic=False, options=options, **limit)
+
+
+def _guards_to_check(guards: Sequence[Any]) -> list[bool]:
+    """
+    Before each call torch.compile checks what it took for granted. Kept are the arguments (another batch size compiles
+    anew) and the plain values among the attributes (another tau, target entropy or reward scale does); dropped is the
+    structure of modules, dictionaries and functions: 1500 checks and 0.2 ms in each SACv2 update, of what nothing
+    replaces under a running engine. Tensors are read from their owners at each call, whatever is checked.
+
+    :param guards: what could be checked
+    :return: whether it is
+    """
+
+    def kept(guard: Any) -> bool:
+        if guard.name.startswith("self."):
+            return guard.guard_type in ("CONSTANT_MATCH", "EQUALS_MATCH")
+        return guard.guard_type == "TENSOR_MATCH" or not (guard.name or guard.is_global)
+
+    return [kept(guard) for guard in guards]
+
+
+def _with_own_code(step: Step) -> Step:
+    """
+    torch.compile keeps its graphs, a handful at the most, with the code of a function, which all models share: a study
+    that trains one model after the other would run out. A copy of the code has room of its own, freed with the engine.
+
+    :param step: a bound method
+    :return: the same, with its own code object
+    """
+    function = getattr(step, "__func__", None)
+    if function is None:
+        return step
+    code, variables = function.__code__.replace(), function.__globals__
+    copy = types.FunctionType(code, variables, function.__name__, function.__defaults__, function.__closure__)
+    return types.MethodType(copy, step.__self__)  # type: ignore[attr-defined]
+
+
+def _in_a_line(error: BaseException) -> str:
+    """
+    :param error: what was raised, maybe with pages of text
+    :return: its type and first line; of its cause, if it is an error of ours that wraps another
+    """
+    if isinstance(error, EngineUnavailableError) and error.__cause__ is not None:
+        error = error.__cause__
+    if type(error).__name__ == "FailOnRecompileLimitHit":
+        return "batch size or a constant of the update, such as tau or target_entropy, has changed too often"
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+
+
+def keep_freed_memory() -> None:
+    """
+    Let the process keep the memory that a gradient step frees, for the next one.
+
+    glibc returns what is free at the end of its heap to the system, the activations of an update say, and gets it back
+    page by page: some fifty page faults in each update, up to a tenth of its time. It keeps twice the largest block
+    that was ever freed, counting blocks of up to 32 MB (mallopt(3), ``M_MMAP_THRESHOLD``): so free one. The block is
+    never touched and takes neither time nor memory; up to 62 MB may stay with the process. Other allocators do not
+    care.
+    """
+    th.empty(31 << 20, dtype=th.uint8)
+
+
+def compile_unsupported() -> str | None:
+    """
+    :return: why ``torch.compile`` cannot work on this machine's CPU, or None
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None and shutil.which("clang++") is None and shutil.which("cl") is None:
+        return f"no C++ compiler found ({compiler!r} is not on the PATH): install one, or pass engine='eager'"
+    return None
+
+
+class _WithFallback(Engine):
+    """
+    An engine chosen by "auto": where it fails in its first run, or cannot be compiled anew later on, the eager engine
+    takes over with one warning. A step that fails so has changed nothing.
+
+    :param chosen: the engine
+    :param fallback: what takes over
+    """
+
+    def __init__(self, chosen: Engine, fallback: Engine):
+        super().__init__(chosen.draw, chosen.step, chosen.draw_on_device)
+        self._engine, self._fallback = chosen, fallback
+        self._proven = False
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return self._engine.name
+
+    def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
+        try:
+            self._engine.run(gradient_steps, batch_size, signature)
+        except Exception as error:  # whatever a compiler may raise: eager raises it again if it is the user's own
+            if self._engine is self._fallback or (self._proven and not isinstance(error, EngineUnavailableError)):
+                raise
+            warnings.warn(
+                f"engine='auto' chose {self._engine.name!r}, which failed ({_in_a_line(error)}): going on with "
+                "engine='eager'",
+                stacklevel=2,
+            )
+            done, self._engine = self._engine.done, self._fallback
+            self._engine.run(gradient_steps - done, batch_size, signature)
+        self._proven = True
+
+
+def _best_engine(device: th.device, planned_steps: float) -> tuple[str, str]:
+    """
+    :param device: where
+    :param planned_steps: gradient steps it will do
+    :return: name of the engine that "auto" takes there, and why
+    """
+    if device.type == "cuda":
+        return "cudagraph", "device is CUDA"
+    if device.type != "cpu":
+        return "eager", f"device is {device.type}"
+    if planned_steps < COMPILE_PAYS_FROM:
+        return "eager", f"{planned_steps:.0f} gradient steps do not pay for compiling"
+    obstacle = compile_unsupported()
+    if obstacle is not None:
+        return "eager", obstacle
+    return "compile", f"{planned_steps:.0f} gradient steps pay for compiling"
+
+
+def make_engine(
+    name: str,
+    draw: Draw,
+    step: Step,
+    *,
+    device: th.device,
+    draw_on_device: bool,
+    fullgraph: bool,
+    planned_steps: float,
+    unsupported_engines: Mapping[str, str] = MappingProxyType({}),
+    verbose: int = 0,
+) -> Engine:
+    """
+    :param name: "auto", "eager", "compile" or "cudagraph"
+    :param draw: gives the arguments of a gradient step
+    :param step: does a gradient step
+    :param device: where
+    :param draw_on_device: whether ``draw`` runs without a word to the host
+    :param fullgraph: whether the whole step can be one graph
+    :param planned_steps: gradient steps it will do
+    :param unsupported_engines: why an engine cannot run this step, by its name
+    :param verbose: from 1 on, say which engine was taken and why
+    :return: the engine
+    :raises EngineUnavailableError: if an engine asked for by name cannot run
+    """
+    if device.type == "cpu":
+        keep_freed_memory()
+    eager = EagerEngine(draw, step, draw_on_device)
+    engine: Engine = eager
+    wanted, why = name, "asked for"
+    if name == "auto":
+        wanted, why = _best_engine(device, planned_steps)
+        if wanted in unsupported_engines:
+            wanted, why = "eager", unsupported_engines[wanted]
+    elif name in unsupported_engines:
+        raise EngineUnavailableError(f"engine={name!r} cannot run: {unsupported_engines[name]}; pass engine='eager'")
+    if wanted == "compile":
+        # Of its own accord not again and again, for a batch size or a constant that changes all the time
+        engine = CompiledEngine(draw, step, draw_on_device, fullgraph, 4 if name == "auto" else None)
+    elif wanted == "cudagraph":
+        engine = CudaGraphEngine(draw, step, draw_on_device, device, verbose=verbose)
+    if name == "auto" and engine is not eager:
+        engine = _WithFallback(engine, eager)
+    if verbose >= 1:
+        print(f"Using the {engine.name} engine ({why})")
+    return engine

@@ -1,0 +1,348 @@
+"""
+A module, its optimiser, and ``minimize``: the only place that differentiates and steps.
+
+Run eagerly, a step is ``torch.autograd.grad`` (gradients of this module's parameters only, never of the networks the
+loss merely passes through) and a fused ``torch.optim`` step. Inside a compiled graph the same step is written with
+``torch.func`` and, for plain Adam, as tensor arithmetic on the optimiser's own state, because ``Optimizer.step()``
+would break the graph. Either way the state lives in the optimiser, so a saved model knows nothing of how it was run.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch as th
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+from torch import nn
+
+from sb3_sac_variants.common.gradient_step.adam import FusedAdam, adam_step, is_plain_adam
+
+Loss = th.Tensor | tuple[th.Tensor, Any]
+
+#: averages of gradients and of their squares, by their names in the state of torch's optimisers
+AVERAGES = {"exp_avg", "exp_avg_sq", "square_avg", "grad_avg", "momentum_buffer"}
+
+
+def _trainable(optimizer: th.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.requires_grad]
+
+
+def _in_order_of(gradient: th.Tensor, parameter: th.Tensor) -> th.Tensor:
+    """
+    What ``Tensor.backward()`` sees to and ``torch.autograd.grad`` does not: a convolution of images with the channels
+    last, say, gives a gradient in that order, of weights that are in another.
+
+    :param gradient: of the parameter
+    :param parameter: the parameter
+    :return: the gradient, laid out in memory as the parameter
+    """
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return th.empty_like(parameter).copy_(gradient)
+
+
+class _Wrapper(nn.Module):
+    """Lets ``torch.func.functional_call`` evaluate a closure of a module with other parameters."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, function: Callable[[nn.Module], Loss]) -> Loss:
+        return function(self.module)
+
+
+class ForwardPass(NamedTuple):
+    """
+    What a module gave, and the way from there back to its parameters.
+
+    :param value: a tensor or tuples of them, without gradients
+    :param vjp: for the learner: the same with gradients, or the function that pulls gradients back
+    """
+
+    value: Any
+    vjp: Any
+
+
+class Learner:
+    """
+    A module and the optimiser that trains it.
+
+    :param module: the module; its attribute ``optimizer`` (SB3's convention) does the steps
+    :param name: how it is called in errors
+    """
+
+    def __init__(self, module: nn.Module, name: str):
+        self.name = name
+        self.parameters: list[nn.Parameter] = []
+        self._names: list[str] = []
+        self.plain_adam = False
+        #: whether all of a gradient step is compiled into one graph, which an optimiser other than plain Adam breaks
+        self.in_one_graph = True
+        self._fused_adam: FusedAdam | None = None
+        self.lr: th.Tensor | None = None
+        self._rate: float | None = None  # what it was filled with
+        self.bind(module)
+
+    def bind(self, module: nn.Module) -> None:
+        """
+        :param module: what to train from now on
+        """
+        self.module = module
+        self._wrapper = _Wrapper(module)
+        self.refresh()
+
+    def is_bound_to(self, module: nn.Module) -> bool:
+        """
+        :param module: what is to be trained
+        :return: whether it is what is trained here, with the same optimiser, and none of its parameters was replaced,
+            frozen or thawed
+        """
+        if module is not self.module or module.optimizer is not self._optimizer:
+            return False
+        return [*map(id, _trainable(self._optimizer))] == [*map(id, self.parameters)]
+
+    @property
+    def optimizer(self) -> th.optim.Optimizer:
+        """
+        :return: the optimiser of the module
+        """
+        return self.module.optimizer  # type: ignore[return-value]
+
+    def refresh(self) -> None:
+        """
+        Bring the optimiser into the form the engines rely on: learning rate and step count as tensors on the device
+        (so that a changing rate neither recompiles nor recaptures), fused kernels where torch has them. To be called
+        after anything that replaces the optimiser or loads its state.
+        """
+        optimizer = self._optimizer = self.optimizer
+        # Frozen ones (of a pretrained features extractor, say) stay with the optimiser, which passes them by
+        self.parameters = _trainable(optimizer)
+        names = {id(parameter): name for name, parameter in self._wrapper.named_parameters()}
+        if not all(id(parameter) in names for parameter in self.parameters):
+            raise ValueError(
+                f"the optimizer of the {self.name} steps parameters that are not the {self.name}'s: after replacing a "
+                f"part of a network, make it a new one (model.{self.name}.optimizer = ...)"
+            )
+        self._names = [names[id(parameter)] for parameter in self.parameters]
+        device = optimizer.param_groups[0]["params"][0].device
+        self.plain_adam = is_plain_adam(optimizer)
+        # torch warns when a step that could be captured runs outside a graph, as warm-up and the eager engine do
+        optimizer._warned_capturable_if_run_uncaptured = True
+        if not isinstance(optimizer, th.optim.Adam):
+            self.lr, self._fused_adam = None, None
+            if "capturable" in inspect.signature(type(optimizer)).parameters:
+                for group in optimizer.param_groups:
+                    group["capturable"] = device.type == "cuda"
+                for parameter in self.parameters:
+                    steps = optimizer.state[parameter].get("step")
+                    if isinstance(steps, th.Tensor) and device.type == "cuda":
+                        optimizer.state[parameter]["step"] = steps.to(device)
+            return
+        rate = th.tensor(float(optimizer.param_groups[0]["lr"]), dtype=th.float32, device=device)
+        self.lr, self._rate = rate, None
+        for group in optimizer.param_groups:
+            group.update(lr=rate, fused=True, foreach=False, capturable=device.type == "cuda")
+            if group.get("differentiable"):
+                group.update(fused=False)
+        for parameter in self.parameters:
+            state = optimizer.state[parameter]
+            if "step" not in state:
+                state["step"] = th.zeros((), dtype=th.float32, device=device)
+                state["exp_avg"] = th.zeros_like(parameter)
+                state["exp_avg_sq"] = th.zeros_like(parameter)
+                if optimizer.param_groups[0]["amsgrad"]:
+                    state["max_exp_avg_sq"] = th.zeros_like(parameter)
+            state["step"] = th.as_tensor(state["step"], dtype=th.float32).to(device)
+        # Of parameters that were frozen for a while Adam has done fewer steps: the formula counts them all alike
+        steps = {float(optimizer.state[parameter]["step"]) for parameter in self.parameters}
+        self.plain_adam = self.plain_adam and len(steps) <= 1
+        self._fused_adam = FusedAdam(optimizer, self.parameters) if self.plain_adam and self.parameters else None
+
+    def unsupported_engines(self) -> dict[str, str]:
+        """
+        :return: why an engine cannot repeat what a step does here, by the engine's name
+        """
+        unsupported_engines = {}
+        if any(parameter._backward_hooks for parameter in self.parameters):
+            unsupported_engines["compile"] = (
+                f"a parameter of the {self.name} has a gradient hook, which it would not call"
+            )
+        optimizer = self._optimizer
+        counts_nothing = type(optimizer) in (th.optim.SGD, RMSpropTFLike)
+        on_host = not (counts_nothing or all(group.get("capturable") for group in optimizer.param_groups))
+        if on_host and self.parameters and self.parameters[0].is_cuda:
+            name = type(optimizer).__name__
+            unsupported_engines["cudagraph"] = f"{name}, the optimizer of the {self.name}, counts its steps on the host"
+        return unsupported_engines
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """
+        :param learning_rate: the rate from the next step on
+        """
+        if self.lr is not None:
+            if learning_rate != self._rate:
+                self.lr.fill_(learning_rate)
+                self._rate = learning_rate
+            for group in self.optimizer.param_groups:
+                if group["lr"] is not self.lr:  # someone has set a number, for which the schedule makes up here
+                    group["lr"] = self.lr
+            return
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+
+    def flush_denormals(self) -> None:
+        """
+        Set to zero what is about to become too small for a normal number in the optimiser's averages.
+
+        The mean that Adam keeps of a gradient shrinks by a tenth a step where the gradient is zero, as it is for a
+        rectifier that has died: after some 800 steps it is below 1e-38, and there rounding keeps it from zero for ever.
+        A processor takes some hundred times longer for a product of such numbers, so that updates become slower and
+        slower (LBANN issue 56, dfdx issue 59). What is below 1e-30 moves no parameter: Adam divides it by its epsilon,
+        1e-8, at the least.
+        """
+        with th.no_grad():
+            for state in self.optimizer.state.values():
+                for name in AVERAGES & state.keys():
+                    average = state[name]
+                    if isinstance(average, th.Tensor):
+                        average.copy_(nn.functional.hardshrink(average, 1e8 * th.finfo(average.dtype).tiny))
+
+    def signature(self) -> tuple[Any, ...]:
+        """
+        :return: where a step writes: others when parameters (by ``load_from_vector``, say) or the optimiser's state
+            have been replaced; and the options it takes as plain numbers, such as the learning rate of an optimiser
+            other than Adam
+        """
+        states = [self.optimizer.state[parameter].values() for parameter in self.parameters]
+        state = [tensor for values in states for tensor in values if isinstance(tensor, th.Tensor)]
+        options = [
+            value
+            for group in self.optimizer.param_groups
+            for value in group.values()
+            if isinstance(value, bool | int | float | tuple)
+        ]
+        return (*options, *(tensor.data_ptr() for tensor in (*self.parameters, *state)))
+
+    def evaluate(self, function: Callable[[Any], Any]) -> ForwardPass:
+        """
+        Evaluate the module now, for other uses and for a loss of the result that is to be minimised later.
+
+        :param function: of the module, gives a tensor or tuples of them
+        :return: for :meth:`minimize`, as long as the module's parameters are the same
+        """
+        if not self.parameters:
+            value = detach(function(self.module))
+            return ForwardPass(value, value)
+        if th.compiler.is_compiling():
+            return self._evaluate_functional(function)
+        with th.enable_grad():
+            value = function(self.module)
+        return ForwardPass(detach(value), value)
+
+    def minimize(self, loss: Callable[[Any], Loss], at: ForwardPass | None = None) -> Any:
+        """
+        One gradient step on the module's parameters.
+
+        :param loss: function of the module, or of the value of an evaluation, that returns a scalar, or a scalar and
+            anything made of tensors
+        :param at: the evaluation
+        :return: what the function returned, without gradients
+        """
+        if not self.parameters:  # all of them are frozen
+            return detach(loss(self.module if at is None else at.value))
+        if th.compiler.is_compiling():
+            return self._minimize_functional(loss, at)
+        with th.enable_grad():
+            result = loss(self.module if at is None else at.vjp)
+        value = result[0] if isinstance(result, tuple) else result
+        # A zero gradient where the loss does not depend on a parameter, as in the functional form
+        gradients = th.autograd.grad(value, self.parameters, allow_unused=True, materialize_grads=True)
+        # In the memory order of the parameters, which fused kernels take for granted
+        gradients = tuple(map(_in_order_of, gradients, self.parameters))
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        if self._fused_adam is not None and not self._fused_adam.has_state_of(self.optimizer):
+            self.refresh()  # someone has loaded another state, and with it maybe other options
+        if self._fused_adam is None:
+            self.optimizer.step()
+        else:
+            with th.no_grad():
+                self._fused_adam.step(gradients)
+        return detach(result)
+
+    # The same in the form that torch.compile traces into one graph
+
+    def _function_of_parameters(self, function: Callable[[Any], Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+        """
+        :param function: of the module
+        :return: the same as a function of parameters by their names, and the parameters there are
+        """
+
+        def of_parameters(parameters: dict[str, th.Tensor]) -> Any:
+            return th.func.functional_call(self._wrapper, parameters, (function,))
+
+        return of_parameters, {n: p.detach() for n, p in zip(self._names, self.parameters, strict=True)}
+
+    def _evaluate_functional(self, function: Callable[[Any], Any]) -> ForwardPass:
+        if not self.in_one_graph:  # the way back would lead from one graph to another: evaluate again to minimise
+            return ForwardPass(detach(function(self.module)), function)
+        of_parameters, parameters = self._function_of_parameters(lambda module: _map(_fill_in, function(module)))
+        value, pull_back = th.func.vjp(of_parameters, parameters)  # type: ignore[misc]  # three with has_aux only
+        return ForwardPass(detach(_map(_take_out, value)), pull_back)
+
+    def _minimize_functional(self, loss: Callable[[Any], Loss], at: ForwardPass | None = None) -> Any:
+        def with_auxiliary(argument: Any) -> tuple[th.Tensor, Any]:
+            result = loss(argument)
+            return (result[0], _map(_fill_in, result[1])) if isinstance(result, tuple) else (result, ())
+
+        if at is not None and not self.in_one_graph:
+            return self._minimize_functional(lambda module: loss(at.vjp(module)))
+        if at is None:
+            of_parameters, parameters = self._function_of_parameters(with_auxiliary)
+            gradients, (value, auxiliary) = th.func.grad_and_value(of_parameters, has_aux=True)(parameters)
+        else:
+            # Chain rule: the loss by the value, then the value by the parameters
+            def of_value(filled: Any) -> tuple[th.Tensor, Any]:
+                return with_auxiliary(_map(_take_out, filled))
+
+            filled = _map(_fill_in, at.value)
+            by_value, (value, auxiliary) = th.func.grad_and_value(of_value, has_aux=True)(filled)
+            (gradients,) = at.vjp(by_value)
+        if self.plain_adam:
+            adam_step(self.optimizer, self.parameters, tuple(gradients[name] for name in self._names))
+        else:
+            for name, parameter in zip(self._names, self.parameters, strict=True):
+                parameter.grad = _in_order_of(gradients[name], parameter)
+            th.compiler.disable(self.optimizer.step)()
+        return (value, detach(_map(_take_out, auxiliary))) if auxiliary != () else value
+
+
+def detach(value: Any) -> Any:
+    """
+    :param value: a tensor, or tuples of them
+    :return: the same without gradients
+    """
+    return _map(lambda leaf: leaf.detach() if isinstance(leaf, th.Tensor) else leaf, value)
+
+
+def _map(function: Callable[[Any], Any], value: Any) -> Any:
+    """
+    :param function: of what is not a tuple
+    :param value: tuples, or what they are made of
+    :return: the same tuples of the function's results
+    """
+    if not isinstance(value, tuple):
+        return function(value)
+    parts = [_map(function, part) for part in value]
+    return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+
+
+def _fill_in(leaf: th.Tensor | None) -> th.Tensor:
+    """torch.func lets tensors pass only: no tensor (the actions of a sample of all actions) is an empty one there."""
+    return th.empty(0) if leaf is None else leaf
+
+
+def _take_out(leaf: th.Tensor) -> th.Tensor | None:
+    """The opposite of :func:`_fill_in`."""
+    return None if leaf.numel() == 0 else leaf

@@ -1,0 +1,91 @@
+"""Target networks: exact copies to begin with, which then follow their online networks."""
+
+import copy
+from typing import Any, TypeVar
+
+import torch as th
+from torch import nn
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def target_copy(module: ModuleT) -> ModuleT:
+    """
+    :param module: an online network
+    :return: an exact copy for the targets: in evaluation mode, without gradients and without an optimiser
+    """
+    target = copy.deepcopy(module)
+    vars(target).pop("optimizer", None)
+    target.train(False)
+    return target.requires_grad_(False)
+
+
+class TargetTracker:
+    """
+    Keeps a target network behind its online network: an exponential moving average each time a persistent counter of
+    gradient steps reaches a multiple of the interval; ``tau = 1`` makes it a hard copy
+    (P18, section 5.2).
+
+    SB3 tests its interval against the step inside one ``train()`` call, where with ``gradient_steps=1`` it is always
+    zero; this counter counts over the whole run.
+
+    :param online: the network that learns
+    :param target: the network that follows
+    """
+
+    def __init__(self, online: nn.Module, target: nn.Module):
+        self.tau, self.interval = 1.0, 1
+        self.bind(online, target)
+
+    def bind(self, online: nn.Module, target: nn.Module) -> None:
+        """
+        :param online: the network that learns from now on
+        :param target: the network that follows
+        """
+        self._networks = (online, target)
+        self.online: list[th.Tensor] = list(online.parameters())
+        self.target: list[th.Tensor] = list(target.parameters())
+        # Running statistics of normalisation layers are copied, not averaged (SB3, issue 996)
+        self.online_statistics = [buffer for buffer in online.buffers() if buffer.is_floating_point()]
+        self.target_statistics = [buffer for buffer in target.buffers() if buffer.is_floating_point()]
+        self.steps = th.zeros((), dtype=th.int64, device=self.online[0].device)
+
+    def is_bound_to(self, online: nn.Module, target: nn.Module) -> bool:
+        """
+        :param online: the network that learns
+        :param target: the network that follows
+        :return: whether they are the same here, with the same parameters
+        """
+        now = (online, target, *online.parameters(), *target.parameters())
+        return [*map(id, now)] == [*map(id, (*self._networks, *self.online, *self.target))]
+
+    def configure(self, tau: float, interval: int, steps: int) -> None:
+        """
+        :param tau: coefficient of the moving average
+        :param interval: number of gradient steps from one update to the next
+        :param steps: gradient steps done so far in the whole run
+        """
+        self.tau, self.interval = tau, interval
+        self.steps.fill_(steps)
+
+    def signature(self) -> tuple[Any, ...]:
+        """
+        :return: where a step reads and writes
+        """
+        return tuple(tensor.data_ptr() for tensor in (*self.online, *self.target))
+
+    def step(self) -> None:
+        """Count one gradient step, and let the target follow if it is time."""
+        with th.no_grad():
+            self.steps += 1
+            if self.interval == 1:
+                th._foreach_lerp_(self.target, self.online, self.tau)
+                if self.target_statistics:
+                    th._foreach_copy_(self.target_statistics, self.online_statistics)
+                return
+            # A weight of exactly 0 leaves a target as it is, of exactly 1 copies: no branch, so one graph serves
+            due = (self.steps % self.interval == 0).to(self.online[0].dtype)
+            for follower, leader in zip(self.target, self.online, strict=True):
+                follower.lerp_(leader, self.tau * due)
+            for follower, leader in zip(self.target_statistics, self.online_statistics, strict=True):
+                follower.lerp_(leader, due.to(follower.dtype))

@@ -1,0 +1,1 @@
+"""Actors, critics and the policies that hold them."""

@@ -1,0 +1,210 @@
+"""
+Stochastic policies whose randomness is an argument.
+
+SB3's distributions draw their own noise, hold state and validate their arguments on the host. Here noise comes in
+from outside, which makes a sample a pure function of (observation, noise): it can be compiled, captured in a CUDA
+graph, repeated in a test, and the same seed gives the same run on every engine.
+"""
+
+import math
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, Actor
+from torch import nn
+from torch.nn import functional as F
+
+from sb3_sac_variants.common.equations.types import PolicySample
+from sb3_sac_variants.common.networks.fast_inference import plain_linear
+from sb3_sac_variants.common.networks.preprocessing import TraceablePreprocessing
+
+LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
+
+#: observations from which on it pays to put the weights of several layers together for one product
+ONE_PRODUCT_FROM = 128
+
+
+def gaussian_log_prob(value: th.Tensor, mean: th.Tensor, log_std: th.Tensor) -> th.Tensor:
+    """
+    Log-density of independent Gaussians, summed over the last dimension.
+
+    :param value: where, ``(..., D)``
+    :param mean: means, ``(..., D)``
+    :param log_std: log standard deviations, ``(..., D)``
+    :return: ``(...)``
+    """
+    return (-0.5 * ((value - mean) * th.exp(-log_std)).square() - log_std - LOG_SQRT_2PI).sum(dim=-1)
+
+
+def log_det_tanh(pre_tanh: th.Tensor) -> th.Tensor:
+    """
+    log |det d tanh(u)/du| = sum log(1 - tanh(u)^2), in the form that stays finite for any u
+    (P18, appendix C, eq. 21, with log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u))).
+
+    :param pre_tanh: u, ``(..., D)``
+    :return: ``(...)``
+    """
+    return 2.0 * (math.log(2.0) - pre_tanh - F.softplus(-2.0 * pre_tanh)).sum(dim=-1)
+
+
+def linear_heads(latent: th.Tensor, *heads: nn.Module) -> tuple[th.Tensor, ...]:
+    """
+    Layers on top of the same input, as one matrix product: for a batch, one with six columns takes as long as one with
+    three, and so does its gradient.
+
+    :param latent: ``(B, latent_dim)``
+    :param heads: layers, called one by one if any is not a plain ``nn.Linear`` or has hooks
+    :return: what each of them gives
+    """
+    # The comparison would fix the size of a batch in an exported model
+    if th.compiler.is_exporting() or len(latent) < ONE_PRODUCT_FROM:
+        return tuple(head(latent) for head in heads)
+    layers = [layer for layer in map(plain_linear, heads) if layer is not None and layer.bias is not None]
+    if len(layers) < len(heads):
+        return tuple(head(latent) for head in heads)
+    weight, bias = th.cat([layer.weight for layer in layers]), th.cat([layer.bias for layer in layers])
+    return F.linear(latent, weight, bias).split([layer.out_features for layer in layers], dim=1)
+
+
+class ActorNetwork(TraceablePreprocessing, BasePolicy):
+    """
+    What the actors that are not SB3's SAC ``Actor`` have in common: hidden layers on top of a features extractor, and a
+    ``forward(obs, deterministic)`` that gives the action to take, in [-1, 1] if actions are continuous.
+
+    :param observation_space: observation space
+    :param action_space: action space
+    :param net_arch: sizes of the hidden layers
+    :param features_extractor: network to extract features
+    :param features_dim: number of features
+    :param activation_fn: activation function
+    :param normalize_images: whether to divide images by 255
+    """
+
+    features_extractor: BaseFeaturesExtractor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+    ):
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+            squash_output=isinstance(action_space, spaces.Box),
+        )
+        self.net_arch, self.features_dim, self.activation_fn = net_arch, features_dim, activation_fn
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self(observation, deterministic)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            net_arch=self.net_arch,
+            features_dim=self.features_dim,
+            activation_fn=self.activation_fn,
+            features_extractor=self.features_extractor,
+        )
+        return data
+
+
+class SquashedGaussianActor(TraceablePreprocessing, Actor):
+    """
+    The tanh-squashed Gaussian policy (P18, appendix C): SB3's SAC ``Actor``, its networks, parameters and gSDE, with
+    sampling as a pure function. Parameters as there.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        # The exploration matrix of SB3's distribution would drag the graph that it was drawn in along, and with it a
+        # node for log_std's gradient that is bound to the stream of its birth: no CUDA graph can be captured then
+        with th.no_grad():
+            super().__init__(*args, **kwargs)
+
+    def reset_noise(self, batch_size: int = 1) -> None:
+        """
+        As SB3's, without a gradient.
+
+        :param batch_size: number of environments
+        """
+        with th.no_grad():
+            super().reset_noise(batch_size)
+
+    def noise_shape(self, batch_size: int) -> tuple[int, ...]:
+        """
+        :param batch_size: number of states
+        :return: shape of the standard normal noise that :meth:`sample` takes: one number for each action dimension, or
+            one exploration matrix for the whole batch with gSDE
+        """
+        if self.use_sde:
+            return tuple(self.get_std().shape)
+        assert self.action_space.shape is not None
+        return (batch_size, math.prod(self.action_space.shape))
+
+    def sample(self, obs: PyTorchObs, noise: th.Tensor, reparameterize: bool = True) -> PolicySample:
+        """
+        Draw a ~ pi(.|s) as a = tanh(u), u = mean + std * noise, with log pi(a|s) (P18, eq. 21).
+
+        :param obs: observations
+        :param noise: standard normal noise of :meth:`noise_shape`
+        :param reparameterize: whether gradients flow through the action (P18, eq. 11) or only into the log-probability
+            of a fixed action (likelihood ratio)
+        :return: one action of weight one for each state, ``(B, action_dim)`` and ``(B, 1)``
+        """
+        mean, log_std, kwargs = self.get_action_dist_params(obs)
+        if self.use_sde:
+            # One exploration matrix for the batch, as SB3: u = mean + latent @ (std * noise)
+            latent, std = kwargs["latent_sde"], self.get_std()
+            u = mean + latent @ (noise * std)
+            log_std = 0.5 * th.log(latent.square() @ std.square() + self.action_dist.epsilon)
+        else:
+            u = mean + log_std.exp() * noise
+        if not reparameterize:
+            u = u.detach()
+        if self.use_sde or not reparameterize:
+            log_density = gaussian_log_prob(u, mean, log_std)
+        else:  # (u - mean) / std is the noise, whatever the parameters: N(u; mean, std) = N(noise; 0, 1) / std
+            log_density = (-0.5 * noise.square() - LOG_SQRT_2PI - log_std).sum(dim=-1)
+        log_prob = (log_density - log_det_tanh(u)).unsqueeze(1)
+        return PolicySample(th.tanh(u), log_prob, th.ones_like(log_prob))
+
+    def get_action_dist_params(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
+        """
+        As SB3's.
+
+        :param obs: observations
+        :return: means and log standard deviations, ``(B, action_dim)`` each; with gSDE the log standard deviations are
+            the exploration matrix's, ``(latent_dim, action_dim)``, and ``latent_sde`` is what it is multiplied by
+        """
+        if self.use_sde:
+            return super().get_action_dist_params(obs)
+        latent = self.latent_pi(self.extract_features(obs, self.features_extractor))
+        mean, log_std = linear_heads(latent, self.mu, self.log_std)  # type: ignore[arg-type]
+        return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX), {}
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        """
+        Action to take in the environment.
+
+        :param obs: observations
+        :param deterministic: whether to take tanh(mean)
+        :return: actions in [-1, 1], ``(B, action_dim)``
+        """
+        if self.use_sde:  # keeps the exploration matrix of the rollout in SB3's distribution
+            if self.action_dist.exploration_mat.device != self.device:  # the model was moved after it was drawn
+                self.reset_noise()
+            return super().forward(obs, deterministic)
+        mean, log_std, _ = self.get_action_dist_params(obs)
+        if deterministic:
+            return th.tanh(mean)
+        return th.tanh(th.addcmul(mean, log_std.exp(), th.randn_like(mean)))

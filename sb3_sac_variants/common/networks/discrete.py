@@ -1,0 +1,119 @@
+"""
+Networks for discrete actions, where every expectation over actions is an exact sum: nothing is sampled in an update.
+
+A policy sample names no action and weights all of them by their probabilities; the critics answer with Q(s, .). The
+equations of :mod:`sb3_sac_variants.common.equations.losses` then read as for continuous actions (Christodoulou 2019,
+Soft Actor-Critic for Discrete Action Settings, arXiv 1910.07207).
+"""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import create_mlp
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
+
+from sb3_sac_variants.common.equations.types import PolicySample
+from sb3_sac_variants.common.networks.actors import ActorNetwork
+from sb3_sac_variants.common.networks.critics import StackedCritic
+
+
+class CategoricalActor(BasePolicy):
+    """A policy over a finite set of actions; a subclass says with which probabilities."""
+
+    action_space: spaces.Discrete
+
+    @abstractmethod
+    def log_prob(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        :param obs: observations
+        :return: log pi(.|s) of all actions, ``(B, |A|)``
+        """
+
+    def noise_shape(self, batch_size: int) -> tuple[int, ...]:
+        """
+        :param batch_size: number of states
+        :return: shape of the noise that :meth:`sample` takes: no number at all
+        """
+        return (batch_size, 0)
+
+    def sample(self, obs: PyTorchObs, noise: th.Tensor, reparameterize: bool = True) -> PolicySample:
+        """
+        All actions and their probabilities.
+
+        :param obs: observations
+        :param noise: empty, of :meth:`noise_shape`
+        :param reparameterize: whether gradients flow through the weights of the sum, or only into the log-probabilities
+            (likelihood ratio); the gradient of the policy's loss is the same
+        :return: no action, meaning all of them, ``(B, |A|)`` log-probabilities and probabilities
+        """
+        log_prob = self.log_prob(obs)
+        weights = log_prob.exp()
+        return PolicySample(None, log_prob, weights if reparameterize else weights.detach())
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        """
+        Action to take in the environment.
+
+        :param obs: observations
+        :param deterministic: whether to take the most likely action
+        :return: numbers of actions, ``(B,)``
+        """
+        log_prob = self.log_prob(obs)
+        if deterministic:
+            return log_prob.argmax(dim=1)
+        return th.multinomial(log_prob.exp(), num_samples=1).squeeze(1)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        return self(observation, deterministic)
+
+
+class DiscreteActor(CategoricalActor, ActorNetwork):
+    """
+    A network that gives the logits of the actions.
+
+    Arguments as :class:`~sb3_sac_variants.common.networks.actors.ActorNetwork`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        n_actions = int(self.action_space.n)
+        self.logits = nn.Sequential(*create_mlp(self.features_dim, n_actions, self.net_arch, self.activation_fn))
+
+    def log_prob(self, obs: PyTorchObs) -> th.Tensor:
+        return th.log_softmax(self.logits(self.extract_features(obs, self.features_extractor)), dim=1)
+
+
+class StackedDiscreteCritic(StackedCritic):
+    """
+    Action-value networks Q_i(s, .), i = 1..n_critics, that give all actions of a discrete space at once. Arguments as
+    :class:`~sb3_sac_variants.common.networks.critics.StackedCritic`.
+    """
+
+    action_space: spaces.Discrete
+
+    def _network_sizes(self, features_dim: int) -> tuple[int, int]:
+        return features_dim, int(self.action_space.n)
+
+    def values(self, obs: PyTorchObs) -> th.Tensor:
+        """
+        :param obs: observations
+        :return: Q of all critics at all actions, ``(n_critics, B, |A|)``
+        """
+        return self.q_networks(self.features(obs))
+
+    def evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        Q of all critics at one action for each state.
+
+        :param obs: observations
+        :param actions: numbers of actions, ``(B, 1)``
+        :return: ``(n_critics, B, 1)``
+        """
+        return self.values(obs).gather(2, actions.long().expand(self.n_critics, *actions.shape))
+
+    def sample_q(self, obs: PyTorchObs, sample: PolicySample) -> th.Tensor:
+        return self.values(obs)

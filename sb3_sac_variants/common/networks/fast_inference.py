@@ -1,0 +1,89 @@
+"""
+Networks for batches of a few observations, as a rollout has them.
+
+There, ``nn.Module.__call__`` and the search for parameters take as long as the arithmetic. :func:`fast_inference` gives
+the same function of the same parameters without them; a module that has hooks, or is of another
+make, is called as ever.
+"""
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
+
+#: where networks are known to keep nothing on them
+PACKAGE = __name__.partition(".")[0]
+
+
+def fast_inference(module: nn.Module) -> Callable[..., Any]:
+    """
+    :param module: a network in evaluation mode
+    :return: what calling it computes, from the parameters it has then; layers that are replaced and hooks that are
+        added later do not count
+    """
+    if _is_watched(module):
+        return module
+    if type(module) is nn.Linear:
+        return functools.partial(_linear, module)
+    if type(module) is nn.ReLU and not module.inplace:
+        return th.relu
+    if type(module) is FlattenExtractor:
+        return _flatten
+    if type(module) is nn.Sequential:
+        return functools.partial(_chain, [fast_inference(layer) for layer in module.children()])
+    return _double(module).forward if _keeps_nothing(module) else module.forward
+
+
+def plain_linear(layer: Callable[..., Any]) -> nn.Linear | None:
+    """
+    :param layer: a layer of a network, or what :func:`fast_inference` made of it
+    :return: the layer, if calling it does no more than ``F.linear`` with its parameters
+    """
+    if isinstance(layer, functools.partial) and layer.func is _linear:
+        return layer.args[0]
+    return layer if type(layer) is nn.Linear and not _is_watched(layer) else None
+
+
+def _double(network: nn.Module) -> nn.Module:
+    """
+    :param network: one whose methods keep nothing on it
+    :return: one that shares its parameters and buffers, and has the same methods, whose parts are such as well
+    """
+    double = copy.copy(network)
+    for name, part in {**network._modules, **vars(network)}.items():
+        if isinstance(part, nn.Module):
+            # Found before nn.Module looks into its table of modules, which is the original's
+            vars(double)[name] = _double(part) if _keeps_nothing(part) else fast_inference(part)
+    return double
+
+
+def _keeps_nothing(network: nn.Module) -> bool:
+    """Whether a double can take the place of a network: so it is with those of this package, not with any subclass."""
+    return type(network).__module__.partition(".")[0] == PACKAGE and not _is_watched(network)
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether calling a module does more than its ``forward``: hooks, a compiled form, or a ``forward`` of its own."""
+    more = (module._forward_hooks, module._forward_pre_hooks, module._compiled_call_impl, _has_any_global_hook())
+    return any(more) or "forward" in vars(module)
+
+
+def _linear(layer: nn.Linear, x: th.Tensor) -> th.Tensor:
+    parameters = layer._parameters  # not layer.weight, which nn.Module searches for
+    return F.linear(x, parameters["weight"], parameters["bias"])  # type: ignore[arg-type]
+
+
+def _flatten(x: th.Tensor) -> th.Tensor:
+    return x if x.dim() == 2 else x.flatten(1)
+
+
+def _chain(layers: list[Callable[[th.Tensor], th.Tensor]], x: th.Tensor) -> th.Tensor:
+    for layer in layers:
+        x = layer(x)
+    return x

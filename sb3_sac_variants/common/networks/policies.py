@@ -1,0 +1,177 @@
+"""What the policies (SB3's word for all networks of an algorithm) have in common: an actor and stacked critics."""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.sac.policies import SACPolicy
+from torch import nn
+
+from sb3_sac_variants.common.networks.actors import SquashedGaussianActor
+from sb3_sac_variants.common.networks.critics import StackedContinuousCritic, StackedCritic
+from sb3_sac_variants.common.networks.discrete import CategoricalActor, DiscreteActor, StackedDiscreteCritic
+from sb3_sac_variants.common.networks.parameters import LoadsInPlace
+
+#: arguments of SB3's SACPolicy that concern a Gaussian actor, and their defaults
+GAUSSIAN_ARGUMENTS: dict[str, Any] = {"use_sde": False, "log_std_init": -3, "use_expln": False, "clip_mean": 2.0}
+
+
+def modules_with_mode(module: nn.Module) -> Iterator[nn.Module]:
+    """
+    :param module: a network
+    :return: the modules in it that have to be told of training and evaluation: all, except those below a module with
+        a ``train`` of its own, which may want to keep them as they are (frozen batch normalisation, say)
+    """
+    yield module
+    if type(module).train is nn.Module.train:
+        for child in module.children():
+            yield from modules_with_mode(child)
+
+
+class MaxEntPolicy(LoadsInPlace, SACPolicy):
+    """
+    Actor and critics of a maximum-entropy algorithm, for Box or Discrete actions. All arguments are those of SB3's
+    ``SACPolicy`` (``net_arch``, ``activation_fn``, ``n_critics``, ``optimizer_class``, ``features_extractor_class``,
+    gSDE, ...); those of a Gaussian actor are refused where there is none.
+
+    Subclasses add the networks their algorithm bootstraps from in :meth:`_build`.
+
+    :param features_extractor_class: features extractor to use; by default what the class names
+    :raises ValueError: if an argument has no meaning for the kind of action
+    """
+
+    actor: SquashedGaussianActor | CategoricalActor  # type: ignore[assignment]
+    critic: StackedCritic  # type: ignore[assignment]
+    default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
+    #: names of the networks that have an optimiser
+    learned_networks: tuple[str, ...] = ("actor", "critic")
+
+    def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] | None = None, **kwargs: Any):
+        self._modules_with_mode: tuple[list[nn.Module], list[nn.Module]] | None = None
+        self._half_range: np.ndarray | None = None
+        if features_extractor_class is None:
+            features_extractor_class = self.default_features_extractor_class
+        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)  # type: ignore[misc]
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        """
+        Build the networks and their optimisers.
+
+        :param lr_schedule: learning rate schedule; ``lr_schedule(1)`` is where the rate starts
+        """
+        self.actor = self.make_actor()
+        self._add_optimizer(self.actor, list(self.actor.parameters()), lr_schedule)
+        self.critic = self.make_critic(self.actor.features_extractor if self.share_features_extractor else None)
+        # A shared features extractor learns from the actor's loss only (SB3's SAC)
+        shared = {id(parameter) for parameter in self.actor.parameters()}
+        self._add_optimizer(
+            self.critic,
+            [parameter for parameter in self.critic.parameters() if id(parameter) not in shared],
+            lr_schedule,
+        )
+
+    def _add_optimizer(self, network: nn.Module, parameters: list[nn.Parameter], lr_schedule: Schedule) -> None:
+        """
+        :param network: gets the attribute ``optimizer``, as in SB3
+        :param parameters: what it optimises
+        :param lr_schedule: learning rate schedule
+        """
+        network.optimizer = self.optimizer_class(  # type: ignore[assignment]
+            parameters,
+            lr=lr_schedule(1),  # type: ignore[call-arg]
+            **self.optimizer_kwargs,
+        )
+
+    def make_actor(  # type: ignore[override]
+        self, features_extractor: BaseFeaturesExtractor | None = None
+    ) -> SquashedGaussianActor | CategoricalActor:
+        if isinstance(self.action_space, spaces.Discrete):
+            kwargs = self._update_features_extractor(self._actor_kwargs_without_gaussian(), features_extractor)
+            return DiscreteActor(**kwargs).to(self.device)
+        actor_kwargs = self._update_features_extractor(self.actor_kwargs, features_extractor)
+        return SquashedGaussianActor(**actor_kwargs).to(self.device)
+
+    def _actor_kwargs_without_gaussian(self) -> dict[str, Any]:
+        """
+        :return: arguments of an actor that is no Gaussian
+        :raises ValueError: if an argument that would have no effect was passed
+        """
+        for name, default in GAUSSIAN_ARGUMENTS.items():
+            if self.actor_kwargs[name] != default:
+                raise ValueError(
+                    f"policy_kwargs {name}={self.actor_kwargs[name]!r} is for Gaussian policies, and this one is none: "
+                    "leave it out"
+                )
+        return {name: value for name, value in self.actor_kwargs.items() if name not in GAUSSIAN_ARGUMENTS}
+
+    def make_critic(  # type: ignore[override]
+        self, features_extractor: BaseFeaturesExtractor | None = None
+    ) -> StackedCritic:
+        critic_kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
+        discrete = isinstance(self.action_space, spaces.Discrete)
+        critic_class = StackedDiscreteCritic if discrete else StackedContinuousCritic
+        return critic_class(**critic_kwargs).to(self.device)
+
+    def set_training_mode(self, mode: bool) -> None:
+        """
+        Put the networks that learn in training or evaluation mode (batch norm, dropout); targets stay in evaluation
+        mode.
+
+        :param mode: whether to train
+        """
+        if self._modules_with_mode is None:
+            networks: list[nn.Module] = [getattr(self, name) for name in self.learned_networks]
+            modules = [module for network in networks for module in modules_with_mode(network)]
+            self._modules_with_mode = (
+                [module for module in modules if type(module).train is nn.Module.train],
+                [module for module in modules if type(module).train is not nn.Module.train],
+            )
+        ordinary, others = self._modules_with_mode
+        for module in ordinary:
+            module.__dict__["training"] = mode
+        for module in others:  # what is below them is their own affair
+            module.train(mode)
+        self.training = mode
+
+    def find_modules(self) -> None:
+        """
+        Look anew which modules have a training mode. ``Module.train()`` walks through the tree at each call, which in a
+        rollout of single steps takes longer than the actor does; the walk is therefore done once for each ``learn()``.
+        """
+        self._modules_with_mode = None
+
+    def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
+        """
+        As SB3's, which takes twice as many steps to the same number.
+
+        :param scaled_action: in [-1, 1]
+        :return: in [low, high]
+        """
+        assert isinstance(self.action_space, spaces.Box)
+        if self._half_range is None:
+            low, high = self._bounds()
+            self._half_range = 0.5 * (high - low)
+        return self.action_space.low + (scaled_action + 1.0) * self._half_range
+
+    def scale_action(self, action: np.ndarray) -> np.ndarray:
+        """
+        As SB3's, but for bounds whose difference their integer type cannot hold, too.
+
+        :param action: in [low, high]
+        :return: in [-1, 1]
+        """
+        assert isinstance(self.action_space, spaces.Box)
+        low, high = self._bounds()
+        return 2.0 * ((action - low) / (high - low)) - 1.0
+
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        low, high = self.action_space.low, self.action_space.high  # type: ignore[attr-defined]
+        return (low, high) if low.dtype.kind == "f" else (low.astype(np.float32), high.astype(np.float32))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data["share_features_extractor"] = self.share_features_extractor
+        return data

@@ -1,0 +1,71 @@
+"""SB3's way from observations to features, in a form that ``torch.compile`` can trace."""
+
+from typing import Any, NamedTuple
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch.nn import functional as F
+
+from sb3_sac_variants.common.networks.parameters import LoadsInPlace
+
+
+class _Part(NamedTuple):
+    """
+    What there is to do with an observation, or with one part of a dictionary.
+
+    :param categories: numbers of values, each of which becomes a one-hot vector; empty if it is no category
+    :param divisor: 255 for an image that is to be normalised, else 1
+    """
+
+    categories: tuple[int, ...]
+    divisor: float
+
+    def apply(self, obs: th.Tensor) -> th.Tensor:
+        """
+        :param obs: the part
+        :return: floating-point numbers
+        """
+        if not self.categories:
+            return obs.float() if self.divisor == 1.0 else obs.float() / self.divisor
+        numbers = obs.long().reshape(len(obs), len(self.categories)).unbind(dim=1)
+        return th.cat([F.one_hot(x, n) for x, n in zip(numbers, self.categories, strict=True)], dim=1).float()
+
+
+def _part(space: spaces.Space, normalize_images: bool) -> _Part:
+    categories: tuple[int, ...] = ()
+    if isinstance(space, spaces.Discrete):
+        categories = (int(space.n),)
+    elif isinstance(space, spaces.MultiDiscrete):
+        categories = tuple(int(n) for n in space.nvec)
+    return _Part(categories, 255.0 if normalize_images and is_image_space(space) else 1.0)
+
+
+class TraceablePreprocessing(LoadsInPlace):
+    """
+    A network that preprocesses observations as SB3's do (``preprocess_obs``). There each call reads bounds and sizes
+    from the observation space, which cannot be traced; here they are read once.
+
+    :param args: as ``BaseModel``
+    :param kwargs: as ``BaseModel``
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        space = self.observation_space
+        parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+        self._parts = {key: _part(part, self.normalize_images) for key, part in parts.items()}
+
+    def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
+        """
+        As SB3's.
+
+        :param obs: observations
+        :param features_extractor: network to extract features
+        :return: features, ``(B, features_dim)``
+        """
+        if isinstance(obs, dict):
+            return features_extractor({key: self._parts[key].apply(value) for key, value in obs.items()})
+        return features_extractor(self._parts[""].apply(obs))

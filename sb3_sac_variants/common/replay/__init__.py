@@ -1,0 +1,1 @@
+"""The replay memory on the training device."""

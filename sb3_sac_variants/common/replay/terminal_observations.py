@@ -1,0 +1,108 @@
+"""Observations that ended an episode, for a replay memory that stores each observation once."""
+
+import copy
+
+import numpy as np
+import torch as th
+
+
+class TerminalObservations:
+    """
+    In a memory that stores each observation once, the next observation of a row is the observation of the row that
+    follows in time, unless an episode ended between the two. Those exceptions are kept here.
+
+    :param rows: rows of the memory
+    :param shapes: shapes of the observations in it, by key
+    :param dtypes: their types, likewise
+    :param device: where they live
+    """
+
+    def __init__(
+        self, rows: int, shapes: dict[str, tuple[int, ...]], dtypes: dict[str, th.dtype], device: th.device | str
+    ):
+        # For each row the place of its own observation, -1 if it has none; on the device, and again on the host
+        self._place_of = th.full((rows,), -1, dtype=th.int64, device=device)
+        self._place_of_on_host = np.full(rows, -1, dtype=np.int64)
+        self._places = {key: th.zeros((0, *shape), dtype=dtypes[key], device=device) for key, shape in shapes.items()}
+        self._free: list[int] = []
+
+    @property
+    def capacity(self) -> int:
+        """
+        :return: number of places
+        """
+        return next(iter(self._places.values())).shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """
+        :return: bytes taken on the device
+        """
+        return sum(tensor.numel() * tensor.element_size() for tensor in (self._place_of, *self._places.values()))
+
+    def put(self, row: int, observation: dict[str, np.ndarray]) -> bool:
+        """
+        :param row: a row of the memory
+        :param observation: its next observation
+        :return: whether memory was allocated anew
+        """
+        grows = not self._free
+        if grows:
+            self._grow()
+        place = self._free.pop()
+        for key, places in self._places.items():
+            places[place] = th.from_numpy(np.array(observation[key])).reshape(places.shape[1:])
+        self._place_of[row] = place
+        self._place_of_on_host[row] = place
+        return grows
+
+    def forget(self, rows: range) -> None:
+        """
+        :param rows: rows that no longer need their own next observation
+        """
+        for row in rows.start + np.flatnonzero(self._place_of_on_host[rows.start : rows.stop] >= 0):
+            self._free.append(int(self._place_of_on_host[row]))
+            self._place_of[row] = -1
+            self._place_of_on_host[row] = -1
+
+    def replace(self, key: str, rows: th.Tensor, following: th.Tensor) -> th.Tensor:
+        """
+        :param key: of the observation
+        :param rows: of the memory, ``(B,)``
+        :param following: observations that follow in the memory, ``(B, ...)``
+        :return: next observations, likewise
+        """
+        if self.capacity == 0:
+            return following
+        place = self._place_of.index_select(0, rows)
+        own = self._places[key].index_select(0, place.clamp(min=0))
+        return th.where((place >= 0).view(-1, *[1] * (own.dim() - 1)), own, following)
+
+    def _grow(self) -> None:
+        present = self.capacity
+        capacity = max(2 * present, 64)
+        for key, places in self._places.items():
+            self._places[key] = places.new_zeros((capacity, *places.shape[1:]))
+            self._places[key][:present] = places
+        self._free.extend(range(present, capacity))
+
+    def to(self, device: th.device | str) -> None:
+        """
+        :param device: where to move
+        """
+        self._place_of = self._place_of.to(device)
+        self._places = {key: places.to(device) for key, places in self._places.items()}
+
+    def resized(self, rows: int) -> "TerminalObservations":
+        """
+        :param rows: number of rows, not less than the highest one with an observation of its own
+        :return: a copy for a memory of that many rows, on the CPU
+        """
+        resized = copy.copy(self)
+        resized._place_of_on_host = np.full(rows, -1, dtype=np.int64)
+        kept = self._place_of_on_host[:rows]
+        resized._place_of_on_host[: len(kept)] = kept
+        resized._place_of = th.from_numpy(resized._place_of_on_host.copy())
+        resized._places = {key: places.cpu() for key, places in self._places.items()}
+        resized._free = list(self._free)
+        return resized

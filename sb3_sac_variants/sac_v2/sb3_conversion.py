@@ -1,0 +1,293 @@
+"""Models of SACv2 from and to Stable-Baselines3's SAC."""
+
+import copy
+import io
+import pathlib
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3 import SAC
+from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.utils import check_for_correct_spaces
+
+from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature
+from sb3_sac_variants.common.persistence.save_load import Path, describe, read_description
+from sb3_sac_variants.sac_v2.sb3_weights import Named, optimizer_state, own_copy, stack_critics, unstack_critics
+
+if TYPE_CHECKING:
+    from sb3_sac_variants.sac_v2.sac_v2 import SACv2
+
+#: arguments that both classes take and keep under their names
+SHARED_ARGUMENTS = (
+    "learning_rate",
+    "buffer_size",
+    "learning_starts",
+    "batch_size",
+    "tau",
+    "gamma",
+    "train_freq",
+    "gradient_steps",
+    "action_noise",
+    "replay_buffer_class",
+    "replay_buffer_kwargs",
+    "optimize_memory_usage",
+    "n_steps",
+    "ent_coef",
+    "target_update_interval",
+    "target_entropy",
+    "use_sde",
+    "sde_sample_freq",
+    "use_sde_at_warmup",
+    "tensorboard_log",
+    "policy_kwargs",
+    "verbose",
+    "seed",
+)
+#: how far a run has come
+PROGRESS = (
+    "num_timesteps",
+    "_n_updates",
+    "_episode_num",
+    "_total_timesteps",
+    "_num_timesteps_at_start",
+    "_current_progress_remaining",
+)
+
+
+def from_sb3(
+    cls: type["SACv2"], sac_or_path: SAC | Path, env: GymEnv | str | None, device: th.device | str, **kwargs: Any
+) -> "SACv2":
+    """
+    :param cls: class of the new model
+    :param sac_or_path: Stable-Baselines3's model, or path to a saved one
+    :param env: environment of the new model; by default the one of a model that is given
+    :param device: device of the new model
+    :param kwargs: arguments of the new model to change
+    :return: the new model; see :meth:`~sb3_sac_variants.sac_v2.sac_v2.SACv2.from_sb3`
+    """
+    _refuse_other_networks(kwargs)
+    env = maybe_make_env(env, verbose=0) if env is not None else None
+    if isinstance(sac_or_path, SAC):
+        sac = sac_or_path
+    else:
+        saved = _read_sac(sac_or_path)
+        # Its replay buffer is not wanted
+        sac = SAC.load(sac_or_path, env=env, device=device, buffer_size=1)
+        kwargs.setdefault("buffer_size", saved["buffer_size"])
+        env = sac.get_env()
+    policy = _counterpart(sac, SAC.policy_aliases, "SACv2")
+    arguments = _shared_arguments(sac)
+    if arguments["replay_buffer_class"] in (ReplayBuffer, DictReplayBuffer):
+        arguments["replay_buffer_class"] = None
+    elif arguments["replay_buffer_class"] is NStepReplayBuffer and sac.n_steps > 1:
+        arguments["replay_buffer_class"] = None
+        for name in ("n_steps", "gamma"):  # SB3 put them there
+            arguments["replay_buffer_kwargs"].pop(name)
+    arguments |= {"ent_coef_loss": "log_alpha", "update_order": "sb3", **kwargs}
+    if arguments["target_update_interval"] != 1:
+        warnings.warn(
+            f"target_update_interval={arguments['target_update_interval']} counts gradient steps over the whole run "
+            "here; Stable-Baselines3 begins anew in each call of train(), so that it has no effect there with "
+            "gradient_steps=1. Pass target_update_interval=1 to go on as there",
+            stacklevel=3,
+        )
+    model = _build(cls, policy, sac, sac.get_env() if env is None else env, device, arguments)
+
+    rate = sac.lr_schedule(sac._current_progress_remaining)
+    state = {"policy": stack_critics(sac.policy.state_dict())}
+    for name in ("actor", "critic"):
+        theirs, own = getattr(sac, name), getattr(model, name)
+        state[f"{name}.optimizer"] = optimizer_state(
+            theirs.optimizer, theirs.named_parameters(), own.optimizer, own.named_parameters(), stack_critics, rate
+        )
+    temperature = model.temperature
+    if isinstance(temperature, LearnedTemperature):
+        state |= {name: value for name, value in model.get_parameters().items() if name.startswith("temperature")}
+        if sac.log_ent_coef is not None:
+            assert sac.ent_coef_optimizer is not None
+            state["temperature"] = {"log_ent_coef": own_copy(sac.log_ent_coef)}
+            state["temperature.optimizer"] = optimizer_state(
+                sac.ent_coef_optimizer,
+                [("log_ent_coef", sac.log_ent_coef)],
+                temperature.optimizer,
+                temperature.named_parameters(),
+                stack_critics,
+                rate,
+            )
+    _take_over(model, sac, state)
+    return model
+
+
+def to_sb3(model: "SACv2", exact: bool, **kwargs: Any) -> SAC:
+    """
+    :param model: the model
+    :param exact: whether to refuse what would go on learning differently
+    :param kwargs: arguments of the new model to change
+    :return: Stable-Baselines3's model; see :meth:`~sb3_sac_variants.sac_v2.sac_v2.SACv2.to_sb3`
+    """
+    _refuse_other_networks(kwargs)
+    if not isinstance(model.action_space, spaces.Box):
+        raise ValueError(f"action_space={model.action_space} is not known to Stable-Baselines3's SAC: it needs a Box")
+    policy = _counterpart(model, model.policy_aliases, "Stable-Baselines3's SAC")
+    obstacles = _obstacles(model)
+    if exact and obstacles:
+        raise ValueError(
+            f"Stable-Baselines3's SAC has no counterpart of {'; '.join(obstacles)}. Pass exact=False to hand over the "
+            "networks all the same: the policy is then the same, but goes on learning differently"
+        )
+    arguments = {**_shared_arguments(model), **kwargs}
+    bootstraps = arguments["replay_buffer_kwargs"].get("handle_timeout_termination", True)
+    if arguments["optimize_memory_usage"] and arguments["replay_buffer_class"] is None and bootstraps:
+        raise ValueError(
+            "optimize_memory_usage=True: Stable-Baselines3's replay buffer cannot store observations once and "
+            "bootstrap through truncation. Pass to_sb3(optimize_memory_usage=False)"
+        )
+    sac = _build(SAC, policy, model, model.get_env(), model.device, arguments)
+
+    def unstack(stacked: Named) -> Named:
+        return unstack_critics(stacked, model.critic.n_critics)
+
+    rate = model.lr_schedule(model._current_progress_remaining)
+    state = {"policy": unstack(model.policy.state_dict())}
+    for name in ("actor", "critic"):
+        own, theirs = getattr(model, name), getattr(sac, name)
+        state[f"{name}.optimizer"] = optimizer_state(
+            own.optimizer, own.named_parameters(), theirs.optimizer, theirs.named_parameters(), unstack, rate
+        )
+    temperature = model.temperature
+    if sac.log_ent_coef is not None:
+        assert sac.ent_coef_optimizer is not None
+        state["ent_coef_optimizer"] = sac.ent_coef_optimizer.state_dict()
+        if isinstance(temperature, LearnedTemperature):
+            sac.log_ent_coef.data.copy_(temperature.log_ent_coef.data)
+            state["ent_coef_optimizer"] = optimizer_state(
+                temperature.optimizer,
+                temperature.named_parameters(),
+                sac.ent_coef_optimizer,
+                [("log_ent_coef", sac.log_ent_coef)],
+                unstack,
+                rate,
+            )
+    _take_over(sac, model, state)
+    return sac
+
+
+def _refuse_other_networks(kwargs: Named) -> None:
+    """
+    :param kwargs: arguments to change
+    :raises ValueError: if the networks are among them
+    """
+    if "policy_kwargs" in kwargs:
+        raise ValueError(
+            f"policy_kwargs={kwargs['policy_kwargs']!r} cannot be changed here, they belong to the networks that are "
+            "taken over: leave them out"
+        )
+
+
+def _read_sac(path: Path) -> Named:
+    """
+    :param path: path to a saved model, or a file-like object
+    :return: its saved attributes
+    :raises TypeError: if it is none of these
+    :raises ValueError: if it is not a model of Stable-Baselines3's SAC
+    """
+    if not isinstance(path, str | pathlib.Path | io.BufferedIOBase):
+        raise TypeError(
+            f"sac_or_path={path!r} is neither a model of stable_baselines3.SAC nor a path to one: pass one of these"
+        )
+    saved = read_description(path)
+    policy_class = saved.get("policy_class")
+    origin = policy_class.get("__module__") if isinstance(policy_class, dict) else None
+    if "algorithm" in saved or not str(origin).startswith("stable_baselines3.sac"):
+        found = saved.get("algorithm", origin)
+        raise ValueError(
+            f"sac_or_path={describe(path)!r} holds no model of Stable-Baselines3's SAC, but of {found}: load it with "
+            "the class it was saved with"
+        )
+    return saved
+
+
+def _counterpart(model: Any, aliases: dict[str, Any], other: str) -> str:
+    """
+    :param model: a model
+    :param aliases: the policies of its class
+    :param other: name of the other class, for the error
+    :return: name of its policy, which the other class knows too
+    :raises ValueError: if it has a policy of its own
+    """
+    for name, policy_class in aliases.items():
+        if policy_class is model.policy_class:
+            return name
+    raise ValueError(f"policy={model.policy_class.__name__} has no counterpart in {other}: use one of {list(aliases)}")
+
+
+def _shared_arguments(model: Any) -> Named:
+    """
+    :param model: a model of either class
+    :return: copies of the arguments both classes know
+    :raises ValueError: if an argument makes networks that differ
+    """
+    if any(True for _ in model.policy.net_args["activation_fn"]().parameters()):
+        raise ValueError(
+            f"policy_kwargs activation_fn={model.policy.net_args['activation_fn'].__name__} cannot be taken over: its "
+            "parameters belong to each critic there, and to all of them here. Train with one without parameters"
+        )
+    arguments = {name: copy.deepcopy(getattr(model, name)) for name in SHARED_ARGUMENTS}
+    return {**arguments, "stats_window_size": model._stats_window_size}
+
+
+def _obstacles(model: "SACv2") -> list[str]:
+    """
+    :param model: a model
+    :return: its options that Stable-Baselines3's SAC cannot learn with
+    """
+    obstacles = []
+    if model.reward_scale != 1:
+        obstacles.append(f"reward_scale={model.reward_scale} (give SAC ent_coef=1/reward_scale instead)")
+    if model.precision != "float32":
+        obstacles.append(f"precision={model.precision!r} (SAC's is 'float32')")
+    if model.log_ent_coef is not None and model.ent_coef_loss != "log_alpha":
+        obstacles.append(f"ent_coef_loss={model.ent_coef_loss!r} (SAC's is 'log_alpha')")
+    for name in ("qf_learning_rate", "ent_coef_learning_rate"):
+        if getattr(model, name) is not None:
+            obstacles.append(f"{name}={getattr(model, name)!r} (SAC has one rate for all)")
+    if model.target_update_interval != 1:
+        obstacles.append(f"target_update_interval={model.target_update_interval} (SAC counts anew in each train())")
+    return obstacles
+
+
+def _build(cls: Any, policy: str, source: Any, env: GymEnv | None, device: Any, arguments: Named) -> Any:
+    """
+    :param cls: class of the new model
+    :param policy: name of its policy
+    :param source: model whose spaces it has
+    :param env: its environment
+    :param device: its device
+    :param arguments: its arguments
+    :return: the new model
+    """
+    model = cls(policy, env, device=device, _init_setup_model=False, **arguments)
+    if model.env is None:
+        model.observation_space, model.action_space = source.observation_space, source.action_space
+        model.n_envs = source.n_envs
+    else:
+        check_for_correct_spaces(model.env, source.observation_space, source.action_space)
+    model._setup_model()
+    return model
+
+
+def _take_over(model: Any, source: Any, state: Named) -> None:
+    """
+    :param model: the new model
+    :param source: model to go on from
+    :param state: parameters of the new model
+    """
+    model.set_parameters(state, exact_match=True, device=model.device)
+    for name in PROGRESS:
+        setattr(model, name, getattr(source, name))
+    if model.use_sde:
+        model.policy.reset_noise()
