@@ -52,7 +52,7 @@ def optimizers_outside_the_graph(model: Any) -> None:
 
 
 def _refresh_without(model: Any, **attributes: Any) -> None:
-    for learner in (*model.learners.values(), model.temperature.learner):
+    for learner in (*model.updater.learners.values(), model.temperature.learner):
         refresh = learner.refresh
 
         def refresh_without(learner: Any = learner, refresh: Callable[[], None] = refresh) -> None:
@@ -96,19 +96,19 @@ def replay_in_numpy(model: Any) -> None:
 
 def metrics_to_the_host(model: Any) -> None:
     """Metrics are read at each update, as ``.item()`` does."""
-    add = model._metrics.add
+    add = model.updater.metrics.add
 
     def add_and_read(values: dict[str, Any]) -> None:
         add(values)
         for value in values.values():
             value.item()
 
-    model._metrics.add = add_and_read
+    model.updater.metrics.add = add_and_read
 
 
 def denormals_kept(model: Any) -> None:
     """Averages of the optimisers shrink to the smallest numbers there are, which processors are slow with."""
-    for learner in model.learners.values():
+    for learner in model.updater.learners.values():
         learner.flush_denormals = lambda: None
 
 

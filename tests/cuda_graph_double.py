@@ -12,7 +12,7 @@ import torch as th
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sb3_sac_variants.common.algorithm import maxent_algorithm
+from sb3_sac_variants.common.gradient_step import updater
 from sb3_sac_variants.common.gradient_step.engine import CudaGraphEngine, Engine
 from sb3_sac_variants.common.replay.storage import RowRange
 
@@ -109,7 +109,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(th.cuda, name, replacement)
     monkeypatch.setattr(Graph, "captures", 0)
     monkeypatch.setattr(Graph, "replays", 0)
-    make_engine = maxent_algorithm.make_engine
+    make_engine = updater.make_engine
 
     def with_graphs(name: str, draw: Any, step: Any, *, draw_on_device: bool, **kwargs: Any) -> Engine:
         if name == "cudagraph":
@@ -122,5 +122,5 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
         self._on_device = first, count
         self.set(self.first, self.count)
 
-    monkeypatch.setattr(maxent_algorithm, "make_engine", with_graphs)
+    monkeypatch.setattr(updater, "make_engine", with_graphs)
     monkeypatch.setattr(RowRange, "to", to)

@@ -42,7 +42,7 @@ def to_double(model: Any) -> Any:
     for optimizer in optimizers:
         optimizer.load_state_dict(optimizer.state_dict())  # casts to the parameters' type
     if hasattr(model, "learners"):
-        for learner in [*model.learners.values(), getattr(model.temperature, "learner", None)]:
+        for learner in [*model.updater.learners.values(), getattr(model.temperature, "learner", None)]:
             if learner is not None:
                 learner.refresh()
     return model

@@ -222,7 +222,7 @@ def test_logged_metrics_are_means_since_the_last_time(algorithm: type) -> None:
     # Logs at steps 20 and 40, each before the update of its step; updates begin after step 6
     first, second = updates[:14], updates[14:34]
     for row, group in zip(rows, (first, second), strict=True):
-        for name in model._metrics.names:
+        for name in model.updater.metrics.names:
             mean = np.mean([metrics[name] for metrics in group])
             assert row[f"train/{name}"] == pytest.approx(mean, rel=1e-4, abs=1e-6)
 
@@ -230,7 +230,7 @@ def test_logged_metrics_are_means_since_the_last_time(algorithm: type) -> None:
 def test_metrics_are_not_read_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each reading waits for the device."""
     model = make(SACv2, ent_coef="auto").learn(10)
-    model._metrics.means()
+    model.updater.metrics.means()
 
     def refuse(*_: Any) -> Any:
         raise AssertionError("a tensor was read")

@@ -18,8 +18,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
-from sb3_sac_variants.common.algorithm import maxent_algorithm
 from sb3_sac_variants.common.gradient_step import engine as engine_module
+from sb3_sac_variants.common.gradient_step import updater
 from sb3_sac_variants.common.gradient_step.engine import (
     CompiledEngine,
     EagerEngine,
@@ -67,13 +67,13 @@ def test_parameters_frozen_and_thawed(algorithm: type) -> None:
 def test_a_network_frozen_as_a_whole(algorithm: type) -> None:
     model = make(algorithm)
     model.learn(20)
-    name = next(iter(model.learners))  # the actor, or the critic where the policy has no parameters
+    name = next(iter(model.updater.learners))  # the actor, or the critic where the policy has no parameters
     network = getattr(model, name)
     network.requires_grad_(False)
-    before = {each: vector(getattr(model, each)) for each in model.learners}
+    before = {each: vector(getattr(model, each)) for each in model.updater.learners}
     go_on(model)
-    after = {each: vector(getattr(model, each)) for each in model.learners}
-    assert [each for each in after if not th.equal(after[each], before[each])] == [*model.learners][1:]
+    after = {each: vector(getattr(model, each)) for each in model.updater.learners}
+    assert [each for each in after if not th.equal(after[each], before[each])] == [*model.updater.learners][1:]
     network.requires_grad_(True)
     go_on(model)
     assert not th.equal(vector(network), before[name])
@@ -359,8 +359,8 @@ def test_auto_chooses_again_where_more_is_planned(monkeypatch: pytest.MonkeyPatc
         plans.append(planned_steps)
         return engine_module.make_engine("eager", *args[1:], planned_steps=planned_steps, **kwargs)
 
-    monkeypatch.setattr(maxent_algorithm, "make_engine", spy)
-    monkeypatch.setattr(maxent_algorithm, "COMPILE_PAYS_FROM", 100)
+    monkeypatch.setattr(updater, "make_engine", spy)
+    monkeypatch.setattr(updater, "COMPILE_PAYS_FROM", 100)
     model = make(SACv2, engine="auto", learning_starts=0)
     for _ in range(5):
         go_on(model, 30)  # 30, 60, 90, 120, 150 updates
@@ -394,7 +394,7 @@ def test_a_copy_has_an_engine_of_its_own(algorithm: type) -> None:
     model = make(algorithm)
     model.learn(20)
     for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert copied._engine is None
+        assert copied.updater.engine is None
         before, before_of_copy = flat_parameters(model), flat_parameters(copied)
         copied.set_env(DummyVecEnv([SpacesEnv]))
         go_on(copied)

@@ -74,7 +74,7 @@ def assert_engines_agree(cls: type, engine: str, device: str = "cpu", **argument
             each.train(gradient_steps, batch_size=each.batch_size)
     assert (parameters(reference) - before).abs().max() > 1e-3
     th.testing.assert_close(parameters(model), parameters(reference), rtol=1e-4, atol=2e-6)
-    assert model._metrics.means() == pytest.approx(reference._metrics.means(), rel=1e-3, abs=1e-4)
+    assert model.updater.metrics.means() == pytest.approx(reference.updater.metrics.means(), rel=1e-3, abs=1e-4)
     assert model._n_updates == 7
 
 
@@ -228,9 +228,9 @@ def test_engine_by_name_that_cannot_run_raises_with_the_reason(monkeypatch):
 def test_auto_compiles_only_what_pays(monkeypatch, capsys, planned, obstacle, expected):
     monkeypatch.setattr(engine_module, "compile_unsupported", lambda: obstacle)
     model = make(SACv2, "auto", verbose=1)
-    model._total_timesteps = planned
-    engine = model._make_engine()
-    assert engine.name == expected
+    model.updater.plan(planned)
+    model.train(1, batch_size=4)
+    assert model.updater.engine.name == expected
     printed = capsys.readouterr().out
     assert f"Using the {expected} engine" in printed
     assert obstacle is None or obstacle in printed
@@ -239,7 +239,8 @@ def test_auto_compiles_only_what_pays(monkeypatch, capsys, planned, obstacle, ex
 def test_auto_counts_gradient_steps_not_environment_steps():
     model = make(SACv2, "auto", train_freq=10, gradient_steps=1)
     model._total_timesteps = 9 * COMPILE_PAYS_FROM
-    assert model._make_engine().name == "eager"
+    model.train(1, batch_size=4)
+    assert model.updater.engine.name == "eager"
 
 
 def test_auto_falls_back_to_eager_with_one_warning(monkeypatch):
@@ -273,7 +274,7 @@ def test_a_cache_folder_that_cannot_be_written_means_eager_with_one_warning():
         engine.COMPILE_PAYS_FROM = 1
         model = SACv2("MlpPolicy", "Pendulum-v1", device="cpu", policy_kwargs={"net_arch": [16]})
         model.learn(110)
-        print(model._engine.name, model._n_updates)
+        print(model.updater.engine.name, model._n_updates)
     """
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": "/sys"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
@@ -287,7 +288,7 @@ def test_saved_models_hold_no_engine(tmp_path):
     model.train(2, batch_size=8)
     model.save(tmp_path / "model")
     loaded = SACv2.load(tmp_path / "model", env=gym.make("Pendulum-v1"))
-    assert loaded._engine is None
+    assert loaded.updater.engine is None
     th.testing.assert_close(parameters(loaded), parameters(model), rtol=0, atol=0)
 
 

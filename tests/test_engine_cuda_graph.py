@@ -72,11 +72,11 @@ def test_a_run_is_that_of_the_eager_engine(name: str, monkeypatch: pytest.Monkey
         model.learn(60)
         models.append(model)
     eager, graph = models
-    assert isinstance(graph._engine, CudaGraphEngine)
+    assert isinstance(graph.updater.engine, CudaGraphEngine)
     assert eager._n_updates == graph._n_updates > 30
     for key, value in flat_parameters(eager).items():
         th.testing.assert_close(flat_parameters(graph)[key], value, rtol=1e-4, atol=1e-6, msg=key)
-    metrics, reference = graph._metrics.means(), eager._metrics.means()
+    metrics, reference = graph.updater.metrics.means(), eager.updater.metrics.means()
     np.testing.assert_allclose([*metrics.values()], [*reference.values()], rtol=1e-3, atol=1e-4)
     # An optimiser whose rate is a plain number is warmed up anew whenever it changes; so is a store that has grown
     assert Graph.replays > 0.3 * graph._n_updates or name == "SACv2 SGD"

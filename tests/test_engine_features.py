@@ -63,7 +63,7 @@ def test_training_is_the_same(algorithm: type, name: str) -> None:
     env, policy, kwargs = FEATURES[name]
     steps = kwargs.get("learning_starts", 5) + 8
     models = [make(algorithm, env(), policy, engine=engine, **kwargs).learn(steps) for engine in ("eager", "compile")]
-    assert models[1]._engine.name == "compile"
+    assert models[1].updater.engine.name == "compile"
     assert_same_training(*models, updates=models[0]._n_updates)
     assert models[0]._n_updates >= 5
 

@@ -114,7 +114,9 @@ def test_n_step_returns(algorithm: type, truncate: bool) -> None:
     env = Counting(episode_length=5, truncate=truncate)
     model = make(algorithm, env, n_steps=3, gamma=gamma, learning_starts=12).learn(12)
     seen: list[Any] = []
-    model.update = lambda batch, noise: seen.append(batch) or {name: th.zeros(()) for name in model._metrics.names}
+    model.update = lambda batch, noise: (
+        seen.append(batch) or {name: th.zeros(()) for name in model.updater.metrics.names}
+    )
     model.train(1, 500)
     (batch,) = seen
     for start, after, reward, done, discount in zip(

@@ -217,7 +217,7 @@ def test_gradients_never_reach_another_module(functional):
 def test_each_loss_of_an_update_moves_only_its_own_network(monkeypatch, algorithm):
     model = make(algorithm, ent_coef="auto")
     model.learn(6)
-    names = [*model.learners, *model.target_trackers]
+    names = [*model.updater.learners, *model.updater.trackers]
     moved: dict[str, list[str]] = {}
 
     def watch(name: str, owner: Any, method: str) -> None:
@@ -236,10 +236,10 @@ def test_each_loss_of_an_update_moves_only_its_own_network(monkeypatch, algorith
 
         monkeypatch.setattr(owner, method, watched)
 
-    for name, learner in model.learners.items():
+    for name, learner in model.updater.learners.items():
         watch(name, learner, "minimize")
     watch("temperature", model.temperature.learner, "minimize")
-    for name, tracker in model.target_trackers.items():
+    for name, tracker in model.updater.trackers.items():
         watch(name, tracker, "step")
     model.train(1, 4)
     assert moved == {name: [name] for name in [*names, "temperature"]}
@@ -266,7 +266,7 @@ class PartlyUsed(FlattenExtractor):
 def test_frozen_and_unused_parameters_stay_as_they_are(monkeypatch, functional, freeze_later):
     kwargs = {"features_extractor_class": PartlyUsed, "features_extractor_kwargs": {"freeze": not freeze_later}}
     model = make(SACv2, policy_kwargs=kwargs)
-    networks = [getattr(model, name) for name in model.learners]
+    networks = [getattr(model, name) for name in model.updater.learners]
     if freeze_later:
         for network_ in networks:
             network_.features_extractor.backbone.requires_grad_(False)
@@ -381,7 +381,7 @@ def denormals(model: Any) -> int:
     :param model: a model
     :return: how many numbers in the state of its optimisers are too small to be normal ones
     """
-    states = [state for learner in model.learners.values() for state in learner.optimizer.state.values()]
+    states = [state for learner in model.updater.learners.values() for state in learner.optimizer.state.values()]
     values = th.cat([value.flatten().abs() for state in states for value in state.values()])
     return int(((values > 0) & (values < th.finfo(values.dtype).tiny)).sum())
 

@@ -330,7 +330,7 @@ BAD_ARGUMENTS: list[tuple[str, Any, str]] = [
     ("ce_floor", "none", "pass 'product' or 'joint'"),
     ("ce_center", 1.0, "pass True or False"),
     ("ce_relative", "yes", "pass True or False"),
-    ("use_sde", True, "leave it out"),
+    ("use_sde", True, "pass use_sde=False"),
     ("n_steps", 3, "pass n_steps=1"),
     ("target_entropy", "auto_x", "auto_<factor>"),
     ("target_entropy", "auto_-2", "auto_<factor>"),

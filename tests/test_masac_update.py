@@ -45,7 +45,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def model_of(**kwargs: Any) -> MASAC:
     arguments = {"ent_coef": f"auto_{ALPHA}", "gamma": GAMMA, "tau": TAU, "learning_rate": RATE, "net_arch": [8]}
     model = make(AgentsEnv(N, OBS, ACT), **{**arguments, **kwargs})
-    model.target_trackers["critic_target"].configure(TAU, 1, 0)  # as train() does
+    model.critic_target_tracker.configure(TAU, 1, 0)  # as train() does
     return model
 
 
@@ -316,7 +316,7 @@ def assert_engines_agree(engine: str, device: str = "cpu", **kwargs: Any) -> Non
     reference, model = trained("eager", device, **kwargs), trained(engine, device, **kwargs)
     one, two = (th.nn.utils.parameters_to_vector(each.policy.parameters()).cpu() for each in (reference, model))
     th.testing.assert_close(two, one, rtol=1e-4, atol=2e-6)
-    assert model._metrics.means() == pytest.approx(reference._metrics.means(), rel=1e-3, abs=1e-4)
+    assert model.updater.metrics.means() == pytest.approx(reference.updater.metrics.means(), rel=1e-3, abs=1e-4)
     th.testing.assert_close(model.log_ent_coef.cpu(), reference.log_ent_coef.cpu())
 
 

@@ -562,7 +562,7 @@ def test_training_samples_as_a_subclass_does(buffer_class: type, optimize_memory
     model = make(SACv2, replay_buffer_class=buffer_class, optimize_memory_usage=optimize_memory_usage)
     model.learn(20)
     assert buffer_class.calls == model._n_updates > 10
-    assert not model._engine.draw_on_device
+    assert not model.updater.engine.draw_on_device
     if buffer_class is OwnIndices:
         observations = model.replay_buffer.sample(4).observations
         assert (observations == observations[0]).all()

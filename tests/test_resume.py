@@ -121,7 +121,7 @@ def evidence(model: Any) -> dict[str, Any]:
         "counters": (model.num_timesteps, model._episode_num, model._n_updates),
         "observation": model._last_obs,
         "episodes": [(info["r"], info["l"]) for info in model.ep_info_buffer],
-        "metrics": model._metrics.means(),
+        "metrics": model.updater.metrics.means(),
         "batch": as_arrays(model.replay_buffer.sample(64, model._vec_normalize_env)),
         "next step": model.env.step(np.zeros((model.n_envs, *model.action_space.shape), dtype=np.float32))[:3],
     }
@@ -256,19 +256,19 @@ def test_resumed_in_another_process(tmp_path: Path) -> None:
 
 
 def test_engine_is_chosen_by_the_plan_of_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sb3_sac_variants.common.algorithm import maxent_algorithm
+    from sb3_sac_variants.common.gradient_step import updater
 
     plans = []
-    make_engine = maxent_algorithm.make_engine
+    make_engine = updater.make_engine
 
     def spy(*args: Any, planned_steps: float, **kwargs: Any) -> Any:
         plans.append(planned_steps)
         return make_engine(*args, planned_steps=planned_steps, **kwargs)
 
-    monkeypatch.setattr(maxent_algorithm, "make_engine", spy)
+    monkeypatch.setattr(updater, "make_engine", spy)
     resumed = interrupted_run(SACv2, tmp_path, SpacesEnv)
     resumed.set_parameters(resumed.get_parameters())
-    resumed._updates_since_load = 1000
+    resumed.updater.updates_since_load = 1000
     resumed.learn(5, reset_num_timesteps=False)
     assert plans == [plans[0], plans[0], 1005]
 

@@ -245,7 +245,7 @@ def test_updates_are_those_of_the_paper(variant):
     # Far enough from each other that the minimum over the critics is taken by each of them
     model.critic.q_networks[-1].weight.data *= 4
     reference = Reference(model)
-    for tracker in model.target_trackers.values():
+    for tracker in model.updater.trackers.values():
         tracker.configure(model.tau, model.target_update_interval, 0)
     for step in range(4):
         batch = random_batch(step)

@@ -210,7 +210,7 @@ def test_changed_arguments(algorithm: type, tmp_path: pathlib.Path) -> None:
     loaded.learn(16)
     assert loaded._n_updates == model._n_updates + 4 * 5
     assert loaded.replay_buffer.buffer_size == 33
-    rates = {name: float(getattr(loaded, name).optimizer.param_groups[0]["lr"]) for name in loaded.learners}
+    rates = {name: float(getattr(loaded, name).optimizer.param_groups[0]["lr"]) for name in loaded.updater.learners}
     assert rates == {name: 0.5 if name == "actor" else 0.25 for name in rates}
     assert {name: getattr(loaded, name) for name in ("tau", "gamma", "batch_size", "reward_scale", "seed")} == {
         name: changes[name] for name in ("tau", "gamma", "batch_size", "reward_scale", "seed")
@@ -333,7 +333,7 @@ def test_parameters_are_those_of_the_networks(algorithm: type) -> None:
     model.set_parameters(model.get_parameters())
     for name in (*model.policy.learned_networks, *model.tracked_networks.values()):
         assert getattr(model, name) is getattr(model.policy, name)
-    for name, learner in model.learners.items():
+    for name, learner in model.updater.learners.items():
         assert learner.module is getattr(model, name)
     parameters = model.get_parameters()
     before = predictions(model)

@@ -138,7 +138,7 @@ def test_action_noise_is_added():
         ({"ent_coef": "auto_0.1"}, "ent_coef='auto_0.1' needs the policy's entropy"),
         ({"ent_coef": 0.0}, "ent_coef=0.0 is not allowed: exp(Q/ent_coef) needs one greater than 0"),
         ({"ent_coef": -1.0}, "ent_coef=-1.0 is not a temperature"),
-        ({"use_sde": True}, "use_sde=True needs a Gaussian policy, and SQL's is none: leave it out"),
+        ({"use_sde": True}, "use_sde=True has no effect on SQL, whose policy is not Gaussian"),
         ({"policy_kwargs": {"clip_mean": 1.0}}, "clip_mean=1.0 is for Gaussian policies"),
     ],
 )

@@ -155,7 +155,7 @@ def test_hard_copies_every_so_many_gradient_steps():
 def test_discrete_actor_is_the_softmax_of_q_at_the_present_temperature(loss):
     model = filled(DiscreteEnv(), ent_coef=0.5 if loss == "fixed" else "auto_0.5", learning_rate=1e-2)
     assert not list(model.actor.parameters())
-    assert set(model.learners) == {"critic"}
+    assert set(model.updater.learners) == {"critic"}
     model.train(5, batch_size=4)
     alpha = model.temperature.value
     assert (alpha.item() == 0.5) == (loss == "fixed")

@@ -76,8 +76,10 @@ def test_raw_transitions_are_stored_and_normalised_ones_learned_from(algorithm: 
     assert raw.rewards.max() <= 0
     # The gradient step sees what VecNormalize would make of them now
     drawn: list[Any] = []
-    model.update = lambda batch, noise: drawn.append(batch) or {name: th.zeros(()) for name in model._metrics.names}
-    model._engine = None
+    model.update = lambda batch, noise: (
+        drawn.append(batch) or {name: th.zeros(()) for name in model.updater.metrics.names}
+    )
+    model.updater.engine = None
     model.train(1, 500)
     (batch,) = drawn
     th.manual_seed(0)

@@ -58,8 +58,6 @@ def check_agent_replay_buffer(model: Any) -> None:
     :raises TypeError: if its replay buffer is no class of them
     :raises ValueError: if its replay buffer has no room for the agents' rewards
     """
-    if model.n_steps != 1:
-        raise ValueError(f"n_steps={model.n_steps} is not supported with several agents: pass n_steps=1")
     buffer_class = model.replay_buffer_class
     if buffer_class is None:
         return

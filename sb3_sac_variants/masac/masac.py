@@ -1,18 +1,22 @@
 """Multi-agent soft actor-critic, with and without a cross-entropy term between the agents' policies."""
 
 import warnings
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, TensorDict
+from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
+from sb3_sac_variants.common.algorithm.arguments import EngineName, PrecisionName, TrainFreqUnit
 from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm
 from sb3_sac_variants.common.checks.compatibility import check_env
 from sb3_sac_variants.common.checks.validation import check_choice
 from sb3_sac_variants.common.equations.types import Batch
+from sb3_sac_variants.common.gradient_step.targets import TargetTracker
 from sb3_sac_variants.common.gradient_step.temperature import Temperature
 from sb3_sac_variants.masac.buffers import AgentReplayBuffer
 from sb3_sac_variants.masac.checks import (
@@ -72,9 +76,11 @@ class MASAC(MaxEntAlgorithm):
     The sign of beta: the source of the term says in words that beta > 0 makes policies alike; its objective and closed
     form say that it makes them different, and so it is measured. ``ce_convention`` chooses between the two.
 
-    :param args: as :class:`~sb3_sac_variants.common.algorithm.arguments.MaxEntArguments`, that is as SB3's
-        ``SAC``; the only policy is "MlpPolicy", with ``share_actor`` and ``share_critic`` in ``policy_kwargs`` for
-        networks that serve all agents. There are no gSDE and no n-step returns
+    The arguments are those of SB3's ``SAC``, with its names, order and defaults, and those of
+    :class:`~sb3_sac_variants.common.algorithm.maxent_algorithm.MaxEntAlgorithm`.
+    The only policy is "MlpPolicy", with ``share_actor`` and ``share_critic`` in ``policy_kwargs`` for networks that
+    serve all agents. There are no gSDE and no n-step returns.
+
     :param target_entropy: H of each agent, in nats: "auto" for -D, "auto_0.5" for half of that, or a number
     :param ce_coef: beta, in units of reward; 0 leaves the cross-entropy out
     :param ce_convention: "objective": beta > 0 makes policies differ; "similarity": beta > 0 makes them alike
@@ -85,13 +91,15 @@ class MASAC(MaxEntAlgorithm):
         log pi^j also counts no more than 2 nats a dimension
     :param ce_center: whether to subtract the batch's mean from the term, which shifts Q by mean/(1 - gamma) otherwise
     :param ce_relative: whether ``ce_coef`` is in units of the temperature: beta_i = ce_coef * alpha_i
-    :param kwargs: as ``args``
     """
 
     algorithm_id = "masac"
-    default_ent_coef = "auto"
     default_replay_buffer_class = AgentReplayBuffer
     supported_action_spaces = (spaces.Box,)
+    unsupported_arguments: ClassVar[dict[str, tuple[Any, str]]] = {
+        "use_sde": (False, "whose several agents explore by themselves"),
+        "n_steps": (1, "whose replay buffer has one-step returns of several agents"),
+    }
     tracked_networks: ClassVar[dict[str, str]] = {"critic": "critic_target"}
     update_constants = (*MaxEntAlgorithm.update_constants, "ce_obs", "_ce_arguments")
     metric_names = (
@@ -105,32 +113,96 @@ class MASAC(MaxEntAlgorithm):
     )
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MlpPolicy}
     policy: MASACPolicy
+    _warned_of_collapse = False
     actor: DecentralizedActor  # type: ignore[assignment]
     critic: CentralizedCritic
     critic_target: CentralizedCritic
+    critic_target_tracker: TargetTracker
 
     def __init__(
         self,
-        *args: Any,
+        policy: str | type[MASACPolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule = 3e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, TrainFreqUnit] = 1,
+        gradient_steps: int = 1,
+        action_noise: ActionNoise | None = None,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        ent_coef: float | str = "auto",
+        target_update_interval: int = 1,
+        target_entropy: float | str = "auto",
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        use_sde_at_warmup: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        engine: EngineName = "auto",
+        precision: PrecisionName = "float32",
+        reward_scale: float = 1.0,
+        qf_learning_rate: float | Schedule | None = None,
+        ent_coef_learning_rate: float | Schedule | None = None,
         ce_coef: float = 0.0,
-        ce_convention: str = "objective",
-        ce_obs: str = "theirs",
+        ce_convention: Literal["objective", "similarity"] = "objective",
+        ce_obs: Literal["theirs", "own"] = "theirs",
         ce_floor: str = "product",
         ce_center: bool = False,
         ce_relative: bool = False,
-        _init_setup_model: bool = True,
-        **kwargs: Any,
     ):
-        super().__init__(*args, _init_setup_model=False, **kwargs)  # type: ignore[misc]
         self.ce_coef = ce_coef
         self.ce_convention = ce_convention
         self.ce_obs = ce_obs
         self.ce_floor = ce_floor
         self.ce_center = ce_center
         self.ce_relative = ce_relative
-        self._warned_of_collapse = False
-        if _init_setup_model:
-            self._setup_model()
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            action_noise=action_noise,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            ent_coef=ent_coef,
+            target_update_interval=target_update_interval,
+            target_entropy=target_entropy,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            use_sde_at_warmup=use_sde_at_warmup,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=_init_setup_model,
+            engine=engine,
+            precision=precision,
+            reward_scale=reward_scale,
+            qf_learning_rate=qf_learning_rate,
+            ent_coef_learning_rate=ent_coef_learning_rate,
+        )
 
     @property
     def n_agents(self) -> int:
@@ -153,8 +225,6 @@ class MASAC(MaxEntAlgorithm):
         action_space = getattr(self, "action_space", None)
         if isinstance(action_space, spaces.Box):  # without an environment there is none
             self.target_entropy = parse_agent_target_entropy(self.target_entropy, action_space)
-        if self.use_sde:
-            raise ValueError(f"use_sde={self.use_sde} is not supported with several agents: leave it out")
         check_agent_replay_buffer(self)
         check_reward_normalization(self._vec_normalize_env)
         super()._check_arguments()
@@ -220,7 +290,7 @@ class MASAC(MaxEntAlgorithm):
         temperature_metrics = self.temperature.minimize(sample, self.target_entropy)
 
         # Target Q-functions
-        self.target_trackers["critic_target"].step()
+        self.critic_target_tracker.step()
         return {
             "critic_loss": critic_loss,
             "actor_loss": actor_loss,

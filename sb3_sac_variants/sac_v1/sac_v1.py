@@ -1,12 +1,15 @@
 """Soft actor-critic of 2018: a value network with a slowly moving target, twin Q-functions, a fixed temperature."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import TensorDict
+from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
 
+from sb3_sac_variants.common.algorithm.arguments import EngineName, PrecisionName, TrainFreqUnit
 from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, bellman_loss
 from sb3_sac_variants.common.checks.validation import check_choice
 from sb3_sac_variants.common.equations.losses import (
@@ -18,6 +21,8 @@ from sb3_sac_variants.common.equations.losses import (
     soft_value_error,
 )
 from sb3_sac_variants.common.equations.types import Batch, PolicySample
+from sb3_sac_variants.common.gradient_step.learner import Learner
+from sb3_sac_variants.common.gradient_step.targets import TargetTracker
 from sb3_sac_variants.sac_v1.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SACv1Policy, ValueNetwork
 
 
@@ -30,15 +35,15 @@ class SACv1(MaxEntAlgorithm):
     hard target copies are ``tau=1`` with ``target_update_interval=1000``. On discrete actions every expectation over
     actions is an exact sum.
 
-    :param args: as :class:`~sb3_sac_variants.common.algorithm.arguments.MaxEntArguments`, that is as SB3's ``SAC``;
-        ``policy_kwargs`` takes ``n_components``, the number of Gaussians in the policy
+    The arguments are those of SB3's ``SAC``, with its names, order and defaults, and those of
+    :class:`~sb3_sac_variants.common.algorithm.maxent_algorithm.MaxEntAlgorithm`.
+    ``policy_kwargs`` takes ``n_components``, the number of Gaussians in the policy.
+
     :param policy_gradient: "reparameterized" (eq. 12) or "likelihood_ratio" (of eq. 10; what a mixture policy needs)
     :param policy_q: which Q the policy follows: "min" (section 4.2 of the paper) or "q1" (the authors' code)
-    :param kwargs: as ``args``
     """
 
     algorithm_id = "sac_v1"
-    default_ent_coef = 1.0
     supported_action_spaces = (spaces.Box, spaces.Discrete)
     tracked_networks: ClassVar[dict[str, str]] = {"value_net": "value_net_target"}
     update_constants = (*MaxEntAlgorithm.update_constants, "policy_gradient", "policy_q")
@@ -51,20 +56,85 @@ class SACv1(MaxEntAlgorithm):
     policy: SACv1Policy
     value_net: ValueNetwork
     value_net_target: ValueNetwork
+    value_net_learner: Learner
+    value_net_target_tracker: TargetTracker
 
     def __init__(
         self,
-        *args: Any,
-        policy_gradient: str = "reparameterized",
-        policy_q: str = "min",
+        policy: str | type[SACv1Policy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule = 3e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, TrainFreqUnit] = 1,
+        gradient_steps: int = 1,
+        action_noise: ActionNoise | None = None,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        ent_coef: float | str = 1.0,
+        target_update_interval: int = 1,
+        target_entropy: float | str = "auto",
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        use_sde_at_warmup: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
         _init_setup_model: bool = True,
-        **kwargs: Any,
+        *,
+        engine: EngineName = "auto",
+        precision: PrecisionName = "float32",
+        reward_scale: float = 1.0,
+        qf_learning_rate: float | Schedule | None = None,
+        ent_coef_learning_rate: float | Schedule | None = None,
+        policy_gradient: Literal["reparameterized", "likelihood_ratio"] = "reparameterized",
+        policy_q: Literal["min", "q1"] = "min",
     ):
-        super().__init__(*args, _init_setup_model=False, **kwargs)  # type: ignore[misc]
         self.policy_gradient = policy_gradient
         self.policy_q = policy_q
-        if _init_setup_model:
-            self._setup_model()
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            action_noise=action_noise,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            ent_coef=ent_coef,
+            target_update_interval=target_update_interval,
+            target_entropy=target_entropy,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            use_sde_at_warmup=use_sde_at_warmup,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=_init_setup_model,
+            engine=engine,
+            precision=precision,
+            reward_scale=reward_scale,
+            qf_learning_rate=qf_learning_rate,
+            ent_coef_learning_rate=ent_coef_learning_rate,
+        )
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
@@ -76,10 +146,6 @@ class SACv1(MaxEntAlgorithm):
                 f"policy_kwargs n_components={n_components} cannot be learned with policy_gradient="
                 f"{self.policy_gradient!r}: pass policy_gradient='likelihood_ratio'"
             )
-
-    def _setup_model(self) -> None:
-        super()._setup_model()
-        self.value_learner = self.learners["value_net"]
 
     def draw_noise(self, batch_size: int) -> th.Tensor:
         return th.randn(self.actor.noise_shape(batch_size), device=self.device)
@@ -93,7 +159,7 @@ class SACv1(MaxEntAlgorithm):
         policy = self.actor_learner.evaluate(lambda actor: actor.sample(obs, noise, reparameterize))
         sample = policy.value
         target_value = soft_value(self.critic.min_q(obs, sample), sample, alpha)
-        value_loss = self.value_learner.minimize(lambda value_net: soft_value_error(value_net(obs), target_value))
+        value_loss = self.value_net_learner.minimize(lambda value_net: soft_value_error(value_net(obs), target_value))
 
         # Q-functions, eq. 7 and 8
         target_q = soft_bellman_target(batch, self.value_net_target(batch.next_observations), self.reward_scale)
@@ -109,7 +175,7 @@ class SACv1(MaxEntAlgorithm):
         temperature_metrics = self.temperature.minimize(sample, self.target_entropy)
 
         # Target value function
-        self.target_trackers["value_net_target"].step()
+        self.value_net_target_tracker.step()
         return {
             "value_loss": value_loss,
             "critic_loss": critic_loss,

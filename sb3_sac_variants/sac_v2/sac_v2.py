@@ -1,13 +1,17 @@
 """Soft actor-critic of 2019: twin Q-functions and a learned temperature."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch as th
 from gymnasium import spaces
 from stable_baselines3 import SAC
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, TensorDict
+from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
+from typing_extensions import Self
 
+from sb3_sac_variants.common.algorithm.arguments import EngineName, PrecisionName, TrainFreqUnit
 from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, bellman_loss
 from sb3_sac_variants.common.checks.validation import check_choice
 from sb3_sac_variants.common.equations.losses import (
@@ -17,6 +21,7 @@ from sb3_sac_variants.common.equations.losses import (
     soft_value,
 )
 from sb3_sac_variants.common.equations.types import Batch
+from sb3_sac_variants.common.gradient_step.targets import TargetTracker
 from sb3_sac_variants.common.networks.critics import StackedCritic
 from sb3_sac_variants.common.persistence.save_load import Path
 from sb3_sac_variants.sac_v2 import sb3_conversion
@@ -43,17 +48,17 @@ class SACv2(MaxEntAlgorithm):
     On discrete actions every expectation over actions is an exact sum (Christodoulou 2019,
     https://arxiv.org/abs/1910.07207).
 
-    :param args: as :class:`~sb3_sac_variants.common.algorithm.arguments.MaxEntArguments`, that is as SB3's ``SAC``
+    The arguments are those of SB3's ``SAC``, with its names, order and defaults, and those of
+    :class:`~sb3_sac_variants.common.algorithm.maxent_algorithm.MaxEntAlgorithm`.
+
     :param ent_coef_loss: what the temperature's objective (eq. 18) is differentiated by: "alpha" (the paper), or
         "log_alpha" (the authors' early code and SB3)
     :param update_order: "paper" (Q-functions, policy, temperature, targets) or "sb3" (temperature first). SB3 goes on
         with the temperature from before its step, so the two orders compute the same numbers; with "log_alpha" both
         follow SB3's SAC number for number on the same batch and noise
-    :param kwargs: as ``args``
     """
 
     algorithm_id = "sac_v2"
-    default_ent_coef = "auto"
     supported_action_spaces = (spaces.Box, spaces.Discrete)
     tracked_networks: ClassVar[dict[str, str]] = {"critic": "critic_target"}
     update_constants = (*MaxEntAlgorithm.update_constants, "update_order")
@@ -65,20 +70,84 @@ class SACv2(MaxEntAlgorithm):
     }
     policy: SACv2Policy
     critic_target: StackedCritic
+    critic_target_tracker: TargetTracker
 
     def __init__(
         self,
-        *args: Any,
-        ent_coef_loss: str = "alpha",
-        update_order: str = "paper",
+        policy: str | type[SACv2Policy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule = 3e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, TrainFreqUnit] = 1,
+        gradient_steps: int = 1,
+        action_noise: ActionNoise | None = None,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        ent_coef: float | str = "auto",
+        target_update_interval: int = 1,
+        target_entropy: float | str = "auto",
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        use_sde_at_warmup: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
         _init_setup_model: bool = True,
-        **kwargs: Any,
+        *,
+        engine: EngineName = "auto",
+        precision: PrecisionName = "float32",
+        reward_scale: float = 1.0,
+        qf_learning_rate: float | Schedule | None = None,
+        ent_coef_learning_rate: float | Schedule | None = None,
+        ent_coef_loss: Literal["alpha", "log_alpha"] = "alpha",
+        update_order: Literal["paper", "sb3"] = "paper",
     ):
-        super().__init__(*args, _init_setup_model=False, **kwargs)  # type: ignore[misc]
         self.ent_coef_loss = ent_coef_loss
         self.update_order = update_order
-        if _init_setup_model:
-            self._setup_model()
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            action_noise=action_noise,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            ent_coef=ent_coef,
+            target_update_interval=target_update_interval,
+            target_entropy=target_entropy,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            use_sde_at_warmup=use_sde_at_warmup,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=_init_setup_model,
+            engine=engine,
+            precision=precision,
+            reward_scale=reward_scale,
+            qf_learning_rate=qf_learning_rate,
+            ent_coef_learning_rate=ent_coef_learning_rate,
+        )
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
@@ -115,7 +184,7 @@ class SACv2(MaxEntAlgorithm):
             temperature_metrics = self.temperature.minimize(sample, self.target_entropy)
 
         # Target Q-functions
-        self.target_trackers["critic_target"].step()
+        self.critic_target_tracker.step()
         return {
             "critic_loss": critic_loss,
             "actor_loss": actor_loss,
@@ -134,7 +203,7 @@ class SACv2(MaxEntAlgorithm):
     @classmethod
     def from_sb3(
         cls, sac_or_path: SAC | Path, env: GymEnv | str | None = None, device: th.device | str = "auto", **kwargs: Any
-    ) -> "SACv2":
+    ) -> Self:
         """
         Take over a model of Stable-Baselines3's SAC: networks, states of the optimisers, temperature, arguments and
         counters of steps. By default it goes on learning as there (``update_order="sb3"``,

@@ -4,7 +4,7 @@ import copy
 import io
 import pathlib
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch as th
 from gymnasium import spaces
@@ -17,9 +17,6 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature
 from sb3_sac_variants.common.persistence.save_load import Path, describe, read_description
 from sb3_sac_variants.sac_v2.sb3_weights import Named, optimizer_state, own_copy, stack_critics, unstack_critics
-
-if TYPE_CHECKING:
-    from sb3_sac_variants.sac_v2.sac_v2 import SACv2
 
 #: arguments that both classes take and keep under their names
 SHARED_ARGUMENTS = (
@@ -59,8 +56,8 @@ PROGRESS = (
 
 
 def from_sb3(
-    cls: type["SACv2"], sac_or_path: SAC | Path, env: GymEnv | str | None, device: th.device | str, **kwargs: Any
-) -> "SACv2":
+    cls: Any, sac_or_path: SAC | Path, env: GymEnv | str | None, device: th.device | str, **kwargs: Any
+) -> Any:
     """
     :param cls: class of the new model
     :param sac_or_path: Stable-Baselines3's model, or path to a saved one
@@ -122,7 +119,7 @@ def from_sb3(
     return model
 
 
-def to_sb3(model: "SACv2", exact: bool, **kwargs: Any) -> SAC:
+def to_sb3(model: Any, exact: bool, **kwargs: Any) -> SAC:
     """
     :param model: the model
     :param exact: whether to refuse what would go on learning differently
@@ -240,7 +237,7 @@ def _shared_arguments(model: Any) -> Named:
     return {**arguments, "stats_window_size": model._stats_window_size}
 
 
-def _obstacles(model: "SACv2") -> list[str]:
+def _obstacles(model: Any) -> list[str]:
     """
     :param model: a model
     :return: its options that Stable-Baselines3's SAC cannot learn with

@@ -1,13 +1,16 @@
 """Soft Q-learning of 2017: soft Q-functions, and a policy that samples actions by exp(Q/alpha)."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import TensorDict
+from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
 
+from sb3_sac_variants.common.algorithm.arguments import EngineName, PrecisionName, TrainFreqUnit
 from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, bellman_loss
 from sb3_sac_variants.common.checks.validation import parse_ent_coef
 from sb3_sac_variants.common.equations.losses import (
@@ -17,6 +20,7 @@ from sb3_sac_variants.common.equations.losses import (
     soft_bellman_target,
 )
 from sb3_sac_variants.common.equations.types import Batch
+from sb3_sac_variants.common.gradient_step.targets import TargetTracker
 from sb3_sac_variants.common.networks.critics import StackedCritic
 from sb3_sac_variants.sql.actions import ActionKind, AllActions, Noise, ParticleOptions, SampledActions
 from sb3_sac_variants.sql.policies import (
@@ -46,21 +50,24 @@ class SQL(MaxEntAlgorithm):
     ``train/entropy`` is that of exp(Q/alpha) in the next states. On continuous actions it is what the value particles
     see of it, and not below dim(A) log 2 - log(n_value_particles).
 
-    :param args: as :class:`~sb3_sac_variants.common.algorithm.arguments.MaxEntArguments`, that is as SB3's
-        ``SAC``, without gSDE, which needs a Gaussian policy. ``ent_coef`` must be greater than 0, and a number on
-        continuous actions, where no density of the policy is known to learn it from
+    The arguments are those of SB3's ``SAC``, with its names, order and defaults, and those of
+    :class:`~sb3_sac_variants.common.algorithm.maxent_algorithm.MaxEntAlgorithm`.
+    There is no gSDE, which needs a Gaussian policy. ``ent_coef`` must be greater than 0, and a number on continuous
+    actions, where no density of the policy is known to learn it from.
+
     :param n_value_particles: uniform actions, drawn for each state anew, that V is estimated with (eq. 10)
     :param n_svgd_particles: actions a state that the sampler learns from, fixed and updated ones together
     :param svgd_update_ratio: fraction of them that are updated
     :param squash_gradient: with respect to what the squash term is differentiated: "pre_tanh" (right), "action" (the
         authors' code), or "none" (no such term); :mod:`sb3_sac_variants.sql.svgd` derives which
-    :param kwargs: as ``args``
     :raises ValueError: if an argument has no meaning for the kind of action
     """
 
     algorithm_id = "sql"
-    default_ent_coef = 1.0
     supported_action_spaces = (spaces.Box, spaces.Discrete)
+    unsupported_arguments: ClassVar[dict[str, tuple[Any, str]]] = {
+        "use_sde": (False, "whose policy is not Gaussian and explores by itself")
+    }
     tracked_networks: ClassVar[dict[str, str]] = {"critic": "critic_target"}
     update_constants = (*MaxEntAlgorithm.update_constants, "_options_in_use")
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -71,24 +78,88 @@ class SQL(MaxEntAlgorithm):
     policy: SQLPolicy
     actor: SteinActor | SoftmaxActor  # type: ignore[assignment]
     critic_target: StackedCritic
+    critic_target_tracker: TargetTracker
 
     def __init__(
         self,
-        *args: Any,
+        policy: str | type[SQLPolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule = 3e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 256,
+        tau: float = 0.005,
+        gamma: float = 0.99,
+        train_freq: int | tuple[int, TrainFreqUnit] = 1,
+        gradient_steps: int = 1,
+        action_noise: ActionNoise | None = None,
+        replay_buffer_class: type[ReplayBuffer] | None = None,
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        ent_coef: float | str = 1.0,
+        target_update_interval: int = 1,
+        target_entropy: float | str = "auto",
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        use_sde_at_warmup: bool = False,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        engine: EngineName = "auto",
+        precision: PrecisionName = "float32",
+        reward_scale: float = 1.0,
+        qf_learning_rate: float | Schedule | None = None,
+        ent_coef_learning_rate: float | Schedule | None = None,
         n_value_particles: int = ParticleOptions.n_value_particles,
         n_svgd_particles: int = ParticleOptions.n_svgd_particles,
         svgd_update_ratio: float = ParticleOptions.svgd_update_ratio,
-        squash_gradient: str = ParticleOptions.squash_gradient,
-        _init_setup_model: bool = True,
-        **kwargs: Any,
+        squash_gradient: Literal["pre_tanh", "action", "none"] = "pre_tanh",
     ):
-        super().__init__(*args, _init_setup_model=False, **kwargs)  # type: ignore[misc]
         self.n_value_particles = n_value_particles
         self.n_svgd_particles = n_svgd_particles
         self.svgd_update_ratio = svgd_update_ratio
         self.squash_gradient = squash_gradient
-        if _init_setup_model:
-            self._setup_model()
+        super().__init__(
+            policy,
+            env,
+            learning_rate,
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=tau,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            action_noise=action_noise,
+            replay_buffer_class=replay_buffer_class,
+            replay_buffer_kwargs=replay_buffer_kwargs,
+            optimize_memory_usage=optimize_memory_usage,
+            n_steps=n_steps,
+            ent_coef=ent_coef,
+            target_update_interval=target_update_interval,
+            target_entropy=target_entropy,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            use_sde_at_warmup=use_sde_at_warmup,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=_init_setup_model,
+            engine=engine,
+            precision=precision,
+            reward_scale=reward_scale,
+            qf_learning_rate=qf_learning_rate,
+            ent_coef_learning_rate=ent_coef_learning_rate,
+        )
 
     @property
     def _particle_options(self) -> ParticleOptions:
@@ -104,11 +175,6 @@ class SQL(MaxEntAlgorithm):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        if self.use_sde:
-            raise ValueError(
-                f"use_sde={self.use_sde} needs a Gaussian policy, and SQL's is none: leave it out, the policy explores "
-                "by itself"
-            )
         value, _ = parse_ent_coef(self.ent_coef)
         if value == 0:
             raise ValueError(f"ent_coef={self.ent_coef!r} is not allowed: exp(Q/ent_coef) needs one greater than 0")
@@ -122,7 +188,7 @@ class SQL(MaxEntAlgorithm):
 
     def _setup_actions(self) -> None:
         self._options_in_use = self._particle_options
-        self._actions = self._action_kind(self.policy, self.learners, self._options_in_use)
+        self._actions = self._action_kind(self.policy, self.updater.learners, self._options_in_use)
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         if self._particle_options != self._options_in_use:  # a callback may change the number of particles
@@ -155,7 +221,7 @@ class SQL(MaxEntAlgorithm):
         policy_metrics = self._actions.improve_policy(batch, noise, self.temperature.value)
 
         # Target Q-functions
-        self.target_trackers["critic_target"].step()
+        self.critic_target_tracker.step()
         return {
             "critic_loss": critic_loss,
             "ent_coef": alpha,

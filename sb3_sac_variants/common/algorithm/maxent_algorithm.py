@@ -1,62 +1,95 @@
 """The training loop of all algorithms of this package: sample, update, log, save."""
 
+import math
+import pathlib
 from abc import abstractmethod
-from collections.abc import Hashable
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Hashable, Iterable
+from typing import Any, ClassVar
 
+import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.type_aliases import (
+    GymEnv,
     MaybeCallback,
+    Schedule,
+    TensorDict,
     TrainFreq,
     TrainFrequencyUnit,
 )
 from stable_baselines3.common.utils import FloatSchedule
+from typing_extensions import Self
 
-from sb3_sac_variants.common.algorithm.arguments import MaxEntArguments
-from sb3_sac_variants.common.algorithm.inspection import Inspection
-from sb3_sac_variants.common.checks.validation import parse_ent_coef
+from sb3_sac_variants.common.algorithm import inspection
+from sb3_sac_variants.common.algorithm.arguments import EngineName, PrecisionName, check_arguments
+from sb3_sac_variants.common.algorithm.inspection import Observation
+from sb3_sac_variants.common.algorithm.rollout import MaxEntRollout
+from sb3_sac_variants.common.checks.compatibility import check_instance, check_policy
+from sb3_sac_variants.common.checks.validation import check_range, check_sde, parse_ent_coef
 from sb3_sac_variants.common.equations.losses import soft_bellman_error
 from sb3_sac_variants.common.equations.types import Batch
-from sb3_sac_variants.common.gradient_step.engine import COMPILE_PAYS_FROM, Engine, make_engine
 from sb3_sac_variants.common.gradient_step.learner import Learner
-from sb3_sac_variants.common.gradient_step.metrics import DeviceMetrics
 from sb3_sac_variants.common.gradient_step.precision import matmul_precision
 from sb3_sac_variants.common.gradient_step.target_entropy import TemperatureMonitor
 from sb3_sac_variants.common.gradient_step.targets import TargetTracker
 from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature, Temperature
+from sb3_sac_variants.common.gradient_step.updater import Updater
 from sb3_sac_variants.common.networks.actors import SquashedGaussianActor
 from sb3_sac_variants.common.networks.critics import StackedCritic
 from sb3_sac_variants.common.networks.discrete import CategoricalActor
 from sb3_sac_variants.common.networks.policies import MaxEntPolicy
+from sb3_sac_variants.common.persistence import checkpoint, save_load
+from sb3_sac_variants.common.persistence.save_load import Path
 from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
-
-#: gradient steps from one search for denormal numbers to the next
-FLUSH_INTERVAL = 64
-
-SelfMaxEnt = TypeVar("SelfMaxEnt", bound="MaxEntAlgorithm")
 
 
 def bellman_loss(critic: StackedCritic, batch: Batch, target_q: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
     """
+    Soft Bellman error of the critics on a batch.
+
     :param critic: Q-functions
     :param batch: transitions
     :param target_q: y, ``(B, 1)``
-    :return: the soft Bellman error of the critics, and the mean of their values (to log)
+    :return: the error, and the mean of the critics' values (to log)
     """
     q_values = critic.evaluate(batch.observations, batch.actions)
     return soft_bellman_error(q_values, target_q), q_values.mean()
 
 
-class MaxEntAlgorithm(MaxEntArguments, Inspection):
+class MaxEntAlgorithm(MaxEntRollout):
     """
-    Base of the maximum-entropy algorithms: everything but the update itself. Arguments as :class:`MaxEntArguments`.
+    Base of the maximum-entropy algorithms: everything but the update itself.
 
     A subclass names its policies, says in :meth:`draw_noise` what randomness a gradient step takes, and writes its
-    paper's algorithm box in :meth:`update`.
+    paper's algorithm box in :meth:`update`. The arguments below are those of every algorithm; what is not described
+    is as in SB3's ``SAC``.
+
+    :param policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy", or a policy class
+    :param env: the environment, or its id
+    :param learning_rate: of all networks, a number or a function of the remaining progress (from 1 to 0)
+    :param ent_coef: temperature alpha: a number of at least 0, "auto" (learned), or "auto_0.1" (learned, from 0.1)
+    :param target_update_interval: gradient steps, over the whole run, from one update of the targets to the next
+    :param target_entropy: H of the learned temperature in nats: "auto" for -dim(A), or 0.7 log|A| on discrete actions;
+        or a number; or, on discrete actions, "auto_0.9" for that fraction of log|A|
+    :param policy_kwargs: arguments of the policy
+    :param replay_buffer_kwargs: arguments of the replay buffer
+    :param verbose: 0 silent, 1 information, 2 debugging
+    :param engine: how an update runs: "auto", "eager", "compile", "cudagraph"
+    :param precision: of the operands of matrix products in an update, "float32" or "bfloat16"
+    :param reward_scale: multiplies the rewards inside the loss (logged returns stay raw), 1/alpha of the 2018 paper
+    :param qf_learning_rate: learning rate of the critics (and value networks), by default ``learning_rate``
+    :param ent_coef_learning_rate: learning rate of the temperature, by default ``learning_rate``
+    :param _init_setup_model: whether to build the networks now
+    :param off_policy_arguments: the other arguments of SB3's ``OffPolicyAlgorithm``
+    :raises TypeError: if an argument is of a wrong type
+    :raises ValueError: if an argument has no meaning; the message names it, its value and the remedy
     """
 
+    #: id in the zoo and in saved models
+    algorithm_id: ClassVar[str]
+    #: arguments that the algorithm would ignore: the value that each has to keep, and why
+    unsupported_arguments: ClassVar[dict[str, tuple[Any, str]]] = {}
     #: what :meth:`update` reports
     metric_names: tuple[str, ...]
     #: pairs of networks (online, target)
@@ -78,10 +111,61 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
     critic: StackedCritic
     actor_learner: Learner
     critic_learner: Learner
-    #: updates that were done when the steps were last counted from zero
+    #: gradient steps that were done when the environment steps were last counted from zero
     _updates_at_reset: int = 0
-    #: updates that were done since the model was made or loaded
-    _updates_since_load: int = 0
+
+    def __init__(
+        self,
+        policy: str | type[MaxEntPolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule,
+        *,
+        ent_coef: str | float,
+        target_update_interval: int,
+        target_entropy: str | float,
+        policy_kwargs: dict[str, Any] | None,
+        replay_buffer_kwargs: dict[str, Any] | None,
+        verbose: int,
+        engine: EngineName,
+        precision: PrecisionName,
+        reward_scale: float,
+        qf_learning_rate: float | Schedule | None,
+        ent_coef_learning_rate: float | Schedule | None,
+        _init_setup_model: bool,
+        **off_policy_arguments: Any,
+    ):
+        check_range("verbose", verbose, 0, 2, integer=True)
+        if isinstance(env, str):
+            env = maybe_make_env(env, verbose)
+        self._check_env(env)
+        if env is not None:
+            check_sde(off_policy_arguments["use_sde"], env.action_space)
+        check_policy(policy, self.policy_aliases)
+        for name, value in (("replay_buffer_kwargs", replay_buffer_kwargs), ("policy_kwargs", policy_kwargs)):
+            check_instance(name, value, (dict, type(None)), "a dictionary of arguments, or None")
+        super().__init__(
+            policy,
+            env,  # type: ignore[arg-type]
+            learning_rate,
+            policy_kwargs=dict(policy_kwargs or {}),
+            replay_buffer_kwargs=dict(replay_buffer_kwargs or {}),
+            verbose=verbose,
+            supported_action_spaces=self.supported_action_spaces,
+            support_multi_env=True,
+            **off_policy_arguments,
+        )
+        self.algorithm = self.algorithm_id  # saved with the model: a zip knows what it is
+        self.ent_coef = ent_coef
+        self.target_update_interval = target_update_interval
+        self.target_entropy: Any = target_entropy  # a number once the model is set up
+        self.engine = engine
+        self.precision = precision
+        self.reward_scale = reward_scale
+        self.qf_learning_rate = qf_learning_rate
+        self.ent_coef_learning_rate = ent_coef_learning_rate
+
+        if _init_setup_model:
+            self._setup_model()
 
     # ---------------------------------------------------------------- the algorithm's own
 
@@ -105,6 +189,13 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
 
     # ---------------------------------------------------------------- construction
 
+    def _check_arguments(self) -> None:
+        """
+        :raises TypeError: if an argument is of a wrong type
+        :raises ValueError: if an argument has no meaning
+        """
+        check_arguments(self)
+
     def _setup_model(self) -> None:
         self._check_arguments()
         # What SB3 chooses for an argument that was left out must not be saved as if it had been passed
@@ -115,17 +206,13 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
         self.replay_buffer_class, self.replay_buffer_kwargs = chosen
         self._create_aliases()
         self._setup_temperature()
-        self.learners = {name: Learner(getattr(self, name), name) for name in self.policy.learned_networks}
-        for name, learner in self.learners.items():
+        learned, tracked = self.policy.learned_networks, self.tracked_networks
+        self.updater = Updater(self.policy, learned, tracked, self.temperature, self.metric_names)
+        for name, learner in self.updater.learners.items():
             setattr(self, f"{name}_learner", learner)
-        self.target_trackers = {
-            target: TargetTracker(getattr(self, online), getattr(self, target))
-            for online, target in self.tracked_networks.items()
-        }
-        names = (*self.metric_names, "ent_coef_loss") if self.temperature.learned else self.metric_names
-        self._metrics = DeviceMetrics(names, self.device)
+        for name, tracker in self.updater.trackers.items():
+            setattr(self, f"{name}_tracker", tracker)
         self._temperature_monitor = TemperatureMonitor(parse_ent_coef(self.ent_coef)[0])
-        self._engine: Engine | None = None
         self._set_learning_rates(self._current_progress_remaining)
 
     def _create_aliases(self) -> None:
@@ -135,6 +222,9 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
 
     def _network_names(self) -> set[str]:
         return {"actor", *self.policy.learned_networks, *self.tracked_networks.values()}
+
+    def _networks(self) -> dict[str, th.nn.Module]:
+        return {name: getattr(self, name) for name in self._network_names()}
 
     def _setup_temperature(self) -> None:
         self.temperature: Temperature = self._make_temperature(*parse_ent_coef(self.ent_coef)).to(self.device)
@@ -172,19 +262,15 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
         :return: the rates by SB3's log names
         """
         rate = self.lr_schedule(progress_remaining)
-        qf_rate = rate if self._qf_lr_schedule is None else self._qf_lr_schedule(progress_remaining)
-        logged = {"learning_rate": rate}
+        rates = {"learning_rate": rate}
         if self._qf_lr_schedule is not None:
-            logged["qf_learning_rate"] = qf_rate
-        for name, learner in self.learners.items():
-            learner.set_learning_rate(rate if name == "actor" else qf_rate)
-        if isinstance(self.temperature, LearnedTemperature):
-            schedule = self._ent_coef_lr_schedule
-            alpha_rate = rate if schedule is None else schedule(progress_remaining)
-            self.temperature.learner.set_learning_rate(alpha_rate)
-            if schedule is not None:
-                logged["ent_coef_learning_rate"] = alpha_rate
-        return logged
+            rates["qf_learning_rate"] = self._qf_lr_schedule(progress_remaining)
+        if self._ent_coef_lr_schedule is not None:
+            rates["ent_coef_learning_rate"] = self._ent_coef_lr_schedule(progress_remaining)
+        self.updater.set_learning_rates(
+            rate, rates.get("qf_learning_rate", rate), rates.get("ent_coef_learning_rate", rate)
+        )
+        return rates
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """
@@ -194,33 +280,26 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
         :param batch_size: transitions in each
         """
         self.policy.set_training_mode(True)
-        self._bind()
+        if self.updater.bind_learners(self._networks()):
+            self._fast_actor = None
         for name, rate in self._set_learning_rates(self._current_progress_remaining).items():
             self.logger.record(f"train/{name}", rate)
-        for tracker in self.target_trackers.values():
-            tracker.configure(self.tau, self.target_update_interval, self._n_updates)
+        self.updater.configure_targets(self.tau, self.target_update_interval, self._n_updates)
         if isinstance(self.replay_buffer, TensorReplayBuffer):
             self.replay_buffer.set_normalization(self._vec_normalize_env)
-        if self._engine is None or self._engine.draw_on_device != self._draws_on_device:
-            self._engine = self._make_engine()
-        self._updates_since_load += gradient_steps
+        engine = self.updater.choose_engine(
+            self.engine,
+            self._draw,
+            self._gradient_step,
+            draw_on_device=self._draws_on_device,
+            planned_steps=self._planned_gradient_steps(),
+            verbose=self.verbose,
+        )
         until = self._n_updates + gradient_steps
         with matmul_precision(self.precision):
             while self._n_updates < until:
-                steps = min(until - self._n_updates, FLUSH_INTERVAL - self._n_updates % FLUSH_INTERVAL)
-                self._engine.run(steps, batch_size, self._engine_signature)
-                self._n_updates += steps
-                if self._n_updates % FLUSH_INTERVAL == 0 and self.device.type == "cpu":
-                    for learner in self.learners.values():
-                        learner.flush_denormals()
+                self._n_updates += self.updater.run(engine, self._n_updates, until, batch_size, self._engine_signature)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-
-    def _bind(self) -> None:
-        """See to it that what is trained is what there is: a network or optimiser may be new, a parameter frozen."""
-        for name, learner in self.learners.items():
-            if not learner.is_bound_to(getattr(self, name)):
-                learner.bind(getattr(self, name))
-                self._engine = self._fast_actor = None
 
     def _draw(self, batch_size: int) -> tuple[Batch, Any]:
         """
@@ -252,73 +331,41 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
         :param noise: random numbers
         """
         with th.no_grad():
-            self._metrics.add(self.update(batch, noise))
+            self.updater.metrics.add(self.update(batch, noise))
 
     @property
     def _draws_on_device(self) -> bool:
         return isinstance(self.replay_buffer, TensorReplayBuffer) and self.replay_buffer.draws_on_device
 
-    def _make_engine(self) -> Engine:
-        learners = [*self.learners.values()]
-        in_one_graph = all(learner.plain_adam for learner in learners)
-        for learner in learners:
-            learner.in_one_graph = in_one_graph
-        return make_engine(
-            self.engine,
-            self._draw,
-            self._gradient_step,
-            device=self.device,
-            draw_on_device=self._draws_on_device,
-            fullgraph=in_one_graph,
-            planned_steps=self._plan() if self._planned_steps is None else self._planned_steps,
-            unsupported_engines={
-                name: why for learner in learners for name, why in learner.unsupported_engines().items()
-            },
-            verbose=self.verbose,
-        )
-
-    def _plan(self) -> float:
+    def _planned_gradient_steps(self) -> float:
         """
-        :return: gradient steps from when the model was made or loaded to the end of ``learn()``. Those that are done
-            count too: who has trained so long in short calls of ``learn()`` will likely go on
+        :return: gradient steps to the end of ``learn()``
         """
         steps = max(self._total_timesteps - self.num_timesteps, 0)
         if self.gradient_steps > 0:
             assert isinstance(self.train_freq, TrainFreq)
             if self.train_freq.unit == TrainFrequencyUnit.STEP:
-                steps = steps * self.gradient_steps / (self.train_freq.frequency * self.n_envs)
-        return self._updates_since_load + steps
+                return steps * self.gradient_steps / (self.train_freq.frequency * self.n_envs)
+        return steps
 
-    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        resumed = self._resumed
-        result = super()._setup_learn(*args, **kwargs)
-        for online, target in self.tracked_networks.items():
-            tracker, networks = self.target_trackers[target], (getattr(self, online), getattr(self, target))
-            if not tracker.is_bound_to(*networks):
-                tracker.bind(*networks)
-                self._engine = None
-        if not resumed or self._planned_steps is None:  # a run resumed from a checkpoint takes the engine it had
-            before, self._planned_steps = self._planned_steps, self._plan()
-            if before is not None and before < COMPILE_PAYS_FROM <= self._planned_steps:
-                self._engine = None  # to be chosen anew
+    def _setup_training(self, resumed: bool) -> None:
+        self.updater.bind_targets(self._networks())
+        if not resumed or self.updater.planned_steps is None:  # a resumed run takes the engine it had
+            self.updater.plan(self._planned_gradient_steps())
         if self.num_timesteps == 0:
             self._updates_at_reset = self._n_updates
-        return result
 
     def _engine_signature(self) -> Hashable:
         """
         :return: changes when memory that a captured graph points to has been replaced, or a constant in it has changed
         """
-        written: list[Learner | TargetTracker] = [*self.learners.values(), *self.target_trackers.values()]
-        if isinstance(self.temperature, LearnedTemperature):
-            written.append(self.temperature.learner)
         constants = [getattr(self, name) for name in self.update_constants]
         replay = (id(self.replay_buffer), getattr(self.replay_buffer, "signature", None))
-        return (*replay, *constants, *(one.signature() for one in written))
+        return (*replay, *constants, *self.updater.signature())
 
     def dump_logs(self) -> None:
         """Write the logs: only now are the metrics read from the device, as means since the last time."""
-        metrics = self._metrics.means()
+        metrics = self.updater.metrics.means()
         for name, value in metrics.items():
             self.logger.record(f"train/{name}", value)
         self._watch(metrics)
@@ -336,14 +383,14 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
             self._temperature_monitor.check(metrics, self.target_entropy)
 
     def learn(
-        self: SelfMaxEnt,
+        self,
         total_timesteps: int,
         callback: MaybeCallback = None,
         log_interval: int | None = 4,
         tb_log_name: str | None = None,
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
-    ) -> SelfMaxEnt:
+    ) -> Self:
         """
         Train. As SB3's ``learn``.
 
@@ -364,31 +411,161 @@ class MaxEntAlgorithm(MaxEntArguments, Inspection):
             progress_bar,
         )
 
+    # ---------------------------------------------------------------- inspection
+
+    @abstractmethod
+    def _soft_value(self, obs: th.Tensor | TensorDict, noise: th.Tensor) -> th.Tensor:
+        """
+        :param obs: observations
+        :param noise: noise of one action for each
+        :return: (an estimate of) V(s), ``(B, 1)``
+        """
+
+    def _draw_inspection_noise(self, n_samples: int, batch_size: int, generator: th.Generator) -> th.Tensor:
+        """
+        :param n_samples: actions to sample for each observation
+        :param batch_size: number of observations
+        :param generator: what to draw from
+        :return: arguments of :meth:`_soft_value`, stacked: its results are averaged
+        """
+        shape = self.actor.noise_shape(batch_size)
+        repetitions = n_samples if math.prod(shape) > 0 else 1  # without noise all results are the same
+        return th.randn((repetitions, *shape), generator=generator, device=self.device)
+
+    def q_value(self, observation: Observation, action: np.ndarray) -> np.ndarray:
+        """
+        Q(s, a), the minimum over the critics, for analysis and plots.
+
+        :param observation: one observation or n of them (normalised, where VecNormalize is used)
+        :param action: actions as the environment takes them, ``(n, *action_shape)``
+        :return: ``(n,)``
+        """
+        return inspection.q_value(self, observation, action)
+
+    def soft_value(self, observation: Observation, n_samples: int = 64) -> np.ndarray:
+        """
+        Soft state value V(s), for analysis and plots.
+
+        It is that of the value network where the algorithm has one, else the mean of min Q - alpha log pi over sampled
+        actions, or its exact sum over discrete ones. The random state of the training stays untouched.
+
+        :param observation: one observation or n of them (normalised, where VecNormalize is used)
+        :param n_samples: continuous actions to sample for each observation
+        :return: ``(n,)``
+        """
+        return inspection.soft_value(self, observation, n_samples)
+
     # ---------------------------------------------------------------- saving and loading
+
+    def save(self, path: Path, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
+        """
+        Save the model. As SB3's ``save``, but a file that is already there is replaced only by a complete one.
+
+        :param path: path (``.zip`` is added where there is no ending), or a file-like object
+        :param exclude: attributes not to save, beside the default ones
+        :param include: attributes to save although they are excluded by default
+        """
+        with save_load.replaced_when_complete(path) as partial:
+            super().save(partial, exclude, include)
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        env: GymEnv | None = None,
+        device: th.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> Self:
+        """
+        Load a saved model. As SB3's ``load``, after a look at what the file is.
+
+        :param path: path to the file, or a file-like object
+        :param env: environment to run the model on
+        :param device: device to load it to
+        :param custom_objects: objects to put in the place of saved ones
+        :param print_system_info: whether to print information on the system the model was saved on
+        :param force_reset: whether to reset the environment before training goes on
+        :param kwargs: arguments of the algorithm to change
+        :return: the model
+        :raises ValueError: if the file is damaged, or is no model of this algorithm
+        :raises TypeError: if an argument is unknown
+        """
+        kwargs = save_load.check_model_file(cls, path, kwargs)
+        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+
+    def load_replay_buffer(self, path: Path, truncate_last_traj: bool = True) -> None:
+        """
+        Load a replay buffer. As SB3's ``load_replay_buffer``, after a look at whether it is one of this model.
+
+        :param path: path to the file, or a file-like object
+        :param truncate_last_traj: with ``HerReplayBuffer``, whether the last episode in it has ended
+        :raises ValueError: if the file is damaged, or its transitions are not those of this model's environment
+        """
+        with save_load.checked_replay_buffer(self, path):
+            super().load_replay_buffer(path, truncate_last_traj)
+        if isinstance(self.replay_buffer, TensorReplayBuffer):
+            self.replay_buffer.to(self.device)
+
+    def save_checkpoint(self, path: str | pathlib.Path) -> None:
+        """
+        Save all that a run needs to go on as if it had never stopped.
+
+        That is: model, optimisers, temperature, counters, replay buffer, random states, wrappers with their statistics
+        (``VecNormalize``), and the environments in the middle of their episode. On the CPU the resumed run computes the
+        same numbers, bit for bit.
+
+        Call it between two calls of ``learn()``, or from a callback's ``_on_rollout_start``: between a gradient step
+        and the next environment step, as :class:`~sb3_sac_variants.common.callbacks.RunCheckpointCallback` does.
+        Elsewhere (in ``_on_step``, or after a callback stopped the training there) a step is half done: a run resumed
+        from there begins a new episode, and a warning says so. The same goes for environments whose state cannot be
+        saved; :mod:`sb3_sac_variants.common.persistence.env_state` says which. Callbacks and loggers keep no state
+        here.
+
+        The new version is written beside the old one and becomes current in a single step, so whenever the writing is
+        interrupted, a complete checkpoint is left.
+
+        :param path: folder of the checkpoint; made where there is none
+        :raises ValueError: if the model has no environment, or the path is a file
+        """
+        checkpoint.save_checkpoint(self, path)
+
+    @classmethod
+    def load_checkpoint(cls, path: str | pathlib.Path, env: GymEnv | str, device: th.device | str = "auto") -> Self:
+        """
+        Take up a run where :meth:`save_checkpoint` left it. ``learn()`` then wants the steps that are left::
+
+            model = SACv2.load_checkpoint("run", env)
+            model.learn(total_timesteps - model.num_timesteps, reset_num_timesteps=False)
+
+        As with ``load()``, load only files that you trust.
+
+        :param path: folder of the checkpoint
+        :param env: environment built as that of the interrupted run, wrappers included, or its id; its state is
+            overwritten
+        :param device: device to load the model to
+        :return: the model
+        :raises FileNotFoundError: if there is no checkpoint in the folder
+        :raises ValueError: if it is damaged, of another algorithm, or of an environment built otherwise
+        """
+        return checkpoint.load_checkpoint(cls, path, env, device)
 
     def set_parameters(
         self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto"
     ) -> None:
         super().set_parameters(load_path_or_dict, exact_match, device)
-        for learner in self.learners.values():
-            learner.refresh()
-        if isinstance(self.temperature, LearnedTemperature):
-            self.temperature.learner.refresh()
-        self._engine, self._planned_steps = None, None
+        self.updater.refresh()
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy makes an engine of its own: a compiled step, or a captured graph, is of this model's memory."""
-        return {**vars(self), "_engine": None, "_fast_actor": None}
-
-    def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
-        super().load_replay_buffer(path, truncate_last_traj)
-        if isinstance(self.replay_buffer, TensorReplayBuffer):
-            self.replay_buffer.to(self.device)
+        """Leave out of a copy what belongs to this model's memory; the updater leaves out its engine."""
+        return {**vars(self), "_fast_actor": None}
 
     def _excluded_save_params(self) -> list[str]:
-        learners = ["temperature", "learners", *(name for name in vars(self) if name.endswith("_learner"))]
-        machinery = [*learners, "target_trackers", "_metrics", "_temperature_monitor", "_engine", "_updates_since_load"]
-        return [*super()._excluded_save_params(), *self._network_names(), *machinery]
+        parts = [name for name, value in vars(self).items() if isinstance(value, Learner | TargetTracker)]
+        parts += ["temperature", "updater", "_temperature_monitor", *self._network_names()]
+        return [*super()._excluded_save_params(), *parts, *self.rollout_state]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         state_dicts = ["policy", *(f"{name}.optimizer" for name in self.policy.learned_networks)]

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -35,6 +36,8 @@ class MaxEntRollout(OffPolicyAlgorithm):
     supported_action_spaces: ClassVar[tuple[type[spaces.Space], ...]]
     policy: MaxEntPolicy
 
+    #: attributes that say where in the loop a run is; a saved model has none
+    rollout_state: ClassVar[tuple[str, ...]] = ("_between_rollouts", "_state_before_rollout", "_resumed", "_fast_actor")
     #: whether a run that stopped here could go on exactly: no step is half stored, no rollout waits for its training
     _between_rollouts: bool = True
     #: torch's random state from before the exploration matrices of the rollout were drawn (gSDE only)
@@ -168,15 +171,20 @@ class MaxEntRollout(OffPolicyAlgorithm):
             self.optimize_memory_usage = optimize_memory_usage
         if noise is not None:  # the episode goes on: so does its noise, which SB3 has reset
             self.action_noise = noise
+        self._setup_training(self._resumed)
         self._resumed = False
         first = self._last_original_obs if self._vec_normalize_env is not None else self._last_obs
         assert first is not None
         check_finite("observation", first, self.num_timesteps)
         return result
 
-    def _excluded_save_params(self) -> list[str]:
-        machinery = ["_between_rollouts", "_state_before_rollout", "_resumed", "_fast_actor"]
-        return [*super()._excluded_save_params(), *machinery]
+    @abstractmethod
+    def _setup_training(self, resumed: bool) -> None:
+        """
+        Prepare the gradient steps of a ``learn()``.
+
+        :param resumed: whether it goes on with a run restored from a checkpoint
+        """
 
     def _warn_of_few_updates(self) -> None:
         """Say so where many environments outrun the updates, which nobody notices in the logs."""

@@ -16,9 +16,8 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sac_variants.common.checks.random_state import random_state, set_random_state
-from sb3_sac_variants.common.gradient_step.metrics import DeviceMetrics
 from sb3_sac_variants.common.persistence import env_state
-from sb3_sac_variants.common.persistence.save_load import SaveAndLoad, pickle_errors
+from sb3_sac_variants.common.persistence.save_load import pickle_errors
 
 #: names the folder of a checkpoint's current version; replacing this file is what makes a new version current
 POINTER = "checkpoint.json"
@@ -26,149 +25,123 @@ POINTER = "checkpoint.json"
 VERSION = "version-"
 
 
-class Resumable(SaveAndLoad):
-    """Checkpoints of an algorithm."""
+def save_checkpoint(model: Any, path: str | pathlib.Path) -> None:
+    """
+    Save all that a run needs to go on.
 
-    _metrics: DeviceMetrics
-    #: gradient steps that were planned when the engine was chosen, so that a resumed run chooses the same
-    _planned_steps: float | None = None
-
-    def save_checkpoint(self, path: str | pathlib.Path) -> None:
-        """
-        Save all that a run needs to go on as if it had never stopped: model, optimisers, temperature, counters, replay
-        buffer, random states, wrappers with their statistics (``VecNormalize``), and the environments in the middle of
-        their episode. On the CPU the resumed run computes the same numbers, bit for bit.
-
-        To be called between two calls of ``learn()``, or from a callback's ``_on_rollout_start``: between a gradient
-        step and the next environment step, as :class:`~sb3_sac_variants.common.callbacks.RunCheckpointCallback` does.
-        Elsewhere (in ``_on_step``, or after a callback stopped the training there) a step is half done: a run resumed
-        from there begins a new episode, and a warning says so. The same goes for environments whose state cannot be
-        saved; :mod:`sb3_sac_variants.common.persistence.env_state` says which. Callbacks and
-        loggers keep no state here.
-
-        The new version is written beside the old one and becomes current in a single step, so whenever the writing is
-        interrupted, a complete checkpoint is left.
-
-        :param path: folder of the checkpoint; made where there is none
-        :raises ValueError: if the model has no environment, or the path is a file
-        """
-        if self.env is None:
-            raise ValueError("env=None leaves nothing to resume: call set_env() first, or save() the model alone")
-        folder = pathlib.Path(path)
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"path={str(path)!r} is a file: pass a folder, which the checkpoint fills with its files")
-        folder.mkdir(parents=True, exist_ok=True)
+    :param model: an algorithm
+    :param path: folder of the checkpoint; made where there is none
+    :raises ValueError: if the model has no environment, or the path is a file
+    """
+    if model.env is None:
+        raise ValueError("env=None leaves nothing to resume: call set_env() first, or save() the model alone")
+    folder = pathlib.Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"path={str(path)!r} is a file: pass a folder, which the checkpoint fills with its files")
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove_versions(folder, but=_current_version(folder))
+    version = folder / f"{VERSION}{model.num_timesteps}-{uuid.uuid4().hex[:8]}"
+    version.mkdir()
+    try:
+        model.save(version / "model.zip")
+        model.save_replay_buffer(version / "replay_buffer.pkl")
+        (version / "state.pkl").write_bytes(cloudpickle.dumps(_run_state(model, model.env)))
+        description = {"algorithm": model.algorithm_id, "num_timesteps": model.num_timesteps, "version": version.name}
+        (version / POINTER).write_text(json.dumps(description))
+        for file in version.iterdir():
+            _flush_to_disk(file)
+        os.replace(version / POINTER, folder / POINTER)
+    except BaseException:
         _remove_versions(folder, but=_current_version(folder))
-        version = folder / f"{VERSION}{self.num_timesteps}-{uuid.uuid4().hex[:8]}"
-        version.mkdir()
+        raise
+    _remove_versions(folder, but=version.name)
+
+
+def load_checkpoint(cls: Any, path: str | pathlib.Path, env: GymEnv | str, device: th.device | str) -> Any:
+    """
+    Take up a run where :func:`save_checkpoint` left it.
+
+    :param cls: the algorithm
+    :param path: folder of the checkpoint
+    :param env: environment built as that of the interrupted run, or its id
+    :param device: device to load the model to
+    :return: the model
+    :raises FileNotFoundError: if there is no checkpoint in the folder
+    :raises ValueError: if it is damaged, of another algorithm, or of an environment built otherwise
+    """
+    folder = pathlib.Path(path)
+    version = _current_version(folder)
+    if version is None:
+        raise FileNotFoundError(f"path={str(path)!r} holds no checkpoint: pass a folder that save_checkpoint() wrote")
+    files = folder / version
+    if isinstance(env, str):
+        env = maybe_make_env(env, verbose=0)
+    with pickle_errors(files / "state.pkl"), open(files / "state.pkl", "rb") as file:
+        state = pickle.load(file)
+    model = cls.load(files / "model.zip", env, device, force_reset=not state["episode_goes_on"])
+    model.load_replay_buffer(files / "replay_buffer.pkl", truncate_last_traj=not state["episode_goes_on"])
+    _set_run_state(model, state)
+    return model
+
+
+def _run_state(model: Any, env: VecEnv) -> dict[str, Any]:
+    """
+    :param model: the model
+    :param env: the environment
+    :return: what of a run is neither in the saved model nor in the replay buffer
+    """
+    groups = env_state.layers(env)
+    everything = [layer for group in groups for layer in group]
+    problems = [] if model._between_rollouts else ["the training was stopped in the middle of a step"]
+    states: list[bytes | None] = []
+    for group in groups:
         try:
-            self.save(version / "model.zip")
-            self.save_replay_buffer(version / "replay_buffer.pkl")
-            (version / "state.pkl").write_bytes(cloudpickle.dumps(self._get_run_state(self.env)))
-            description = {"algorithm": self.algorithm_id, "num_timesteps": self.num_timesteps, "version": version.name}
-            (version / POINTER).write_text(json.dumps(description))
-            for file in version.iterdir():
-                _flush_to_disk(file)
-            os.replace(version / POINTER, folder / POINTER)
-        except BaseException:
-            _remove_versions(folder, but=_current_version(folder))
-            raise
-        _remove_versions(folder, but=version.name)
+            states.append(env_state.get_state(group, everything))
+        except env_state.EnvironmentStateError as error:
+            states.append(None)
+            problems.append(f"the state of an environment cannot be saved: {error}")
+    if problems:
+        warnings.warn(
+            f"A run resumed from this checkpoint will begin a new episode, because {'; '.join(problems)}",
+            stacklevel=3,
+        )
+    return {
+        "episode_goes_on": not problems,
+        "layers": [(env_state.names(group), state) for group, state in zip(groups, states, strict=True)],
+        "random": {**random_state(model.device), **(model._state_before_rollout or {})},
+        "action_space": model.action_space,
+        "updater": model.updater.state(),
+    }
 
-    @classmethod
-    def load_checkpoint(cls, path: str | pathlib.Path, env: GymEnv | str, device: th.device | str = "auto") -> Any:
-        """
-        Take up a run where :meth:`save_checkpoint` left it. ``learn()`` then wants the steps that are left::
 
-            model = SACv2.load_checkpoint("run", env)
-            model.learn(total_timesteps - model.num_timesteps, reset_num_timesteps=False)
-
-        As with ``load()``, load only files that you trust.
-
-        :param path: folder of the checkpoint
-        :param env: environment built as that of the interrupted run, wrappers included, or its id; its state is
-            overwritten
-        :param device: device to load the model to
-        :return: the model
-        :raises FileNotFoundError: if there is no checkpoint in the folder
-        :raises ValueError: if it is damaged, of another algorithm, or of an environment built otherwise
-        """
-        folder = pathlib.Path(path)
-        version = _current_version(folder)
-        if version is None:
-            raise FileNotFoundError(
-                f"path={str(path)!r} holds no checkpoint: pass a folder that save_checkpoint() wrote"
-            )
-        files = folder / version
-        if isinstance(env, str):
-            env = maybe_make_env(env, verbose=0)
-        with pickle_errors(files / "state.pkl"), open(files / "state.pkl", "rb") as file:
-            state = pickle.load(file)
-        model = cls.load(files / "model.zip", env, device, force_reset=not state["episode_goes_on"])
-        model.load_replay_buffer(files / "replay_buffer.pkl", truncate_last_traj=not state["episode_goes_on"])
-        model._set_run_state(state)
-        return model
-
-    def _get_run_state(self, env: VecEnv) -> dict[str, Any]:
-        """
-        :param env: the environment
-        :return: what of a run is neither in the saved model nor in the replay buffer
-        """
-        groups = env_state.layers(env)
-        everything = [layer for group in groups for layer in group]
-        problems = [] if self._between_rollouts else ["the training was stopped in the middle of a step"]
-        states: list[bytes | None] = []
-        for group in groups:
-            try:
-                states.append(env_state.get_state(group, everything))
-            except env_state.EnvironmentStateError as error:
-                states.append(None)
-                problems.append(f"the state of an environment cannot be saved: {error}")
-        if problems:
-            warnings.warn(
-                f"A run resumed from this checkpoint will begin a new episode, because {'; '.join(problems)}",
-                stacklevel=3,
-            )
-        return {
-            "episode_goes_on": not problems,
-            "layers": [(env_state.names(group), state) for group, state in zip(groups, states, strict=True)],
-            "random": {**random_state(self.device), **(self._state_before_rollout or {})},
-            "action_space": self.action_space,
-            "metrics": self._metrics.state(),
-            "planned_steps": self._planned_steps,
-        }
-
-    def _set_run_state(self, state: dict[str, Any]) -> None:
-        """
-        :param state: what :meth:`_get_run_state` gave
-        :raises ValueError: if the environment is not built as the one it is of
-        """
-        assert self.env is not None
-        groups = env_state.layers(self.env)
-        saved = [names for names, _ in state["layers"]]
-        present = [env_state.names(group) for group in groups]
-        # Environments whose state was not saved may differ: in another process, there is no telling
-        comparable = saved if state["episode_goes_on"] else saved[:-1]
-        if present[: len(comparable)] != comparable or len(present) != len(saved):
-            raise ValueError(
-                f"env={self.env} is built of {present}, but the checkpoint is of {saved}: build the environment as in "
-                "the interrupted run"
-            )
-        everything = [layer for group in groups for layer in group]
-        for group, (_, layer_state) in zip(groups, state["layers"], strict=True):
-            if layer_state is not None and (state["episode_goes_on"] or group is not groups[-1]):
-                env_state.set_state(group, everything, layer_state)
-        if not state["episode_goes_on"] and self.seed is not None:
-            # With the seed itself, the environments would repeat the episodes of the beginning
-            self.env.seed(self.seed + self.num_timesteps)
-        self.action_space = state["action_space"]
-        self._metrics.set_state(state["metrics"])
-        self._planned_steps = state["planned_steps"]
-        self._resumed = True
-        set_random_state(state["random"], self.device)  # last: building the model drew random numbers
-
-    def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_planned_steps"]
+def _set_run_state(model: Any, state: dict[str, Any]) -> None:
+    """
+    :param model: the model
+    :param state: what :func:`_run_state` gave
+    :raises ValueError: if the environment is not built as the one it is of
+    """
+    assert model.env is not None
+    groups = env_state.layers(model.env)
+    saved = [names for names, _ in state["layers"]]
+    present = [env_state.names(group) for group in groups]
+    # Environments whose state was not saved may differ: in another process, there is no telling
+    comparable = saved if state["episode_goes_on"] else saved[:-1]
+    if present[: len(comparable)] != comparable or len(present) != len(saved):
+        raise ValueError(
+            f"env={model.env} is built of {present}, but the checkpoint is of {saved}: build the environment as in "
+            "the interrupted run"
+        )
+    everything = [layer for group in groups for layer in group]
+    for group, (_, layer_state) in zip(groups, state["layers"], strict=True):
+        if layer_state is not None and (state["episode_goes_on"] or group is not groups[-1]):
+            env_state.set_state(group, everything, layer_state)
+    if not state["episode_goes_on"] and model.seed is not None:
+        # With the seed itself, the environments would repeat the episodes of the beginning
+        model.env.seed(model.seed + model.num_timesteps)
+    model.action_space = state["action_space"]
+    model.updater.set_state(state["updater"])
+    model._resumed = True
+    set_random_state(state["random"], model.device)  # last: building the model drew random numbers
 
 
 def _current_version(folder: pathlib.Path) -> str | None:

@@ -7,134 +7,110 @@ import os
 import pathlib
 import pickle
 import zipfile
-from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import Any
 
-import torch as th
-from stable_baselines3.common.type_aliases import GymEnv
-
-from sb3_sac_variants.common.algorithm.rollout import MaxEntRollout
 from sb3_sac_variants.common.checks.validation import parse_ent_coef
 
 Path = str | pathlib.Path | io.BufferedIOBase
 
-#: what reading a damaged or foreign pickle may raise
-DAMAGED_PICKLE = (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, KeyError, AssertionError)
+
+@contextlib.contextmanager
+def replaced_when_complete(path: Path) -> Iterator[Path]:
+    """
+    Write a file so that an interruption or a full disk leaves the old one untouched.
+
+    :param path: path (``.zip`` is added where there is no ending), or a file-like object, which is written as it is
+    :return: where to write; what is there at the end takes the place of the old file
+    """
+    if not isinstance(path, str | pathlib.Path):
+        yield path
+        return
+    final = pathlib.Path(path)
+    if final.suffix == "":
+        final = final.with_suffix(".zip")
+    final = final.resolve()  # through a link, as SB3 writes
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        os.replace(partial, final)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-class SaveAndLoad(MaxEntRollout):
-    """What :class:`MaxEntAlgorithm` changes in SB3's ``save`` and ``load``."""
+def check_model_file(cls: Any, path: Path, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """
+    Look at what a file is before anything in it is loaded.
 
-    algorithm_id: ClassVar[str]
+    :param cls: the algorithm that is to be loaded
+    :param path: path to the file, or a file-like object
+    :param kwargs: arguments of the algorithm to change
+    :return: the arguments by the names of the attributes they are saved under
+    :raises ValueError: if the file is damaged, no model of this algorithm, or an argument does not go with it
+    :raises TypeError: if an argument is unknown
+    """
+    saved = read_description(path)
+    found = saved.get("algorithm")
+    if found != cls.algorithm_id:
+        policy_class = saved.get("policy_class") or {}
+        origin = found or (policy_class.get("__module__") if isinstance(policy_class, dict) else None) or "unknown"
+        remedy = "load it with the class it was saved with"
+        if str(origin).startswith("stable_baselines3.sac"):
+            remedy += ", or take it over with SACv2.from_sb3()"
+        raise ValueError(
+            f"path={describe(path)!r} holds a model of another algorithm ({origin}), not {cls.__name__}: {remedy}"
+        )
+    kwargs = dict(kwargs)
+    if "stats_window_size" in kwargs:
+        kwargs["_stats_window_size"] = kwargs.pop("stats_window_size")
+    unknown = sorted(set(kwargs) - set(saved) - {"seed"})
+    if unknown:
+        raise TypeError(
+            f"{cls.__name__}.load() got unknown arguments {unknown}: pass names of the algorithm's arguments"
+        )
+    if "use_sde" in kwargs and kwargs["use_sde"] != saved["use_sde"]:
+        raise ValueError(
+            f"use_sde={kwargs['use_sde']} does not go with path={describe(path)!r}, saved with use_sde="
+            f"{saved['use_sde']}, which has other networks: make a new model"
+        )
+    if "ent_coef" in kwargs and parse_ent_coef(kwargs["ent_coef"])[1] != parse_ent_coef(saved["ent_coef"])[1]:
+        raise ValueError(
+            f"ent_coef={kwargs['ent_coef']!r} does not go with path={describe(path)!r}, saved with ent_coef="
+            f"{saved['ent_coef']!r}: make a new model, and give its policy the state_dict of the saved one's"
+        )
+    return kwargs
 
-    def save(self, path: Path, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
-        """
-        As SB3's ``save``, but a file that is already there is replaced only by a complete one: an interruption or a
-        full disk leaves the old one untouched.
 
-        :param path: path (``.zip`` is added where there is no ending), or a file-like object
-        :param exclude: attributes not to save, beside the default ones
-        :param include: attributes to save although they are excluded by default
-        """
-        if not isinstance(path, str | pathlib.Path):
-            super().save(path, exclude, include)
-            return
-        final = pathlib.Path(path)
-        if final.suffix == "":
-            final = final.with_suffix(".zip")
-        final = final.resolve()  # through a link, as SB3 writes
-        final.parent.mkdir(parents=True, exist_ok=True)
-        partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
-        try:
-            super().save(partial, exclude, include)
-            os.replace(partial, final)
-        finally:
-            partial.unlink(missing_ok=True)
+@contextlib.contextmanager
+def checked_replay_buffer(model: Any, path: Path) -> Iterator[None]:
+    """
+    Check the replay buffer that a model loads, and give it back its old one if the new one does not fit.
 
-    @classmethod
-    def load(
-        cls,
-        path: Path,
-        env: GymEnv | None = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        **kwargs: Any,
-    ) -> Any:
-        """
-        As SB3's ``load``, after a look at what the file is.
-
-        :param path: path to the file, or a file-like object
-        :param env: environment to run the model on
-        :param device: device to load it to
-        :param custom_objects: objects to put in the place of saved ones
-        :param print_system_info: whether to print information on the system the model was saved on
-        :param force_reset: whether to reset the environment before training goes on
-        :param kwargs: arguments of the algorithm to change
-        :return: the model
-        :raises ValueError: if the file is damaged, or is no model of this algorithm
-        :raises TypeError: if an argument is unknown
-        """
-        saved = read_description(path)
-        found = saved.get("algorithm")
-        if found != cls.algorithm_id:
-            policy_class = saved.get("policy_class") or {}
-            origin = found or (policy_class.get("__module__") if isinstance(policy_class, dict) else None) or "unknown"
-            remedy = "load it with the class it was saved with"
-            if str(origin).startswith("stable_baselines3.sac"):
-                remedy += ", or take it over with SACv2.from_sb3()"
-            raise ValueError(
-                f"path={describe(path)!r} holds a model of another algorithm ({origin}), not {cls.__name__}: {remedy}"
-            )
-        if "stats_window_size" in kwargs:
-            kwargs["_stats_window_size"] = kwargs.pop("stats_window_size")
-        unknown = sorted(set(kwargs) - set(saved) - {"seed"})
-        if unknown:
-            raise TypeError(
-                f"{cls.__name__}.load() got unknown arguments {unknown}: pass names of the algorithm's arguments"
-            )
-        if "use_sde" in kwargs and kwargs["use_sde"] != saved["use_sde"]:
-            raise ValueError(
-                f"use_sde={kwargs['use_sde']} does not go with path={describe(path)!r}, saved with use_sde="
-                f"{saved['use_sde']}, which has other networks: make a new model"
-            )
-        if "ent_coef" in kwargs and parse_ent_coef(kwargs["ent_coef"])[1] != parse_ent_coef(saved["ent_coef"])[1]:
-            raise ValueError(
-                f"ent_coef={kwargs['ent_coef']!r} does not go with path={describe(path)!r}, saved with ent_coef="
-                f"{saved['ent_coef']!r}: make a new model, and give its policy the state_dict of the saved one's"
-            )
-        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
-
-    def load_replay_buffer(self, path: Path, truncate_last_traj: bool = True) -> None:
-        """
-        As SB3's ``load_replay_buffer``, after a look at whether the buffer is one of this model.
-
-        :param path: path to the file, or a file-like object
-        :param truncate_last_traj: with ``HerReplayBuffer``, whether the last episode in it has ended
-        :raises ValueError: if the file is damaged, or its transitions are not those of this model's environment
-        """
-        previous = self.replay_buffer
-        try:
-            with pickle_errors(path):
-                super().load_replay_buffer(path, truncate_last_traj)
-            assert self.replay_buffer is not None
-            for name in ("observation_space", "action_space", "n_envs"):
-                found, wanted = getattr(self.replay_buffer, name), getattr(self, name)
-                if found != wanted:
-                    raise ValueError(
-                        f"path={describe(path)!r} holds a replay buffer with {name}={found}, not {wanted}: load "
-                        "one of a model on the same environments"
-                    )
-            found = getattr(self.replay_buffer, "n_steps", 1)
-            if found != self.n_steps:
+    :param model: the model, whose replay buffer is replaced inside
+    :param path: where it is loaded from, for the errors
+    :raises ValueError: if the file is damaged, or its transitions are not those of this model's environment
+    """
+    previous = model.replay_buffer
+    try:
+        with pickle_errors(path):
+            yield
+        for name in ("observation_space", "action_space", "n_envs"):
+            found, wanted = getattr(model.replay_buffer, name), getattr(model, name)
+            if found != wanted:
                 raise ValueError(
-                    f"path={describe(path)!r} holds a replay buffer for n_steps={found}, not {self.n_steps}: load one "
-                    "of a model with the same n_steps"
+                    f"path={describe(path)!r} holds a replay buffer with {name}={found}, not {wanted}: load "
+                    "one of a model on the same environments"
                 )
-        except BaseException:
-            self.replay_buffer = previous
-            raise
+        found = getattr(model.replay_buffer, "n_steps", 1)
+        if found != model.n_steps:
+            raise ValueError(
+                f"path={describe(path)!r} holds a replay buffer for n_steps={found}, not {model.n_steps}: load one "
+                "of a model with the same n_steps"
+            )
+    except BaseException:
+        model.replay_buffer = previous
+        raise
 
 
 @contextlib.contextmanager

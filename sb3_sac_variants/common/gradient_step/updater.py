@@ -1,0 +1,196 @@
+"""One object for the gradient steps of a model: its learners, targets, temperature, metrics and engine."""
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+from stable_baselines3.common.policies import BasePolicy
+from torch import nn
+
+from sb3_sac_variants.common.gradient_step.engine import COMPILE_PAYS_FROM, Draw, Engine, Signature, Step, make_engine
+from sb3_sac_variants.common.gradient_step.learner import Learner
+from sb3_sac_variants.common.gradient_step.metrics import DeviceMetrics
+from sb3_sac_variants.common.gradient_step.targets import TargetTracker
+from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature, Temperature
+
+#: gradient steps from one search for denormal numbers to the next
+FLUSH_INTERVAL = 64
+
+
+class Updater:
+    """
+    Does the gradient steps of a model.
+
+    :param policy: holds the networks
+    :param learned_networks: names of the networks that learn
+    :param tracked_networks: names of the online networks, and of the targets that follow them
+    :param temperature: alpha
+    :param metric_names: what a gradient step reports
+    """
+
+    def __init__(
+        self,
+        policy: BasePolicy,
+        learned_networks: tuple[str, ...],
+        tracked_networks: Mapping[str, str],
+        temperature: Temperature,
+        metric_names: tuple[str, ...],
+    ):
+        self.device = policy.device
+        self.temperature = temperature
+        self.learners = {name: Learner(getattr(policy, name), name) for name in learned_networks}
+        self.tracked_networks = dict(tracked_networks)
+        self.trackers = {
+            target: TargetTracker(getattr(policy, online), getattr(policy, target))
+            for online, target in tracked_networks.items()
+        }
+        names = (*metric_names, "ent_coef_loss") if temperature.learned else metric_names
+        self.metrics = DeviceMetrics(names, self.device)
+        self.engine: Engine | None = None
+        #: gradient steps that were planned when the engine was chosen; a resumed run takes the same engine
+        self.planned_steps: float | None = None
+        #: gradient steps done since the model was made or loaded
+        self.updates_since_load = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the engine out of a copy: a compiled step, or a captured graph, belongs to this model's memory."""
+        return {**vars(self), "engine": None}
+
+    def _all_learners(self) -> list[Learner]:
+        temperature = [self.temperature.learner] if isinstance(self.temperature, LearnedTemperature) else []
+        return [*self.learners.values(), *temperature]
+
+    def bind_learners(self, networks: Mapping[str, nn.Module]) -> bool:
+        """
+        Rebind the learners whose module, optimiser or trainable parameters changed.
+
+        :param networks: the networks, by name
+        :return: whether there were any
+        """
+        changed = [name for name, learner in self.learners.items() if not learner.is_bound_to(networks[name])]
+        for name in changed:
+            self.learners[name].bind(networks[name])
+            self.engine = None
+        return bool(changed)
+
+    def bind_targets(self, networks: Mapping[str, nn.Module]) -> None:
+        """
+        Rebind the trackers whose networks changed.
+
+        :param networks: the networks, by name
+        """
+        for online, target in self.tracked_networks.items():
+            pair = networks[online], networks[target]
+            if not self.trackers[target].is_bound_to(*pair):
+                self.trackers[target].bind(*pair)
+                self.engine = None
+
+    def refresh(self) -> None:
+        """Take up new parameters and states of the optimisers, after they were loaded."""
+        for learner in self._all_learners():
+            learner.refresh()
+        self.engine, self.planned_steps = None, None
+
+    def plan(self, gradient_steps: float) -> None:
+        """
+        Plan ahead, for the choice of the engine.
+
+        :param gradient_steps: how many there will be until the end of ``learn()``. Those that are done count too: who
+            has trained so long in short calls of ``learn()`` will likely go on
+        """
+        before, self.planned_steps = self.planned_steps, self.updates_since_load + gradient_steps
+        if before is not None and before < COMPILE_PAYS_FROM <= self.planned_steps:
+            self.engine = None  # to be chosen anew
+
+    def set_learning_rates(self, actor: float, critic: float, ent_coef: float) -> None:
+        """
+        :param actor: learning rate of the actor
+        :param critic: of all other networks
+        :param ent_coef: of the temperature, if it is learned
+        """
+        for name, learner in self.learners.items():
+            learner.set_learning_rate(actor if name == "actor" else critic)
+        if isinstance(self.temperature, LearnedTemperature):
+            self.temperature.learner.set_learning_rate(ent_coef)
+
+    def configure_targets(self, tau: float, interval: int, n_updates: int) -> None:
+        """
+        :param tau: coefficient of the moving average
+        :param interval: gradient steps from one update of the targets to the next
+        :param n_updates: gradient steps done so far in the whole run
+        """
+        for tracker in self.trackers.values():
+            tracker.configure(tau, interval, n_updates)
+
+    def choose_engine(
+        self, name: str, draw: Draw, step: Step, *, draw_on_device: bool, planned_steps: float, verbose: int
+    ) -> Engine:
+        """
+        Choose an engine, unless there is one that still fits.
+
+        :param name: the argument ``engine``
+        :param draw: gives the arguments of a gradient step
+        :param step: does a gradient step
+        :param draw_on_device: whether ``draw`` needs no synchronisation between host and device
+        :param planned_steps: gradient steps to come, where :meth:`plan` was not called
+        :param verbose: from 1 on, say which engine was taken and why
+        :return: the engine
+        """
+        if self.engine is not None and self.engine.draw_on_device == draw_on_device:
+            return self.engine
+        learners = self.learners.values()
+        in_one_graph = all(learner.plain_adam for learner in learners)
+        for learner in learners:
+            learner.in_one_graph = in_one_graph
+        self.engine = make_engine(
+            name,
+            draw,
+            step,
+            device=self.device,
+            draw_on_device=draw_on_device,
+            fullgraph=in_one_graph,
+            planned_steps=self.updates_since_load + planned_steps if self.planned_steps is None else self.planned_steps,
+            unsupported_engines={
+                engine: why for learner in learners for engine, why in learner.unsupported_engines().items()
+            },
+            verbose=verbose,
+        )
+        return self.engine
+
+    def run(self, engine: Engine, n_updates: int, until: int, batch_size: int, signature: Signature) -> int:
+        """
+        Do gradient steps up to the next search for denormal numbers, which comes every 64 on a CPU.
+
+        :param engine: does them
+        :param n_updates: gradient steps done so far in the whole run
+        :param until: how many there are to be in the end
+        :param batch_size: transitions in each
+        :param signature: see :meth:`Engine.run`
+        :return: how many were done
+        """
+        steps = min(until - n_updates, FLUSH_INTERVAL - n_updates % FLUSH_INTERVAL)
+        self.updates_since_load += steps
+        engine.run(steps, batch_size, signature)
+        if (n_updates + steps) % FLUSH_INTERVAL == 0 and self.device.type == "cpu":
+            for learner in self.learners.values():
+                learner.flush_denormals()
+        return steps
+
+    def signature(self) -> tuple[Hashable, ...]:
+        """
+        :return: changes when memory that a gradient step reads or writes has been replaced
+        """
+        written: list[Learner | TargetTracker] = [*self._all_learners(), *self.trackers.values()]
+        return tuple(one.signature() for one in written)
+
+    def state(self) -> dict[str, Any]:
+        """
+        :return: what of a run is neither in the networks nor in the optimisers, for a checkpoint
+        """
+        return {"metrics": self.metrics.state(), "planned_steps": self.planned_steps}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """
+        :param state: what :meth:`state` gave
+        """
+        self.metrics.set_state(state["metrics"])
+        self.planned_steps = state["planned_steps"]
