@@ -1,6 +1,7 @@
 """
-What soft Q-learning has to do differently for continuous and discrete actions: propose actions to integrate over, and
-improve the actor.
+What soft Q-learning does differently for continuous and discrete actions.
+
+It proposes actions to integrate over, and improves the actor.
 """
 
 from abc import ABC, abstractmethod
@@ -48,6 +49,8 @@ class ParticleOptions:
 
     def check(self) -> None:
         """
+        Check the numbers of particles.
+
         :raises ValueError: if a value has no meaning
         """
         check_range("n_value_particles", self.n_value_particles, 1, integer=True)
@@ -63,6 +66,8 @@ class ParticleOptions:
 
     def check_untouched(self, action_space: spaces.Space) -> None:
         """
+        Refuse particles where there are none.
+
         :param action_space: what these arguments do not concern
         :raises ValueError: if one was passed nevertheless
         """
@@ -77,7 +82,9 @@ class ParticleOptions:
     @property
     def n_updated(self) -> int:
         """
-        :return: particles that are updated
+        Number of particles that are updated.
+
+        :return: particles for each state
         """
         return int(self.n_svgd_particles * self.svgd_update_ratio)
 
@@ -101,6 +108,8 @@ class ActionKind(ABC):
     @abstractmethod
     def check(options: ParticleOptions, ent_coef: str | float, action_space: spaces.Space) -> None:
         """
+        Check the arguments that this kind of action concerns.
+
         :param options: numbers of particles and the like
         :param ent_coef: the temperature as it was passed
         :param action_space: the action space
@@ -110,6 +119,8 @@ class ActionKind(ABC):
     @abstractmethod
     def draw_noise(self, batch_size: int) -> Noise:
         """
+        Draw the random numbers of one update.
+
         :param batch_size: number of states
         :return: random numbers of one update
         """
@@ -117,6 +128,8 @@ class ActionKind(ABC):
     @abstractmethod
     def draw_particles(self, n_particles: int, batch_size: int, generator: th.Generator | None = None) -> th.Tensor:
         """
+        Draw the actions that V is estimated with.
+
         :param n_particles: how many for each state, where there are any
         :param batch_size: number of states
         :param generator: what to draw from, torch's own by default
@@ -126,6 +139,8 @@ class ActionKind(ABC):
     @abstractmethod
     def proposal(self, particles: th.Tensor) -> PolicySample:
         """
+        Weight particles as a sample of the uniform policy.
+
         :param particles: of :meth:`draw_particles`
         :return: actions to integrate over, as a sample of the uniform policy
         """

@@ -233,8 +233,10 @@ class SQL(MaxEntAlgorithm):
 
     def soft_value(self, observation: np.ndarray | dict[str, np.ndarray], n_samples: int = 1024) -> np.ndarray:
         """
-        Soft state value V(s) = alpha log integral exp(min_i Q_i(s, a)/alpha) da over actions scaled to [-1, 1] (eq. 5),
-        or its sum over discrete actions. Does not touch the random state of the training.
+        Soft state value V(s) = alpha log integral exp(min_i Q_i(s, a)/alpha) da (eq. 5).
+
+        The integral runs over actions scaled to [-1, 1]; it is a sum over discrete ones. The random state of the
+        training stays untouched.
 
         :param observation: one observation or n of them (normalised, where VecNormalize is used)
         :param n_samples: continuous actions to estimate the integral with, for each observation

@@ -172,6 +172,8 @@ class MaxEntAlgorithm(MaxEntRollout):
     @abstractmethod
     def draw_noise(self, batch_size: int) -> Any:
         """
+        Draw the random numbers of one gradient step.
+
         :param batch_size: transitions in the gradient step
         :return: the random numbers :meth:`update` takes
         """
@@ -179,8 +181,9 @@ class MaxEntAlgorithm(MaxEntRollout):
     @abstractmethod
     def update(self, batch: Batch, noise: Any) -> dict[str, th.Tensor]:
         """
-        One gradient step: the paper's algorithm box. No synchronisation with the host, static shapes, everything that
-        changes from step to step a tensor.
+        Do one gradient step: the paper's algorithm box.
+
+        There is no synchronisation with the host, shapes are static, and what changes from step to step is a tensor.
 
         :param batch: transitions
         :param noise: what :meth:`draw_noise` gave
@@ -191,6 +194,8 @@ class MaxEntAlgorithm(MaxEntRollout):
 
     def _check_arguments(self) -> None:
         """
+        Check the arguments; a subclass adds its own.
+
         :raises TypeError: if an argument is of a wrong type
         :raises ValueError: if an argument has no meaning
         """
@@ -234,6 +239,8 @@ class MaxEntAlgorithm(MaxEntRollout):
 
     def _make_temperature(self, value: float, learned: bool) -> Temperature:
         """
+        Build the temperature, without an optimiser.
+
         :param value: (initial) alpha
         :param learned: whether it is learned
         :return: the temperature, without an optimiser
@@ -243,6 +250,8 @@ class MaxEntAlgorithm(MaxEntRollout):
     @property
     def log_ent_coef(self) -> th.Tensor | None:
         """
+        Log of the learned temperature.
+
         :return: log of the learned temperature, ``(1,)`` (with several agents, one each); None if it is fixed
         """
         return self.temperature.log_ent_coef if isinstance(self.temperature, LearnedTemperature) else None
@@ -258,6 +267,8 @@ class MaxEntAlgorithm(MaxEntRollout):
 
     def _set_learning_rates(self, progress_remaining: float) -> dict[str, float]:
         """
+        Set the learning rates for the steps that follow.
+
         :param progress_remaining: from 1 (beginning) to 0 (end)
         :return: the rates by SB3's log names
         """
@@ -303,6 +314,8 @@ class MaxEntAlgorithm(MaxEntRollout):
 
     def _draw(self, batch_size: int) -> tuple[Batch, Any]:
         """
+        Draw a batch from the replay buffer, and the noise of a gradient step.
+
         :param batch_size: number of transitions
         :return: transitions from the replay buffer, and the noise of a gradient step
         """
@@ -327,6 +340,8 @@ class MaxEntAlgorithm(MaxEntRollout):
 
     def _gradient_step(self, batch: Batch, noise: Any) -> None:
         """
+        Do one update, and add up its metrics.
+
         :param batch: transitions
         :param noise: random numbers
         """
@@ -339,6 +354,8 @@ class MaxEntAlgorithm(MaxEntRollout):
 
     def _planned_gradient_steps(self) -> float:
         """
+        Number of gradient steps to the end of ``learn()``.
+
         :return: gradient steps to the end of ``learn()``
         """
         steps = max(self._total_timesteps - self.num_timesteps, 0)
@@ -357,6 +374,8 @@ class MaxEntAlgorithm(MaxEntRollout):
 
     def _engine_signature(self) -> Hashable:
         """
+        Identify the memory and the constants that a captured graph was made for.
+
         :return: changes when memory that a captured graph points to has been replaced, or a constant in it has changed
         """
         constants = [getattr(self, name) for name in self.update_constants]
@@ -416,6 +435,8 @@ class MaxEntAlgorithm(MaxEntRollout):
     @abstractmethod
     def _soft_value(self, obs: th.Tensor | TensorDict, noise: th.Tensor) -> th.Tensor:
         """
+        Estimate V(s), for :meth:`soft_value`.
+
         :param obs: observations
         :param noise: noise of one action for each
         :return: (an estimate of) V(s), ``(B, 1)``
@@ -423,6 +444,8 @@ class MaxEntAlgorithm(MaxEntRollout):
 
     def _draw_inspection_noise(self, n_samples: int, batch_size: int, generator: th.Generator) -> th.Tensor:
         """
+        Draw the noise for :meth:`soft_value`.
+
         :param n_samples: actions to sample for each observation
         :param batch_size: number of observations
         :param generator: what to draw from
