@@ -35,7 +35,9 @@ apidoc_modules = [
         "max_depth": 1,
     }
 ]
-autodoc_default_options = {"ignore-module-all": True}  # names that a package re-exports are documented where they are defined
+autodoc_default_options = {
+    "ignore-module-all": True
+}  # names that a package re-exports are documented where they are defined
 add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
