@@ -90,7 +90,7 @@ SQUASH_GRADIENTS = {
 
 def rbf_kernel(fixed: th.Tensor, updated: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
     """
-    The kernel exp(-|x' - x|^2 / h) and its gradient by the fixed particle x'.
+    The kernel ``exp(-|x' - x|^2 / h)`` and its gradient by the fixed particle x'.
 
     Its bandwidth is the median of the squared distances over log(F + 1), for each state its own, so that the kernel's
     sum over the fixed particles is near that of a particle on itself (Liu and Wang 2016, section 5).

@@ -31,7 +31,7 @@ class FiniteMDP:
     Terminal states keep their rows (one state, one row everywhere): each absorbs, with reward 0; their ``q`` and ``v``
     are 0 and their ``policy``, which no step ever asks for, is uniform.
 
-    :param transition: P(s'|s, a), shape (S, A, S); every row sums to one
+    :param transition: ``P(s'|s, a)``, shape (S, A, S); every row sums to one
     :param reward: r(s, a), the expected reward of a step, shape (S, A)
     :param gamma: Discount factor in [0, 1)
     :param terminal: Boolean mask of the states in which the episode is over, shape (S,); None for none.

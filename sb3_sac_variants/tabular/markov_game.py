@@ -12,7 +12,7 @@ class FiniteMarkovGame:
     """
     A Markov game of N agents with the same A actions each, S states and discount gamma.
 
-    :param transition: P(s'|s, a^1, ..., a^N), shape (S, A, ..., A, S) with N axes of actions; every row sums to one
+    :param transition: ``P(s'|s, a^1, ..., a^N)``, shape (S, A, ..., A, S) with N axes of actions; every row sums to one
     :param reward: r^i(s, a^1, ..., a^N), shape (N, S, A, ..., A)
     :param gamma: Discount factor in [0, 1)
     :param terminal: Boolean mask of the states in which the episode is over, shape (S,), as in :class:`FiniteMDP`:

@@ -68,8 +68,9 @@ class SoftPolicyIteration(NamedTuple):
 
 def soft_policy_backup(mdp: FiniteMDP, q: ArrayLike, policy: ArrayLike, alpha: float) -> FloatArray:
     """
-    The soft Bellman backup of a policy, r + gamma E_s'[ sum_a' pi(a'|s') (q(s', a') - alpha log pi(a'|s')) ]
-    (Haarnoja et al. 2018, eq. 2 and 3). It contracts at rate gamma in the largest entry; its fixed point is what
+    The soft Bellman backup of a policy (Haarnoja et al. 2018, eq. 2 and 3).
+
+    ``r + gamma E_s'[ sum_a' pi(a'|s') (q(s', a') - alpha log pi(a'|s')) ]``. It contracts at rate gamma in the largest entry; its fixed point is what
     :func:`soft_policy_evaluation` solves for.
 
     :param mdp: The process

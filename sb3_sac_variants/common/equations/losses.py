@@ -106,7 +106,7 @@ def soft_policy_improvement(q_values: th.Tensor, sample: PolicySample, ent_coef:
     Reparameterised policy loss J_pi = E[E_pi[alpha log pi(a|s) - Q(s, a)]] (P18, eq. 12; P19, eq. 7).
 
     For discrete actions the inner expectation is the exact sum over actions (not its mean: that would scale the
-    loss by 1/|A|).
+    loss by ``1/|A|``).
 
     :param q_values: Q at the policy's actions, ``(B, K)``
     :param sample: the policy's actions, differentiable

@@ -42,8 +42,9 @@ def gaussian_log_prob(value: th.Tensor, mean: th.Tensor, log_std: th.Tensor) -> 
 
 def log_det_tanh(pre_tanh: th.Tensor) -> th.Tensor:
     """
-    log |det d tanh(u)/du| = sum log(1 - tanh(u)^2), in the form that stays finite for any u
-    (P18, appendix C, eq. 21, with log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u))).
+    Log-determinant of the squashing, ``sum log(1 - tanh(u)^2)``, in a form that stays finite for any u.
+
+    It is P18, appendix C, eq. 21, with ``log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u))``.
 
     :param pre_tanh: u, ``(..., D)``
     :return: ``(...)``
