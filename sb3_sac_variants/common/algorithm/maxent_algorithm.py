@@ -307,7 +307,7 @@ class MaxEntAlgorithm(MaxEntRollout):
             verbose=self.verbose,
         )
         until = self._n_updates + gradient_steps
-        with matmul_precision(self.precision):
+        with matmul_precision(self.precision, self.policy, self.device):
             while self._n_updates < until:
                 self._n_updates += self.updater.run(engine, self._n_updates, until, batch_size, self._engine_signature)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
