@@ -1,4 +1,4 @@
-"""What people hang on an optimiser or its parameters is called, or refused: hooks, a step of their own, late options."""
+"""What people hang on an optimiser or its parameters is called, or refused: hooks, own steps, late options."""
 
 import copy
 from collections.abc import Callable, Iterator

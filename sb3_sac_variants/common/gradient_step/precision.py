@@ -6,15 +6,12 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch as th
 from torch import nn
 
 from sb3_sac_variants.common.equations.products import let_layers_round, rounded_operands
-
-Precision = Literal["float32", "bfloat16"]
-TORCH_PRECISION = {"float32": "highest", "bfloat16": "medium"}
 
 #: environment variable that answers in place of the probe: "always" or "never"
 VARIABLE = "SB3_SAC_VARIANTS_BFLOAT16"
@@ -24,7 +21,7 @@ WORTHWHILE = 1.2
 
 
 @contextmanager
-def matmul_precision(precision: Precision, networks: nn.Module, device: th.device) -> Iterator[None]:
+def matmul_precision(precision: str, networks: nn.Module, device: th.device) -> Iterator[None]:
     """
     Multiply matrices in this precision while the context lasts.
 
@@ -113,7 +110,7 @@ def _is_faster(device_type: str) -> bool:
     return min(exact for exact, _ in pairs) > WORTHWHILE * min(rounded for _, rounded in pairs)
 
 
-def warn_if_ignored(precision: Precision, device: th.device) -> None:
+def warn_if_ignored(precision: str, device: th.device) -> None:
     """
     Warn if an update computes in float32 whatever was asked for.
 

@@ -34,7 +34,7 @@ def fast_inference(module: nn.Module) -> Callable[..., Any]:
     """
     if _is_watched(module):
         return module
-    if type(module) in LINEAR:
+    if isinstance(module, nn.Linear) and type(module) in LINEAR:
         return functools.partial(_linear, module)
     if type(module) is nn.ReLU and not module.inplace:
         return th.relu
