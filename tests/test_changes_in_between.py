@@ -20,13 +20,13 @@ from torch import nn
 from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
 from sb3_sac_variants.common.gradient_step import engine as engine_module
 from sb3_sac_variants.common.gradient_step import updater
+from sb3_sac_variants.common.gradient_step.compilation import compile_unsupported
 from sb3_sac_variants.common.gradient_step.engine import (
     CompiledEngine,
     EagerEngine,
     Engine,
     EngineUnavailableError,
     _WithFallback,
-    compile_unsupported,
 )
 
 needs_compiler = pytest.mark.skipif(compile_unsupported() is not None, reason="no C++ compiler")

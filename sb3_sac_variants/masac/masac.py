@@ -97,15 +97,6 @@ class MASAC(MaxEntAlgorithm):
     }
     tracked_networks: ClassVar[dict[str, str]] = {"critic": "critic_target"}
     update_constants = (*MaxEntAlgorithm.update_constants, "ce_obs", "_ce_arguments")
-    metric_names = (
-        "critic_loss",
-        "actor_loss",
-        "ent_coef",
-        "entropy",
-        "q_mean",
-        "ce_ratio",
-        "policy_divergence",
-    )
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MlpPolicy}
     policy: MASACPolicy
     _warned_of_collapse = False

@@ -62,7 +62,6 @@ class SACv2(MaxEntAlgorithm):
     supported_action_spaces = (spaces.Box, spaces.Discrete)
     tracked_networks: ClassVar[dict[str, str]] = {"critic": "critic_target"}
     update_constants = (*MaxEntAlgorithm.update_constants, "update_order")
-    metric_names = ("critic_loss", "actor_loss", "ent_coef", "entropy", "q_mean")
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,

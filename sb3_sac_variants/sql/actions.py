@@ -6,7 +6,7 @@ It proposes actions to integrate over, and improves the actor.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch as th
 from gymnasium import spaces
@@ -98,9 +98,6 @@ class ActionKind(ABC):
     :param options: numbers of particles and the like
     """
 
-    #: what :meth:`improve_policy` reports
-    metric_names: ClassVar[tuple[str, ...]] = ()
-
     @abstractmethod
     def __init__(self, policy: SQLPolicy, learners: dict[str, Learner], options: ParticleOptions): ...
 
@@ -159,8 +156,6 @@ class ActionKind(ABC):
 
 class SampledActions(ActionKind):
     """Continuous actions: V is estimated from uniform ones, and a Stein sampler learns to draw those of the policy."""
-
-    metric_names = ("actor_loss",)
 
     def __init__(self, policy: SQLPolicy, learners: dict[str, Learner], options: ParticleOptions):
         assert isinstance(policy.actor, SteinActor)

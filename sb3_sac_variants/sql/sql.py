@@ -181,7 +181,6 @@ class SQL(MaxEntAlgorithm):
         self._action_kind.check(self._particle_options, self.ent_coef, self.action_space)
 
     def _setup_model(self) -> None:
-        self.metric_names = ("critic_loss", "ent_coef", "entropy", "q_mean", *self._action_kind.metric_names)
         super()._setup_model()
         self._setup_actions()
         self._tell_actor_temperature()
@@ -259,4 +258,4 @@ class SQL(MaxEntAlgorithm):
         self._tell_actor_temperature()  # the saved policy's may be another: load(..., ent_coef=0.1)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_actions", "_options_in_use", "metric_names"]
+        return [*super()._excluded_save_params(), "_actions", "_options_in_use"]

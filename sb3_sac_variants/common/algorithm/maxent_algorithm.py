@@ -90,8 +90,6 @@ class MaxEntAlgorithm(MaxEntRollout):
     algorithm_id: ClassVar[str]
     #: arguments that the algorithm would ignore: the value that each has to keep, and why
     unsupported_arguments: ClassVar[dict[str, tuple[Any, str]]] = {}
-    #: what :meth:`update` reports
-    metric_names: tuple[str, ...]
     #: pairs of networks (online, target)
     tracked_networks: ClassVar[dict[str, str]]
     #: attributes that a gradient step reads as plain values
@@ -187,7 +185,7 @@ class MaxEntAlgorithm(MaxEntRollout):
 
         :param batch: transitions
         :param noise: what :meth:`draw_noise` gave
-        :return: metrics to log, scalars on the device, the same names at each call
+        :return: metrics to log by their names, scalars on the device; the same ones at each call
         """
 
     # ---------------------------------------------------------------- construction
@@ -212,7 +210,7 @@ class MaxEntAlgorithm(MaxEntRollout):
         self._create_aliases()
         self._setup_temperature()
         learned, tracked = self.policy.learned_networks, self.tracked_networks
-        self.updater = Updater(self.policy, learned, tracked, self.temperature, self.metric_names)
+        self.updater = Updater(self.policy, learned, tracked, self.temperature)
         for name, learner in self.updater.learners.items():
             setattr(self, f"{name}_learner", learner)
         for name, tracker in self.updater.trackers.items():
@@ -307,7 +305,7 @@ class MaxEntAlgorithm(MaxEntRollout):
             verbose=self.verbose,
         )
         until = self._n_updates + gradient_steps
-        with matmul_precision(self.precision):
+        with matmul_precision(self.precision, self.policy, self.device):
             while self._n_updates < until:
                 self._n_updates += self.updater.run(engine, self._n_updates, until, batch_size, self._engine_signature)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")

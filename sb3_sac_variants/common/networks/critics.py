@@ -12,6 +12,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_sac_variants.common.equations.products import stacked_linear
 from sb3_sac_variants.common.equations.types import PolicySample
 from sb3_sac_variants.common.networks.preprocessing import TraceablePreprocessing
 
@@ -44,9 +45,7 @@ class StackedLinear(nn.Module):
             return (inputs * self.weight.transpose(1, 2)).sum(dim=2, keepdim=True) + self.bias
         if inputs.dim() == 2:
             inputs = inputs.expand(self.weight.shape[0], *inputs.shape)
-        if th.compiler.is_compiling():  # the compiler fuses the sum with the activation
-            return th.bmm(inputs, self.weight) + self.bias
-        return th.baddbmm(self.bias, inputs, self.weight)
+        return stacked_linear(inputs, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         n, in_features, out_features = self.weight.shape

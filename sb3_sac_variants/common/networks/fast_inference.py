@@ -17,8 +17,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
+from sb3_sac_variants.common.equations import products
+
 #: where networks are known to keep nothing on them
 PACKAGE = __name__.partition(".")[0]
+
+#: layers that are F.linear, the second in an update with a precision of its own
+LINEAR = (nn.Linear, products.Linear)
 
 
 def fast_inference(module: nn.Module) -> Callable[..., Any]:
@@ -29,7 +34,7 @@ def fast_inference(module: nn.Module) -> Callable[..., Any]:
     """
     if _is_watched(module):
         return module
-    if type(module) is nn.Linear:
+    if isinstance(module, nn.Linear) and type(module) in LINEAR:
         return functools.partial(_linear, module)
     if type(module) is nn.ReLU and not module.inplace:
         return th.relu
@@ -47,7 +52,7 @@ def plain_linear(layer: Callable[..., Any]) -> nn.Linear | None:
     """
     if isinstance(layer, functools.partial) and layer.func is _linear:
         return layer.args[0]
-    return layer if type(layer) is nn.Linear and not _is_watched(layer) else None
+    return layer if isinstance(layer, nn.Linear) and type(layer) in LINEAR and not _is_watched(layer) else None
 
 
 def _double(network: nn.Module) -> nn.Module:
