@@ -6,21 +6,10 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
-from torch import nn
 
 from sb3_sac_variants.common.equations.types import PolicySample
 from sb3_sac_variants.common.networks.critics import StackedCritic, StackedLinear
 from sb3_sac_variants.masac.losses import JointSample
-
-
-def first_layer(networks: nn.Sequential) -> StackedLinear:
-    """
-    :param networks: of :func:`~sb3_sac_variants.common.networks.critics.stacked_mlp`
-    :return: their first layer
-    """
-    layer = networks[0]
-    assert isinstance(layer, StackedLinear)
-    return layer
 
 
 class CentralizedCritic(StackedCritic):
@@ -34,7 +23,6 @@ class CentralizedCritic(StackedCritic):
 
     observation_space: spaces.Box
     action_space: spaces.Box
-    q_networks: nn.Sequential
     agent_ids: th.Tensor
     order: th.Tensor
 
@@ -111,10 +99,10 @@ class CentralizedCritic(StackedCritic):
             return self._evaluate_shared(obs, actions, constant).amin(dim=0)
         # All networks see the same joint action, as a constant. The own action comes in once more at the first layer,
         # as its difference from itself: that is zero, and has the gradient wanted
-        first = first_layer(self.q_networks)
+        first = self.q_networks.stacked[0]
         own = (actions - constant).transpose(0, 1).repeat(self.n_critics, 1, 1)
         hidden = th.baddbmm(first(self._joint(obs, constant)), own, self._own_action_weight(first))
-        return self._by_agent(self.q_networks[1:](hidden)).amin(dim=0)
+        return self._by_agent(self.q_networks(hidden, first=1)).amin(dim=0)
 
     def _own_action_weight(self, layer: StackedLinear) -> th.Tensor:
         """
