@@ -82,7 +82,7 @@ class PlainAgents:
 
     @staticmethod
     def unstack(networks: Any) -> list[list[th.Tensor]]:
-        layers = [layer for layer in networks if hasattr(layer, "weight")]
+        layers = [layer for layer in networks.layers if hasattr(layer, "weight")]
         return [
             [
                 tensor.detach().clone().requires_grad_()

@@ -7,7 +7,6 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
-from torch import nn
 from torch.nn import functional as F
 
 from sb3_sac_variants.common.equations.types import PolicySample
@@ -26,7 +25,6 @@ class CentralizedCritic(StackedCritic):
     """
 
     observation_space: spaces.Box
-    q_networks: nn.Sequential
     agent_ids: th.Tensor
     order: th.Tensor
 
@@ -133,11 +131,10 @@ class CentralizedContinuousCritic(CentralizedCritic):
             return self._evaluate_shared(obs, actions, constant).amin(dim=0).unsqueeze(2)
         # All networks see the same joint action, as a constant. The own action comes in once more at the first layer,
         # as its difference from itself: that is zero, and has the gradient wanted
-        first = self.q_networks[0]
-        assert isinstance(first, StackedLinear)
+        first = self.q_networks.stacked[0]
         own = (actions - constant).transpose(0, 1).repeat(self.n_critics, 1, 1)
         hidden = th.baddbmm(first(self._joint(obs, constant)), own, self._own_action_weight(first))
-        return self._by_agent(self.q_networks[1:](hidden)).amin(dim=0).unsqueeze(2)
+        return self._by_agent(self.q_networks(hidden, first=1)).amin(dim=0).unsqueeze(2)
 
     def _own_action_weight(self, layer: StackedLinear) -> th.Tensor:
         """Weights of the first layer of network (k, i) for agent i's action, ``(n_critics * N, D, out_features)``."""

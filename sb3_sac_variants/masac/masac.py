@@ -61,8 +61,8 @@ class MASAC(MaxEntAlgorithm):
     J(pi^i) = E sum_t gamma^t (r^i + alpha_i H(pi^i) + beta sum_{j != i} CE(pi^i, pi^j)).
 
     The environment is a :class:`~sb3_sac_variants.envs.ParallelEnvAdapter`, or another one with observations
-    ``(N, d)``, actions ``(N, D)`` or MultiDiscrete ``[n] * N``, and the agents' rewards in ``info["agent_rewards"]``. On
-    discrete actions every expectation over an agent's own action is an exact sum, at a drawn action of each other one.
+    ``(N, d)``, actions ``(N, D)`` or MultiDiscrete ``[n] * N``, and the agents' rewards in ``info["agent_rewards"]``.
+    On discrete actions every expectation over an agent's own action is an exact sum, at a drawn action of each other one.
     ``VecNormalize`` may normalise observations, but not rewards, of which it knows only the mean. :meth:`q_value` and
     :meth:`soft_value` give ``(n, N)``, a value for each agent.
 
@@ -74,8 +74,8 @@ class MASAC(MaxEntAlgorithm):
     The only policy is "MlpPolicy", with ``share_actor`` and ``share_critic`` in ``policy_kwargs`` for networks that
     serve all agents. There are no gSDE and no n-step returns.
 
-    :param target_entropy: H of each agent, in nats: "auto" for -D, "auto_0.5" for half of that, or a number; on discrete
-        actions "auto" for 0.7 log|A|, "auto_0.5" for half of log|A|
+    :param target_entropy: H of each agent, in nats: "auto" for -D, "auto_0.5" for half of that, or a number; on
+        discrete actions "auto" for 0.7 log|A|, "auto_0.5" for half of log|A|
     :param ce_coef: beta, in units of reward; 0 leaves the cross-entropy out
     :param ce_convention: "objective": beta > 0 makes policies differ; "similarity": beta > 0 makes them alike
     :param ce_obs: where pi^j is evaluated: "theirs", at agent j's observation (the state is what all observe), or

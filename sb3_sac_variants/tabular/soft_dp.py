@@ -70,8 +70,8 @@ def soft_policy_backup(mdp: FiniteMDP, q: ArrayLike, policy: ArrayLike, alpha: f
     """
     The soft Bellman backup of a policy (Haarnoja et al. 2018, eq. 2 and 3).
 
-    ``r + gamma E_s'[ sum_a' pi(a'|s') (q(s', a') - alpha log pi(a'|s')) ]``. It contracts at rate gamma in the largest entry; its fixed point is what
-    :func:`soft_policy_evaluation` solves for.
+    ``r + gamma E_s'[ sum_a' pi(a'|s') (q(s', a') - alpha log pi(a'|s')) ]``. It contracts at rate
+    gamma in the largest entry; its fixed point is what :func:`soft_policy_evaluation` solves for.
 
     :param mdp: The process
     :param q: State-action values, shape (S, A)

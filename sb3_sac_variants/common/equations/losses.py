@@ -3,8 +3,8 @@ The equations of maximum-entropy reinforcement learning, one pure function each.
 
 Every function takes tensors and returns tensors: no network, no optimiser, no state. Shapes are checked, because a
 silent broadcast of ``(batch,)`` against ``(batch, 1)`` is the classic error of this field. Notation: ``B`` batch
-size, ``N`` number of agents (1 but for MASAC), ``n`` number of critics, ``K`` number of actions an expectation runs over (1 for a sampled action, ``|A|`` for
-an exact sum over discrete actions).
+size, ``N`` number of agents (1 but for MASAC), ``n`` number of critics, ``K`` number of actions an expectation runs
+over (1 for a sampled action, ``|A|`` for an exact sum over discrete actions).
 
 P17 is Haarnoja et al. 2017 (arXiv 1702.08165), P18 Haarnoja et al. 2018 (arXiv 1801.01290), P19 Haarnoja et al.
 2018/2019 (arXiv 1812.05905).

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
 from sb3_sac_variants.common.equations import products
+from sb3_sac_variants.common.networks.critics import StackedNetworks
 
 #: where networks are known to keep nothing on them
 PACKAGE = __name__.partition(".")[0]
@@ -40,7 +41,7 @@ def fast_inference(module: nn.Module) -> Callable[..., Any]:
         return th.relu
     if type(module) is FlattenExtractor:
         return _flatten
-    if type(module) is nn.Sequential:
+    if type(module) in (nn.Sequential, StackedNetworks):
         return functools.partial(_chain, [fast_inference(layer) for layer in module.children()])
     return _double(module).forward if _keeps_nothing(module) else module.forward
 
@@ -70,7 +71,8 @@ def _double(network: nn.Module) -> nn.Module:
 
 def _keeps_nothing(network: nn.Module) -> bool:
     """Whether a double can take the place of a network: so it is with those of this package, not with any subclass."""
-    return type(network).__module__.partition(".")[0] == PACKAGE and not _is_watched(network)
+    own = type(network).__module__.partition(".")[0] == PACKAGE and type(network) is not StackedNetworks
+    return own and not _is_watched(network)
 
 
 def _is_watched(module: nn.Module) -> bool:
