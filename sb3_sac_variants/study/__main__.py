@@ -36,7 +36,7 @@ print(json.dumps({"algos": algos, "envs": list(gymnasium.registry)}))
 """
 
 
-def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m sb3_sac_variants.study",
@@ -47,7 +47,6 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     train = commands.add_parser("run", help="train and evaluate what is not finished")
     status = commands.add_parser("status", help="show how far the runs are")
     report = commands.add_parser("report", help="write CSV files, tables and figures of the finished runs")
-    commands.add_parser("tune", help="a worker of the zoo's tuning, through a database; see tune --help")
     for command in (train, status, report):
         command.add_argument("file", type=Path, help="file of studies (YAML)")
         command.add_argument("studies", nargs="*", help="names of studies (default: all of the file)")
@@ -86,12 +85,6 @@ def main(arguments: list[str] | None = None) -> int:
 
     :return: 0; 1 if something failed, is missing or falls short; 2 for a wrong argument; 130 after an interruption
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["tune"]:  # the zoo parses the rest
-        from sb3_sac_variants.study.tune import main as tune
-
-        tune(arguments[1:])
-        return 0
     args = parse_arguments(arguments)
     try:
         studies = load_studies(args.file, args.studies)

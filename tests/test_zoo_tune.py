@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from sb3_sac_variants.study import __main__ as commands
+from sb3_sac_variants.zoo import tune
 
 WORKERS, TRIALS, HEARTBEAT = 4, 20, 2
 
@@ -29,9 +29,12 @@ WORKERS, TRIALS, HEARTBEAT = 4, 20, 2
         (["--storage", "sqlite:///a.db"], "--study-name"),
     ],
 )
-def test_wrong_options_are_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_options_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tune", *arguments])
     with pytest.raises(SystemExit):
-        commands.main(["tune", *arguments])
+        tune.main()
     assert message in capsys.readouterr().err
 
 
@@ -95,7 +98,7 @@ def test_four_workers_started_together_lose_no_trial_and_retry_that_of_a_worker_
     import optuna
     from optuna.trial import TrialState
 
-    command = [sys.executable, "-m", "sb3_sac_variants.study", "tune", "--algo", "sac_v2", "--env", "Pendulum-v1"]
+    command = [sys.executable, "-m", "sb3_sac_variants.zoo", "tune", "--algo", "sac_v2", "--env", "Pendulum-v1"]
     command += ["-n", "400", "--n-evaluations", "1", "--eval-episodes", "1", "--num-threads", "1", "--device", "cpu"]
     command += ["--storage", storage, "--study-name", "tuning", "--heartbeat", f"{HEARTBEAT}", "--no-optim-plots"]
     command += [
