@@ -129,3 +129,5 @@ def unpack(packed: bytes, root: Path) -> None:
     for path in root.glob("**/checkpoint/version-*/*"):
         if str(path.relative_to(root)) not in members:
             path.unlink()
+            with contextlib.suppress(OSError):  # others are still in it
+                path.parent.rmdir()

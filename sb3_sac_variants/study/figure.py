@@ -56,6 +56,8 @@ def _draw_panel(panel: Any, study: Study, data: pd.DataFrame) -> None:
         mine = data[data["algo"] == name]
         if mine.empty:
             continue
+        # The steps that all seeds have
+        mine = mine[mine.groupby("step")["seed"].transform("nunique") == mine["seed"].nunique()]
         look = {"data": mine, "x": "step", "y": "value", "color": colour[name], "ax": panel}
         sns.lineplot(**look, units="seed", estimator=None, linewidth=0.6, alpha=0.35)
         sns.lineplot(**look, estimator=iqm, errorbar=bootstrap_interval, err_kws={"alpha": 0.15, "linewidth": 0},
