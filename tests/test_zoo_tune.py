@@ -99,7 +99,7 @@ def test_four_workers_started_together_lose_no_trial_and_retry_that_of_a_worker_
     from optuna.trial import TrialState
 
     command = [sys.executable, "-m", "sb3_sac_variants.zoo", "tune", "--algo", "sac_v2", "--env", "Pendulum-v1"]
-    command += ["-n", "400", "--n-evaluations", "1", "--eval-episodes", "1", "--num-threads", "1", "--device", "cpu"]
+    command += ["-n", "250", "--n-evaluations", "1", "--eval-episodes", "1", "--num-threads", "1", "--device", "cpu"]
     command += ["--storage", storage, "--study-name", "tuning", "--heartbeat", f"{HEARTBEAT}", "--no-optim-plots"]
     command += [
         "--max-total-trials",

@@ -36,9 +36,13 @@ def main() -> None:
     if "://" not in args.storage:
         parser.error(f"--storage {args.storage} must be the URL of a database; files do not notice a dead worker")
     optuna: Any = importlib.import_module("optuna")
-    optuna.create_study = _with_heartbeats(optuna.create_study, args.heartbeat)
+    create_study = optuna.create_study
+    optuna.create_study = _with_heartbeats(create_study, args.heartbeat)
     sys.argv[1:] = [*others, "-optimize", "--storage", args.storage, "--study-name", args.study_name]
-    runpy.run_module("rl_zoo3.train", run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module("rl_zoo3.train", run_name="__main__", alter_sys=True)
+    finally:
+        optuna.create_study = create_study
 
 
 def _with_heartbeats(create_study: Any, heartbeat: int) -> Any:
