@@ -74,7 +74,7 @@ def soft_bellman_target(batch: Batch, next_value: th.Tensor, reward_scale: float
     return (reward_scale * batch.rewards + (1.0 - batch.dones) * batch.discounts * next_value).detach()
 
 
-def soft_bellman_error(q_values: th.Tensor, target_q: th.Tensor) -> th.Tensor:
+def soft_bellman_error(q_values: th.Tensor, target_q: th.Tensor, weights: th.Tensor | None = None) -> th.Tensor:
     """
     Soft Bellman residual J_Q = sum_i 1/2 E[(Q_i(s, a) - y)^2] (P18, eq. 7; P19, eq. 5).
 
@@ -83,11 +83,27 @@ def soft_bellman_error(q_values: th.Tensor, target_q: th.Tensor) -> th.Tensor:
 
     :param q_values: Q of all critics, ``(n, B, N)``
     :param target_q: y, ``(B, N)``
+    :param weights: weight of each transition, ``(B, 1)``; None for 1
     :return: scalar
     """
     check_shape("target_q", target_q, (None, None))
     check_shape("q_values", q_values, (None, *target_q.shape))
-    return 0.5 * (q_values - target_q).square().mean(dim=1).sum()
+    squares = (q_values - target_q).square()
+    if weights is not None:
+        check_shape("weights", weights, (target_q.shape[0], 1))
+        squares = weights * squares
+    return 0.5 * squares.mean(dim=1).sum()
+
+
+def td_error(q_values: th.Tensor, target_q: th.Tensor) -> th.Tensor:
+    """
+    Absolute temporal-difference error of each transition, |Q(s, a) - y|, the mean over critics and agents.
+
+    :param q_values: Q of all critics, ``(n, B, N)``
+    :param target_q: y, ``(B, N)``
+    :return: ``(B,)``
+    """
+    return (q_values - target_q).abs().mean(dim=(0, 2))
 
 
 def soft_value_error(values: th.Tensor, target_value: th.Tensor) -> th.Tensor:
