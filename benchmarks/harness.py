@@ -1,11 +1,8 @@
 """What the speed benchmarks share: random environments, filled replay buffers, timing side by side."""
 
 import csv
-import importlib.metadata
 import math
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -196,33 +193,12 @@ def where(device: str) -> dict[str, str]:
     :param device: what was measured on
     :return: hardware, versions and commit, for the record
     """
-    hardware = th.cuda.get_device_name() if device == "cuda" else _cpu_name()
-    record = {"device": hardware, "threads": str(th.get_num_threads()), "python": platform.python_version()}
-    for package in ("torch", "stable-baselines3", "gymnasium", "mujoco"):
-        try:
-            record[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            record[package] = "-"
-    record["commit"] = _commit()
-    return record
+    from sb3_sac_variants.study import provenance  # SBX's interpreter, which needs the rest of this file, has it not
 
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown"
-
-
-def _commit() -> str:
-    try:
-        command = ["git", "describe", "--always", "--dirty"]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+    record = provenance.describe()
+    cpu = record.pop("cpu")
+    hardware = th.cuda.get_device_name() if device == "cuda" else cpu
+    return {"device": hardware, "threads": str(th.get_num_threads()), **record}
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
