@@ -210,7 +210,7 @@ def run_group(group: Group, interpreters: Interpreters, seconds: float, rounds: 
 CHART = {
     "sb3:SAC": "SB3",
     "sbx:SAC": "SBX",
-    "leanrl:SAC-compile": "LeanRL, compiled",
+    "leanrl:SAC": "LeanRL",
     "SACv1:auto": "SACv1",
     "SACv2:auto": "SACv2",
     "SACv2:auto-bfloat16": "SACv2, bfloat16",
