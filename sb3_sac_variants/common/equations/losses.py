@@ -17,6 +17,8 @@ from sb3_sac_variants.common.equations.types import Batch, PolicySample
 
 def check_shape(name: str, tensor: th.Tensor, expected: tuple[int | None, ...]) -> None:
     """
+    Refuse a shape that would broadcast.
+
     :param name: how the tensor is called in the error
     :param tensor: the tensor
     :param expected: its shape, None where any size will do
@@ -138,8 +140,9 @@ def likelihood_ratio_policy_improvement(
     q_values: th.Tensor, values: th.Tensor, sample: PolicySample, ent_coef: th.Tensor
 ) -> th.Tensor:
     """
-    Likelihood-ratio form of the policy loss, E[log pi(a|s) sg(alpha log pi(a|s) - Q(s, a) + V(s))]: its gradient is
-    the score-function gradient of P18, eq. 10, with V as the baseline.
+    Likelihood-ratio form of the policy loss, E[log pi(a|s) sg(alpha log pi(a|s) - Q(s, a) + V(s))].
+
+    Its gradient is the score-function gradient of P18, eq. 10, with V as the baseline.
 
     :param q_values: Q at the policy's actions, ``(B, K)``
     :param values: V(s), ``(B, 1)``
@@ -172,9 +175,10 @@ def importance_sampled_soft_value(q_values: th.Tensor, proposal: PolicySample, e
 
 def energy_based_policy(q_values: th.Tensor, proposal: PolicySample, ent_coef: th.Tensor) -> PolicySample:
     """
-    The optimal policy for Q, pi(a|s) = exp((Q(s, a) - V(s))/alpha) (P17, eq. 6), at the actions of a proposal, weighted
-    so that expectations under the proposal become expectations under the policy (self-normalised importance sampling;
-    exact where the proposal is all actions of a discrete space).
+    The optimal policy for Q, pi(a|s) = exp((Q(s, a) - V(s))/alpha) (P17, eq. 6), at the actions of a proposal.
+
+    Weights turn expectations under the proposal into expectations under the policy (self-normalised importance
+    sampling; exact where the proposal is all actions of a discrete space).
 
     :param q_values: Q at the proposed actions, ``(B, K)``
     :param proposal: the actions and their log-density under the proposal
