@@ -23,6 +23,7 @@ class AgentsEnv(gym.Env):
     :param episode_length: steps to the end of an episode
     :param truncate: whether it ends by truncation, not termination
     :param low: lower bound of the actions, whose upper bound is 1
+    :param n_actions: if given, an agent chooses one of so many points spread over these bounds
     """
 
     def __init__(
@@ -34,9 +35,13 @@ class AgentsEnv(gym.Env):
         episode_length: int = 5,
         truncate: bool = False,
         low: float = -1.0,
+        n_actions: int | None = None,
     ):
         self.observation_space = spaces.Box(-2.0, 2.0, (n_agents, obs_dim), dtype=np.float32)
         self.action_space = spaces.Box(low, 1.0, (n_agents, action_dim), dtype=np.float32)
+        self.points = None if n_actions is None else np.linspace(low, 1.0, n_actions)
+        if n_actions is not None:
+            self.action_space = spaces.MultiDiscrete([n_actions] * n_agents)
         self.targets = np.linspace(-0.5, 0.5, n_agents) if targets is None else np.asarray(targets)
         self.episode_length, self.truncate = episode_length, truncate
         self.steps = 0
@@ -50,7 +55,9 @@ class AgentsEnv(gym.Env):
         return self.np_random.uniform(-2, 2, self.observation_space.shape).astype(np.float32)
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        assert self.action_space.contains(np.asarray(action, dtype=np.float32)), action
+        assert self.action_space.contains(np.asarray(action, dtype=self.action_space.dtype)), action
+        if self.points is not None:
+            action = self.points[action][:, None]
         self.steps += 1
         over = self.steps >= self.episode_length
         rewards = -np.square(action - self.targets[:, None]).mean(axis=1).astype(np.float32)

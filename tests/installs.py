@@ -61,6 +61,15 @@ def installed_python(kind: str) -> Path:
     return python
 
 
+def declare(folder: Path, distribution: str, **algorithms: str) -> None:
+    """Write metadata into ``folder``, as pip would for a package that declares these algorithms for the zoo."""
+    metadata = folder / f"{distribution.replace('-', '_')}-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+    lines = [f"{name} = {value}\n" for name, value in algorithms.items()]
+    (metadata / "entry_points.txt").write_text("".join(["[rl_zoo3.algorithms]\n", *lines]))
+
+
 def _temporary_folder() -> Path:
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -45,7 +45,7 @@ def copy_weights(sb3: SAC, ours: SACv2) -> None:
         theirs, mine = getattr(sb3, name), getattr(ours, name)
         mine.features_extractor.load_state_dict(theirs.features_extractor.state_dict())
         for index, q_network in enumerate(theirs.q_networks):
-            for layer, stacked in zip(q_network, mine.q_networks, strict=True):
+            for layer, stacked in zip(q_network, mine.q_networks.layers, strict=True):
                 if isinstance(layer, th.nn.Linear):
                     stacked.weight.data[index] = layer.weight.data.T
                     stacked.bias.data[index, 0] = layer.bias.data
@@ -67,7 +67,7 @@ def assert_same_weights(sb3: SAC, ours: SACv2, atol: float) -> None:
         ):
             same(left, right)
         for index, q_network in enumerate(theirs.q_networks):
-            for layer, stacked in zip(q_network, mine.q_networks, strict=True):
+            for layer, stacked in zip(q_network, mine.q_networks.layers, strict=True):
                 if isinstance(layer, th.nn.Linear):
                     same(stacked.weight[index].T, layer.weight)
                     same(stacked.bias[index, 0], layer.bias)

@@ -1,6 +1,7 @@
 """Callbacks, the progress bar, and what is logged: TensorBoard, CSV, standard output."""
 
 import csv
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_sac_variants import SACv1, SACv2
+from sb3_sac_variants.common.gradient_step.metrics import DeviceMetrics
 
 #: what every algorithm logs, beside its own
 COMMON = {
@@ -225,6 +227,26 @@ def test_logged_metrics_are_means_since_the_last_time(algorithm: type) -> None:
         for name in model.updater.metrics.names:
             mean = np.mean([metrics[name] for metrics in group])
             assert row[f"train/{name}"] == pytest.approx(mean, rel=1e-4, abs=1e-6)
+
+
+def test_metrics_that_come_and_go_are_refused() -> None:
+    metrics = DeviceMetrics(th.device("cpu"))
+    metrics.add({"loss": th.ones(()), "entropy": th.zeros(1)})
+    with pytest.raises(ValueError, match=r"\['loss', 'other'\], and \['entropy', 'loss'\] before: report the same"):
+        metrics.add({"loss": th.ones(()), "other": th.ones(())})
+    assert metrics.means() == {"entropy": 0.0, "loss": 1.0}
+
+
+def test_metrics_go_on_from_a_checkpoint() -> None:
+    whole, first, second = (DeviceMetrics(th.device("cpu")) for _ in range(3))
+    second.set_state(first.state())  # before the first step, which names them
+    for value in (1.0, 2.0, 6.0):
+        step = {"loss": th.tensor(value), "entropy": th.tensor(-value)}
+        whole.add(step)
+        (first if value < 3 else second).add(step)
+        if value == 2.0:
+            second.set_state(json.loads(json.dumps(first.state())))
+    assert second.means() == whole.means() == {"entropy": -3.0, "loss": 3.0}
 
 
 def test_metrics_are_not_read_in_between(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,13 +20,13 @@ from torch import nn
 from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
 from sb3_sac_variants.common.gradient_step import engine as engine_module
 from sb3_sac_variants.common.gradient_step import updater
+from sb3_sac_variants.common.gradient_step.compilation import compile_unsupported
 from sb3_sac_variants.common.gradient_step.engine import (
     CompiledEngine,
     EagerEngine,
     Engine,
     EngineUnavailableError,
     _WithFallback,
-    compile_unsupported,
 )
 
 needs_compiler = pytest.mark.skipif(compile_unsupported() is not None, reason="no C++ compiler")
@@ -44,7 +44,7 @@ def vector(module: nn.Module) -> th.Tensor:
 
 
 def freeze(model: Any, frozen: bool = True) -> None:
-    for parameter in model.critic.q_networks[0].parameters():
+    for parameter in model.critic.q_networks.layers[0].parameters():
         parameter.requires_grad_(not frozen)
 
 
@@ -52,7 +52,7 @@ def freeze(model: Any, frozen: bool = True) -> None:
 def test_parameters_frozen_and_thawed(algorithm: type) -> None:
     model = make(algorithm)
     model.learn(20)
-    first, last = model.critic.q_networks[0], model.critic.q_networks[-1]
+    first, last = model.critic.q_networks.layers[0], model.critic.q_networks.layers[-1]
     freeze(model)
     before = vector(first), vector(last)
     go_on(model)
@@ -109,14 +109,14 @@ class FreezesAt(BaseCallback):
     def _on_step(self) -> bool:
         if self.num_timesteps == self.step:
             freeze(self.model)
-            self.frozen_at = vector(self.model.critic.q_networks[0])
+            self.frozen_at = vector(self.model.critic.q_networks.layers[0])
         return True
 
 
 def test_parameters_frozen_by_a_callback() -> None:
     model, callback = make(SACv2), FreezesAt(15)
     model.learn(40, callback=callback)
-    assert th.equal(vector(model.critic.q_networks[0]), callback.frozen_at)
+    assert th.equal(vector(model.critic.q_networks.layers[0]), callback.frozen_at)
 
 
 def test_a_new_optimizer_is_the_one_that_steps() -> None:

@@ -14,7 +14,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.her import HerReplayBuffer
 
 from sb3_sac_variants import SQL, SACv1, SACv2
-from sb3_sac_variants.common.gradient_step.engine import compile_unsupported
+from sb3_sac_variants.common.gradient_step.compilation import compile_unsupported
 from sb3_sac_variants.sac_v1.policies import SACv1Policy
 
 ALGORITHMS = [SACv1, SACv2, SQL]

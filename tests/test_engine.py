@@ -18,7 +18,8 @@ from stable_baselines3.common.logger import Logger
 
 from sb3_sac_variants import SQL, SACv1, SACv2
 from sb3_sac_variants.common.gradient_step import engine as engine_module
-from sb3_sac_variants.common.gradient_step.engine import COMPILE_PAYS_FROM, EngineUnavailableError, compile_unsupported
+from sb3_sac_variants.common.gradient_step.compilation import compile_unsupported
+from sb3_sac_variants.common.gradient_step.engine import COMPILE_PAYS_FROM, EngineUnavailableError
 from sb3_sac_variants.common.networks.actors import ONE_PRODUCT_FROM
 
 needs_compiler = pytest.mark.skipif(compile_unsupported() is not None, reason=str(compile_unsupported()))

@@ -14,7 +14,8 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_sac_variants import SQL, SACv1, SACv2
-from sb3_sac_variants.common.gradient_step.engine import EngineUnavailableError, compile_unsupported
+from sb3_sac_variants.common.gradient_step.compilation import compile_unsupported
+from sb3_sac_variants.common.gradient_step.engine import EngineUnavailableError
 
 pytestmark = [
     pytest.mark.slow,

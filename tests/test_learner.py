@@ -395,7 +395,7 @@ def test_a_dead_unit_does_not_slow_down_the_training(monkeypatch):
         model.train(1, batch_size=4)
         with th.no_grad():  # gradients were not zero up to now, and are from now on
             model.actor.latent_pi[0].bias[:3] = -1e3
-            model.critic.q_networks[0].bias[:, :, :3] = -1e3
+            model.critic.q_networks.layers[0].bias[:, :, :3] = -1e3
         for gradient_steps in (500, 100, 1, 400):
             model.train(gradient_steps, batch_size=4)
         models.append(model)
@@ -479,17 +479,17 @@ def test_stacked_networks_are_independent_networks(n, net_arch, output_dim):
     assert outputs.shape == (n, 7, output_dim)
     for index in range(n):
         value = data(0)
-        for layer in stacked:
+        for layer in stacked.layers:
             value = value @ layer.weight[index] + layer.bias[index, 0] if hasattr(layer, "weight") else layer(value)
         th.testing.assert_close(outputs[index], value, rtol=1e-12, atol=1e-14)
-        (gradient,) = th.autograd.grad(outputs[index].sum(), stacked[0].weight, retain_graph=True)
+        (gradient,) = th.autograd.grad(outputs[index].sum(), stacked.layers[0].weight, retain_graph=True)
         assert gradient[index].any()
         assert not th.cat([gradient[:index], gradient[index + 1 :]]).any()
 
 
 def test_stacked_networks_begin_as_torch_begins_linear_layers():
     th.manual_seed(0)
-    layer = stacked_mlp(50, 16, 8, [], nn.ReLU)[0]
+    layer = stacked_mlp(50, 16, 8, [], nn.ReLU).layers[0]
     for tensor in (layer.weight, layer.bias):
         assert tensor.abs().max() <= 0.25  # 1 / sqrt(16)
         assert tensor.std().item() == pytest.approx(0.25 / np.sqrt(3), rel=0.1)

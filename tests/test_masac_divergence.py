@@ -39,7 +39,7 @@ def divergence(**kwargs: Any) -> float:
     with th.no_grad():
         obs = th.zeros(2000, 2, 1)
         sample = model.actor.sample(obs, th.randn(2000, 2, 1, generator=generator))
-        return policy_divergence(model._log_densities(obs, sample)).item()
+        return policy_divergence(model.actor.log_densities(obs, sample, "theirs"), sample.weights).item()
 
 
 @pytest.mark.parametrize("ce_obs", ["theirs", "own"])

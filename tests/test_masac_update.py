@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from sb3_sac_variants import MASAC
 from sb3_sac_variants.common.equations.types import Batch
-from sb3_sac_variants.common.gradient_step.engine import compile_unsupported
+from sb3_sac_variants.common.gradient_step.compilation import compile_unsupported
 from sb3_sac_variants.masac.masac import Noise
 
 needs_compiler = pytest.mark.skipif(compile_unsupported() is not None, reason=str(compile_unsupported()))
@@ -82,7 +82,7 @@ class PlainAgents:
 
     @staticmethod
     def unstack(networks: Any) -> list[list[th.Tensor]]:
-        layers = [layer for layer in networks if hasattr(layer, "weight")]
+        layers = [layer for layer in networks.layers if hasattr(layer, "weight")]
         return [
             [
                 tensor.detach().clone().requires_grad_()

@@ -1,15 +1,16 @@
 """What ``pip install`` puts on a machine: files, start-up hook, metadata, and the checks that guard them."""
 
+import configparser
 import re
 import zipfile
 from email.parser import Parser
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 from installs import CHECKOUT, STARTUP, build, installed_python, run
 
 import sb3_sac_variants
-from sb3_sac_variants.zoo import ZOO_ALGORITHMS
 
 KINDS = ["wheel", "editable"]
 HOOK_FILES = ["_sb3_sac_variants_zoo.py", "sb3_sac_variants_zoo.pth", "sb3_sac_variants_zoo.start"]
@@ -34,9 +35,8 @@ def test_wheel_carries_every_module_and_hyperparameter_file() -> None:
     modules = {path.relative_to(CHECKOUT).as_posix() for path in package.rglob("*.py") if STARTUP not in path.parents}
     assert modules <= set(files)
     assert "sb3_sac_variants/py.typed" in files
-    for algo in ZOO_ALGORITHMS:
-        source = CHECKOUT / "hyperparams" / f"{algo}.yml"
-        assert files[f"sb3_sac_variants/hyperparams/{algo}.yml"] == source.read_text()
+    for source in (CHECKOUT / "hyperparams").glob("*.yml"):
+        assert files[f"sb3_sac_variants/hyperparams/{source.name}"] == source.read_text()
     top_level = {name.split("/")[0] for name in files}
     assert top_level == {"sb3_sac_variants", f"sb3_sac_variants-{sb3_sac_variants.__version__}.dist-info", *HOOK_FILES}
 
@@ -69,6 +69,16 @@ def test_metadata() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_algorithms_are_declared_as_entry_points(kind: str) -> None:
+    (text,) = (text for name, text in contents(kind).items() if name.endswith("/entry_points.txt"))
+    declared = configparser.ConfigParser()
+    declared.read_string(text)
+    assert set(declared["rl_zoo3.algorithms"]) == {"sac_v1", "sac_v2", "sql", "masac"}
+    for algo, value in declared["rl_zoo3.algorithms"].items():
+        assert Path(resolve_name(value).hyperparameters) == CHECKOUT / "hyperparams" / f"{algo}.yml"
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_installed_hook_starts_with_python_and_imports_nothing_else(kind: str, tmp_path: Path) -> None:
     code = "import sys; print(sorted(name for name in sys.modules if name.split('.')[0] in {!r}))"
     watched = ("_sb3_sac_variants_zoo", "sb3_sac_variants", "torch", "stable_baselines3", "gymnasium", "rl_zoo3")
@@ -82,6 +92,7 @@ def test_installed_hook_starts_with_python_and_imports_nothing_else(kind: str, t
     assert run(python, "-c", "import sys; print(sys.modules.keys())", cwd=tmp_path) == bare
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_installed_zoo_knows_our_algorithms_environments_and_files(kind: str, tmp_path: Path) -> None:
     output = run(
@@ -97,6 +108,7 @@ def test_installed_zoo_knows_our_algorithms_environments_and_files(kind: str, tm
     assert (tmp_path / "logs" / "sac_v1" / "MultiGoal-v0_1" / "MultiGoal-v0.zip").is_file()
 
 
+@pytest.mark.slow
 def test_switched_off_the_zoo_is_as_it_was(tmp_path: Path) -> None:
     command = (installed_python("wheel"), "-m", "rl_zoo3.train", "--algo")
     output = run(*command, "sac_v1", cwd=tmp_path, fails=True, SB3_SAC_VARIANTS_NO_ZOO="1")

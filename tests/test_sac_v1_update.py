@@ -62,7 +62,7 @@ def linear_layers(module: th.nn.Module) -> list[th.nn.Linear]:
 
 def stacked_copies(networks: Any, index: int) -> Layers:
     """As :func:`copies`, of one of several networks that are evaluated together."""
-    layers = [layer for layer in networks if hasattr(layer, "weight")]
+    layers = [layer for layer in networks.layers if hasattr(layer, "weight")]
     return [(leaf(layer.weight[index]), leaf(layer.bias[index, 0])) for layer in layers]
 
 
@@ -243,7 +243,7 @@ def test_updates_are_those_of_the_paper_with_the_actors_last_layers_in_one_produ
 def test_updates_are_those_of_the_paper(variant):
     model = make_model(**copy.deepcopy(VARIANTS[variant]))
     # Far enough from each other that the minimum over the critics is taken by each of them
-    model.critic.q_networks[-1].weight.data *= 4
+    model.critic.q_networks.layers[-1].weight.data *= 4
     reference = Reference(model)
     for tracker in model.updater.trackers.values():
         tracker.configure(model.tau, model.target_update_interval, 0)
@@ -263,7 +263,7 @@ def test_the_policies_q_and_gradient_matter():
     trained = {}
     for variant in ("first Q", "paper", "likelihood ratio", "mixture"):
         model = make_model(**{**copy.deepcopy(VARIANTS[variant]), "reward_scale": 1.0})
-        model.critic.q_networks[-1].weight.data *= 4
+        model.critic.q_networks.layers[-1].weight.data *= 4
         with th.no_grad():
             for step in range(2):
                 th.manual_seed(step)

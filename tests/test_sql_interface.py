@@ -14,7 +14,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import NormalActionNoise
 
 from sb3_sac_variants import SQL
-from sb3_sac_variants.common.gradient_step.engine import compile_unsupported
+from sb3_sac_variants.common.gradient_step.compilation import compile_unsupported
 from sb3_sac_variants.sql import MlpPolicy
 from sb3_sac_variants.sql.policies import uniform_particles
 
@@ -99,7 +99,7 @@ def test_metrics_are_logged():
     model.set_logger(Logger(None, []))
     model.learn(12, log_interval=1)
     model.dump_logs()
-    metrics = model.metric_names
+    metrics = model.updater.metrics.names
     assert set(metrics) == {"critic_loss", "actor_loss", "ent_coef", "entropy", "q_mean"}
 
 

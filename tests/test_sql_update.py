@@ -145,7 +145,7 @@ def test_actor_follows_the_stein_direction():
 
 def test_hard_copies_every_so_many_gradient_steps():
     model = filled(SpacesEnv(), tau=1.0, target_update_interval=3)
-    weight, target = model.critic.q_networks[0].weight, model.critic_target.q_networks[0].weight
+    weight, target = model.critic.q_networks.layers[0].weight, model.critic_target.q_networks.layers[0].weight
     for step in range(1, 8):
         model.train(1, batch_size=4)
         assert th.equal(weight, target) == (step % 3 == 0)

@@ -22,7 +22,8 @@ from sb3_sac_variants.zoo import samplers
 
 ALGORITHMS = {"sac_v1": sb3_sac_variants.SACv1, "sac_v2": sb3_sac_variants.SACv2, "sql": sb3_sac_variants.SQL}
 slow = pytest.mark.slow
-each = pytest.mark.parametrize("algo", ["sac_v1", "sac_v2", pytest.param("sql", marks=slow)])
+#: each test takes ten seconds or more, most of it imports: one algorithm stands for the others where nobody has asked
+each = pytest.mark.parametrize("algo", ["sac_v2", pytest.param("sac_v1", marks=slow), pytest.param("sql", marks=slow)])
 N_STEPS = 150
 EARLY = ["-params", "learning_starts:100"]
 
@@ -68,7 +69,8 @@ def test_enjoy(algo: str) -> None:
     assert re.search(r"1 Episodes\nMean reward: -\d+", output)
 
 
-@pytest.mark.parametrize("command", ["train", pytest.param("enjoy", marks=slow)])
+@slow
+@pytest.mark.parametrize("command", ["train", "enjoy"])
 def test_without_the_hook(command: str, tmp_path: Path) -> None:
     """The package need not even be installed where Python looks for start-up files."""
     python = installed_python("wheel")

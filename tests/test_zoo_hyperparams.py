@@ -149,6 +149,27 @@ def test_options_on_the_command_line_go_before_the_file() -> None:
     assert isinstance(model.lr_schedule, FloatSchedule)
 
 
+@pytest.mark.usefixtures("zoo")
+@pytest.mark.parametrize(
+    ("algo", "env_id"), [("sac_v1", "Pendulum-v1"), ("sac_v2", "Pendulum-v1"), ("sql", "CartPole-v1")]
+)
+def test_linear_schedules_of_every_learning_rate(algo: str, env_id: str) -> None:
+    rates = {"learning_rate": "lin_1e-3", "qf_learning_rate": "lin_2e-3", "ent_coef_learning_rate": "lin_4e-3"}
+    hyperparams = {**rates, "ent_coef": "auto", "learning_starts": 10, "train_freq": 1, "policy_kwargs": {}}
+    model, _ = experiment(algo, env_id, hyperparams=hyperparams)
+    model.learn(20, callback=lambda *_: model.num_timesteps < 15)  # the last update is that of step 14
+    for name in model.policy.learned_networks:
+        first = 1e-3 if name == "actor" else 2e-3
+        assert getattr(model, name).optimizer.param_groups[0]["lr"] == pytest.approx(0.3 * first)
+    assert model.temperature.optimizer.param_groups[0]["lr"] == pytest.approx(0.3 * 4e-3)
+
+
+@pytest.mark.usefixtures("zoo")
+def test_numbers_as_learning_rates_stay_numbers() -> None:
+    model, _ = experiment("sac_v2", "Pendulum-v1", hyperparams={"qf_learning_rate": 2e-3})
+    assert model.qf_learning_rate == 2e-3
+
+
 @pytest.mark.parametrize("algo", ["sac_v1", "sac_v2"])
 def test_files_have_every_environment_of_the_zoos_sac_and_of_mujoco(algo: str) -> None:
     zoo_file = Path(rl_zoo3.__file__).parent / "hyperparams" / "sac.yml"

@@ -13,7 +13,7 @@ from rl_zoo3 import exp_manager, hyperparams_opt, utils
 from rl_zoo3.exp_manager import ExperimentManager
 
 import sb3_sac_variants
-from sb3_sac_variants.zoo import ZOO_ALGORITHMS, __main__, hyperparameter_file, plugin, register, samplers
+from sb3_sac_variants.zoo import __main__, hyperparameter_file, plugin, register, samplers
 
 ALGOS = ["sac_v1", "sac_v2", "sql", "masac"]
 
@@ -36,7 +36,7 @@ def test_zoo_knows_classes_samplers_and_converters() -> None:
 
 
 def test_ids_are_those_that_the_algorithms_save() -> None:
-    assert {algo: utils.ALGOS[algo].algorithm_id for algo in ZOO_ALGORITHMS} == {algo: algo for algo in ZOO_ALGORITHMS}
+    assert [utils.ALGOS[algo].algorithm_id for algo in ALGOS] == ALGOS
 
 
 def test_registering_again_changes_nothing() -> None:
@@ -88,18 +88,13 @@ def test_trial_zero_counts_as_given(tmp_path: Path) -> None:
     assert manager("sac_v2", tmp_path).trial_id is None
 
 
-def test_hyperparameters_are_found_in_a_checkout_and_in_a_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package = tmp_path / "sb3_sac_variants"
-    monkeypatch.setattr(plugin, "PACKAGE", package)
-    for folder in (tmp_path / "hyperparams", package / "hyperparams"):
-        with pytest.raises(FileNotFoundError, match=r"sac_v1\.yml.*reinstall"):
-            hyperparameter_file("sac_v1")
-        folder.mkdir(parents=True)
-        (folder / "sac_v1.yml").touch()
-        assert hyperparameter_file("sac_v1") == folder / "sac_v1.yml"
-        (folder / "sac_v1.yml").unlink()
+def test_missing_hyperparameter_file_says_what_to_reinstall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = plugin.SAC_V1._replace(hyperparameters=tmp_path / "sac_v1.yml")
+    monkeypatch.setattr(plugin, "SAC_V1", moved)
+    with pytest.raises(FileNotFoundError, match=r"sac_v1\.yml.*reinstall sb3-sac-variants"):
+        hyperparameter_file("sac_v1")
+    with pytest.raises(ValueError, match="no installed package declares algo='sacv1'"):
+        hyperparameter_file("sacv1")
 
 
 @pytest.mark.parametrize("missing", ["rl_zoo3", "optuna"])

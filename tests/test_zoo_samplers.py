@@ -69,13 +69,13 @@ def sampled(
 def test_converter_restores_what_was_sampled(
     algorithm: type, sample: Sample, convert: Convert, n_actions: int, her_kwargs: dict[str, Any] | None
 ) -> None:
-    returned, study = sampled(sample, 40, n_actions, her_kwargs)
+    returned, study = sampled(sample, 12, n_actions, her_kwargs)
     assert returned == [convert(trial.params) for trial in study.trials]
     if her_kwargs is not None:
         assert all(set(her_kwargs) <= set(hyperparams["replay_buffer_kwargs"]) for hyperparams in returned)
 
 
-@pytest.mark.parametrize("storage", ["sqlite", "journal"])
+@pytest.mark.parametrize("storage", [pytest.param("sqlite", marks=pytest.mark.slow), "journal"])
 @pytest.mark.parametrize(("algorithm", "sample", "convert"), ALL_SAMPLERS)
 def test_numbers_survive_the_storage(
     algorithm: type, sample: Sample, convert: Convert, storage: str, tmp_path: Path

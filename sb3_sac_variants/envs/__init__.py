@@ -4,13 +4,21 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
+from .changed_physics import ChangedPhysics
 from .multi_goal import MultiGoalEnv
 from .parallel_env import ParallelEnvAdapter, SimpleSpreadEnv
 
 if TYPE_CHECKING:
     from .independent_agents import IndependentAgents
 
-__all__ = ["IndependentAgents", "MultiGoalEnv", "ParallelEnvAdapter", "SimpleSpreadEnv", "register_envs"]
+__all__ = [
+    "ChangedPhysics",
+    "IndependentAgents",
+    "MultiGoalEnv",
+    "ParallelEnvAdapter",
+    "SimpleSpreadEnv",
+    "register_envs",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,16 +14,19 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 class IndependentAgents(VecEnvWrapper):
     """
-    Splits environments of N agents, such as :class:`~sb3_sac_variants.envs.ParallelEnvAdapter`, so that one policy acts
-    for every agent on its own observation and learns from its own reward: independent learning with a shared policy. To
-    each agent the others are part of an environment that changes as they learn.
+    The agents of environments as environments of their own: independent learning with a shared policy.
+
+    Splits environments of N agents, such as :class:`~sb3_sac_variants.envs.ParallelEnvAdapter`. One policy acts for
+    every agent on its own observation and learns from its own reward. To each agent the others are part of an
+    environment that changes as they learn.
 
     ``SACv2("MlpPolicy", IndependentAgents(make_vec_env("SimpleSpread-v3")))``; in the zoo, the hyperparameter
     ``vec_env_wrapper: sb3_sac_variants.envs.IndependentAgents``, for its ``train``, ``-optimize`` and ``record_video``
     (its ``enjoy`` plays a single environment only, which N agents are not). A joint step counts N time steps. What
     Monitor notes of an episode is the mean over the agents, for each of them.
 
-    :param venv: environments with observations ``(N, d)``, actions ``(N, D)`` and ``info["agent_rewards"]``
+    :param venv: environments with observations ``(N, d)``, actions ``(N, D)`` or MultiDiscrete ``[n] * N``, and
+        ``info["agent_rewards"]``
     :raises ValueError: if spaces are none of these, the agents' bounds differ, or there is a ``VecNormalize`` in it,
         which would hand out original rewards and observations of all agents together
     """
@@ -43,6 +46,8 @@ class IndependentAgents(VecEnvWrapper):
 
     def reset(self) -> VecEnvObs:
         """
+        Start an episode in all environments.
+
         :return: observations, ``(n_envs * N, d)``
         """
         observations = self.venv.reset()
@@ -51,12 +56,17 @@ class IndependentAgents(VecEnvWrapper):
 
     def step_async(self, actions: np.ndarray) -> None:
         """
-        :param actions: ``(n_envs * N, D)``
+        Hand out the agents' actions.
+
+        :param actions: ``(n_envs * N, D)``, or ``(n_envs * N,)`` if they are discrete
         """
-        self.venv.step_async(actions.reshape(self.venv.num_envs, self.n_agents, -1))
+        assert self.venv.action_space.shape is not None
+        self.venv.step_async(actions.reshape(self.venv.num_envs, *self.venv.action_space.shape))
 
     def step_wait(self) -> VecEnvStepReturn:
         """
+        Wait for what they led to.
+
         :return: observations ``(n_envs * N, d)``, each agent's own reward, whether its episode ended, information
         """
         observations, _, dones, infos = self.venv.step_wait()
@@ -72,7 +82,9 @@ class IndependentAgents(VecEnvWrapper):
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """
-        :param attr_name: an attribute of the environments
+        Read an attribute of the environments.
+
+        :param attr_name: its name
         :param indices: agents, numbered through all environments; None for all
         :return: its value in the environment of each
         """
@@ -80,7 +92,9 @@ class IndependentAgents(VecEnvWrapper):
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """
-        :param attr_name: an attribute of the environments
+        Set an attribute of the environments.
+
+        :param attr_name: its name
         :param value: what to set it to
         :param indices: agents, numbered through all environments, for whose environments; None for all
         """
@@ -103,7 +117,9 @@ class IndependentAgents(VecEnvWrapper):
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
         """
-        :param wrapper_class: a wrapper
+        Whether the environments have a wrapper.
+
+        :param wrapper_class: the wrapper
         :param indices: agents, numbered through all environments; None for all
         :return: whether the environment of each has it
         """
@@ -111,6 +127,8 @@ class IndependentAgents(VecEnvWrapper):
 
     def _of_agents(self, ask: Callable[[list[int]], list[Any]], indices: VecEnvIndices) -> list[Any]:
         """
+        Ask each environment once, for all of its agents.
+
         :param ask: gives the answers of some of the environments
         :param indices: agents, numbered through all environments; None for all
         :return: the answer of the environment of each
@@ -128,12 +146,19 @@ class IndependentAgents(VecEnvWrapper):
         return observations.reshape(self.num_envs, -1)
 
 
-def _space_of_one(name: str, space: spaces.Space) -> spaces.Box:
+def _space_of_one(name: str, space: spaces.Space) -> spaces.Box | spaces.Discrete:
     """
+    The space of each agent.
+
     :param name: of the space
     :param space: of all agents
-    :return: that of each
+    :return: that of one
+    :raises ValueError: if there is no such space
     """
+    if name == "action_space" and isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
+        if np.ptp(space.nvec) or np.any(space.start):
+            raise ValueError(f"{name}={space} differs between agents, whom one policy cannot tell apart")
+        return spaces.Discrete(int(space.nvec[0]))
     if not isinstance(space, spaces.Box) or len(space.shape) != 2:
         raise ValueError(
             f"{name}={space} has no row for each agent: wrap a PettingZoo ParallelEnv in ParallelEnvAdapter"

@@ -15,13 +15,18 @@ from numpy.typing import NDArray
 # Without mpe2's own "human", whose window draws and waits once for every agent, Gymnasium supplies the window.
 _SIMPLE_SPREAD_METADATA = {"render_modes": ["rgb_array"], "render_fps": 10}
 
+_PAD = """pad the smaller ones:
+    from sb3_sac_variants.envs import ParallelEnvAdapter
+    env = ParallelEnvAdapter(parallel_env, pad=True)"""
+
 
 class ParallelEnvAdapter(gym.Env[NDArray[Any], NDArray[Any]]):
     """
-    Any PettingZoo ``ParallelEnv`` whose agents have like Box spaces, as one Gymnasium environment.
+    Any PettingZoo ``ParallelEnv`` whose agents have like spaces, as one Gymnasium environment.
 
-    - Observation and action: Box of shape (n_agents, d), a row for each agent in the order of ``agents``; the agents'
-      bounds are stacked and may differ, length and dtype may not.
+    - Observation: Box of shape (n_agents, d), a row for each agent in the order of ``agents``; the agents' bounds are
+      stacked and may differ, length and dtype may not.
+    - Action: the same, or MultiDiscrete ``[n] * n_agents`` if the agents' actions are Discrete.
     - Reward: the mean over the agents, a float for Monitor, evaluation and logging.
       ``info["agent_rewards"]``, float32 of shape (n_agents,), holds each agent's own; VecNormalize does not see it.
     - Terminated when all agents terminate; truncated when all have ended otherwise, also if only some terminated.
@@ -33,19 +38,25 @@ class ParallelEnvAdapter(gym.Env[NDArray[Any], NDArray[Any]]):
 
     :param parallel_env: The PettingZoo environment. Its agents all start together and end together; an environment
         whose agents leave one by one raises RuntimeError when they do.
+    :param pad: Whether agents may have vectors of different lengths, or different numbers of actions. Observations get
+        zeros at their end; of an action the numbers that an agent has no use for are dropped, and a discrete action
+        that it does not have is its action 0.
     :raises TypeError: If it is not a ParallelEnv
-    :raises ValueError: If it has no agents, if spaces are not one-dimensional Boxes, or not alike
+    :raises ValueError: If it has no agents, if spaces are none of these kinds, or not alike
     """
 
-    def __init__(self, parallel_env: Any) -> None:
+    def __init__(self, parallel_env: Any, pad: bool = False) -> None:
         _check_is_parallel_env(parallel_env)
         self.parallel_env = parallel_env
+        self.pad = pad
         #: Names of the agents; their order is that of the rows of observations, actions and agent rewards.
         self.agents: tuple[Any, ...] = tuple(parallel_env.possible_agents)
         if not self.agents:
             raise ValueError(f"parallel_env={parallel_env} has no possible_agents: there must be at least one")
-        self.observation_space = _stacked_box("observation", self.agents, parallel_env.observation_space)
-        self.action_space = _stacked_box("action", self.agents, parallel_env.action_space)
+        self.observation_space = _stacked("observation", self.agents, parallel_env.observation_space, pad)
+        self.action_space = _stacked("action", self.agents, parallel_env.action_space, pad)
+        #: Length of each agent's action, or number of its actions
+        self._sizes = [_size(parallel_env.action_space(agent)) for agent in self.agents]
         self.metadata = dict(getattr(parallel_env, "metadata", {}))
         self.render_mode = getattr(parallel_env, "render_mode", None)
         self._needs_reset = True
@@ -76,24 +87,16 @@ class ParallelEnvAdapter(gym.Env[NDArray[Any], NDArray[Any]]):
         """
         Let every agent act at once.
 
-        :param action: Actions of shape (n_agents, d); values out of bounds are the environment's to judge
+        :param action: Actions of shape (n_agents, d), where values out of bounds are the environment's to judge, or
+            numbers of discrete actions, shape (n_agents,)
         :return: Observations (n_agents, d), mean reward, terminated, truncated, info with ``agent_rewards``
-        :raises ValueError: If the actions have another shape or are not finite
+        :raises ValueError: If the actions have another shape, are not finite, or are no numbers of discrete actions
         :raises RuntimeError: If some agents leave before others
         :raises gymnasium.error.ResetNeeded: Before the first reset and after the end of an episode
         """
         if self._needs_reset:
             raise gym.error.ResetNeeded("call reset() before step(), also after an episode has ended")
-        actions = np.array(action, dtype=self.action_space.dtype)
-        if actions.shape != self.action_space.shape or not np.isfinite(actions).all():
-            raise ValueError(
-                f"action must be finite and of shape (n_agents, d) = {self.action_space.shape}, "
-                f"got shape {actions.shape}: {action!r}"
-            )
-
-        observations, rewards, terminations, truncations, infos = self.parallel_env.step(
-            dict(zip(self.agents, actions, strict=True))
-        )
+        observations, rewards, terminations, truncations, infos = self.parallel_env.step(self._by_agent(action))
         self._check_all_present(
             "step", observations=observations, rewards=rewards, terminations=terminations, truncations=truncations
         )
@@ -120,8 +123,30 @@ class ParallelEnvAdapter(gym.Env[NDArray[Any], NDArray[Any]]):
         """Close the environment inside."""
         self.parallel_env.close()
 
+    def _by_agent(self, action: NDArray[Any]) -> dict[Any, Any]:
+        """Each agent's own action, checked."""
+        shape, given = self.action_space.shape, np.asarray(action)
+        if isinstance(self.action_space, spaces.MultiDiscrete):
+            if given.dtype.kind not in "iu" or not self.action_space.contains(given):
+                raise ValueError(
+                    f"action must be whole numbers from 0 to {self.action_space.nvec[0] - 1}, of shape (n_agents,) = "
+                    f"{shape}, got shape {given.shape}: {action!r}"
+                )
+            numbers = zip(given.tolist(), self._sizes, strict=True)
+            return dict(zip(self.agents, (number if number < n else 0 for number, n in numbers), strict=True))
+        actions = np.array(given, dtype=self.action_space.dtype)
+        if actions.shape != shape or not np.isfinite(actions).all():
+            raise ValueError(
+                f"action must be finite and of shape (n_agents, d) = {shape}, got shape {actions.shape}: {action!r}"
+            )
+        return {agent: row[:size] for agent, row, size in zip(self.agents, actions, self._sizes, strict=True)}
+
     def _stack(self, observations: Mapping[Any, NDArray[Any]]) -> NDArray[Any]:
-        return np.stack([observations[agent] for agent in self.agents]).astype(self.observation_space.dtype, copy=False)
+        rows = [observations[agent] for agent in self.agents]
+        if self.pad:
+            assert self.observation_space.shape is not None
+            rows = [np.pad(row, (0, self.observation_space.shape[1] - len(row))) for row in rows]
+        return np.stack(rows).astype(self.observation_space.dtype, copy=False)
 
     def _agent_infos(self, infos: Mapping[Any, Mapping[str, Any]]) -> dict[str, Any]:
         # Copied: environments reuse these dicts from step to step, callers keep what they were given.
@@ -152,13 +177,15 @@ class SimpleSpreadEnv(ParallelEnvAdapter, EzPickle):
     differences of two pairs out of five numbers in [0, 1]: Box of shape (N, 5). Its reward is
     ``(1 - local_ratio) * global + local_ratio * local``: global is minus the sum over landmarks of the distance to the
     nearest agent, local minus the number of its collisions. Episodes are truncated after ``max_cycles`` steps.
+    With ``continuous_actions=False`` an agent chooses between standing still and one push in each of four directions:
+    MultiDiscrete ``[5] * N``.
 
     A pickled or copied environment starts anew from the same arguments and wants a reset, as the one inside does.
 
     :param N: Number of agents and of landmarks, at least 1
     :param local_ratio: Share of the local reward, in [0, 1]
     :param max_cycles: Steps of an episode, at least 1
-    :param continuous_actions: Box actions; False (Discrete) is refused
+    :param continuous_actions: Whether actions are Box, or MultiDiscrete
     :param render_mode: None or "rgb_array": frames of shape (700, 700, 3), uint8.
         ``gymnasium.make("SimpleSpread-v3", render_mode="human")`` shows the same frames in a window, one a step, where
         the window of mpe2 itself would draw and wait once for every agent.
@@ -227,32 +254,53 @@ def _check_is_parallel_env(parallel_env: Any) -> None:
         )
 
 
-def _stacked_box(kind: str, agents: tuple[Any, ...], space_of: Callable[[Any], spaces.Space[Any]]) -> spaces.Box:
+def _stacked(
+    kind: str, agents: tuple[Any, ...], space_of: Callable[[Any], spaces.Space[Any]], pad: bool
+) -> spaces.Box | spaces.MultiDiscrete:
     """
-    One Box of shape (n_agents, d) from the agents' Boxes of shape (d,).
+    One space of all agents: Box of shape (n_agents, d), or MultiDiscrete ``[n] * n_agents``.
 
     :param kind: "observation" or "action", for messages
     :param agents: The agents, in order
     :param space_of: Gives an agent's space
+    :param pad: Whether the smaller ones are to be made as large as the largest
     :return: Their bounds, stacked
     :raises ValueError: If a space is of the wrong kind or the spaces are not alike
     """
     agent_spaces = {agent: space_of(agent) for agent in agents}
-    boxes: list[spaces.Box] = []
     for agent, space in agent_spaces.items():
         complaint = _complaint(kind, space)
         if complaint:
             raise ValueError(f"agent {agent!r} has the {kind} space {space}: {complaint}")
-        assert isinstance(space, spaces.Box)
-        boxes.append(space)
-    if len({(box.shape, box.dtype) for box in boxes}) > 1:
-        listing = ", ".join(f"{agent!r}: {space}" for agent, space in agent_spaces.items())
-        raise ValueError(
-            f"{kind} spaces must have the same shape and dtype for all agents, but they are {listing}: "
-            "pad them first (SuperSuit's pad_observations_v0 and pad_action_space_v0)"
+    if len({(type(space), space.dtype) for space in agent_spaces.values()}) > 1:
+        raise _unlike(kind, "kind and dtype", agent_spaces, "create the environment with agents of one kind")
+    sizes = [_size(space) for space in agent_spaces.values()]
+    largest = max(sizes)
+    if min(sizes) < largest and not pad:
+        lines = (
+            "from sb3_sac_variants.envs import ParallelEnvAdapter\n    env = ParallelEnvAdapter(parallel_env, pad=True)"
         )
-    low, high = np.stack([box.low for box in boxes]), np.stack([box.high for box in boxes])
+        raise _unlike(kind, "size", agent_spaces, f"pad the smaller ones:\n    {lines}")
+    boxes = [space for space in agent_spaces.values() if isinstance(space, spaces.Box)]
+    if not boxes:
+        return spaces.MultiDiscrete([largest] * len(agents))
+    # An observation's padding is always zero; an action's may be anything, between bounds as actions have them
+    edge = (0, 0) if kind == "observation" else (-1, 1)
+    low, high = (
+        np.stack([np.pad(bound, (0, largest - len(bound)), constant_values=value) for bound in bounds])
+        for bounds, value in zip(zip(*((box.low, box.high) for box in boxes), strict=True), edge, strict=True)
+    )
     return spaces.Box(low, high, dtype=boxes[0].dtype.type)
+
+
+def _size(space: spaces.Space[Any]) -> int:
+    """Length of a vector, or number of discrete actions."""
+    return int(space.n) if isinstance(space, spaces.Discrete) else space.shape[0]  # type: ignore[index]
+
+
+def _unlike(kind: str, what: str, agent_spaces: Mapping[Any, spaces.Space[Any]], remedy: str) -> ValueError:
+    listing = ", ".join(f"{agent!r}: {space}" for agent, space in agent_spaces.items())
+    return ValueError(f"{kind} spaces must have the same {what} for all agents, but they are {listing}: {remedy}")
 
 
 def _complaint(kind: str, space: spaces.Space[Any]) -> str | None:
@@ -261,11 +309,13 @@ def _complaint(kind: str, space: spaces.Space[Any]) -> str | None:
 
     :param kind: "observation" or "action"
     :param space: The space
-    :return: None if it is a Box of shape (d,), for actions one of real numbers
+    :return: None if it is a Box of shape (d,), for actions one of real numbers, or Discrete from 0
     """
+    if kind == "action" and isinstance(space, spaces.Discrete):
+        return None if space.start == 0 else "number the actions from 0"
     if not isinstance(space, spaces.Box):
         if kind == "action":
-            return "actions must be a Box, create the environment with continuous actions"
+            return "actions must be Box or Discrete, create the environment with one of these kinds"
         return "observations must be a Box, encode them as vectors"
     if len(space.shape) != 1:
         return f"{kind}s must be vectors, Box of shape (d,), flatten them first (SuperSuit's flatten_v0)"

@@ -12,17 +12,16 @@ AGENT_REWARDS = "agent_rewards"
 
 class AgentReplayBuffer(TensorReplayBuffer):
     """
-    Replay buffer whose rewards, ``(B, n_agents)`` in a batch, are those of ``info["agent_rewards"]``; the scalar reward
-    of the environment is not stored. Arguments as
+    Replay buffer whose rewards, ``(B, n_agents)`` in a batch, are those of ``info["agent_rewards"]``.
+
+    The scalar reward of the environment is not stored. Arguments as
     :class:`~sb3_sac_variants.common.replay.buffers.TensorReplayBuffer`; the first number of an observation's
     shape is that of the agents.
     """
 
     @property
     def n_agents(self) -> int:
-        """
-        :return: number of agents
-        """
+        """Number of agents."""
         assert self.observation_space.shape is not None
         return int(self.observation_space.shape[0])
 

@@ -17,22 +17,28 @@ _ADAPTER = (
 
 def check_agent_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
     """
-    :param observation_space: of the environment
-    :param action_space: of the environment
-    :raises ValueError: if they are no Boxes of shape (n_agents, d)
+    Refuse spaces without a row for each agent.
+
+    :param observation_space: of the environment, Box ``(N, d)``
+    :param action_space: of the environment, Box ``(N, D)`` or MultiDiscrete ``[n] * N``
+    :raises ValueError: if they are something else
     """
-    if isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-        raise ValueError(
-            f"MASAC does not support action_space={action_space}: its actors are Gaussian, create the environment with "
-            "continuous actions (for the MPE environments, continuous_actions=True)"
-        )
-    for name, space in (("observation_space", observation_space), ("action_space", action_space)):
-        if not isinstance(space, spaces.Box) or len(space.shape) != 2:
+    if isinstance(action_space, spaces.MultiDiscrete):
+        if action_space.nvec.ndim != 1 or np.ptp(action_space.nvec) or np.any(action_space.start):
             raise ValueError(
-                f"{name}={space} has no row for each agent: MASAC needs a Box of shape (n_agents, d), {_ADAPTER}"
+                f"action_space={action_space} does not give every agent the same actions, numbered from 0: MASAC "
+                f"needs MultiDiscrete([n] * n_agents), {_ADAPTER}"
             )
-    assert observation_space.shape is not None
-    assert action_space.shape is not None
+    elif not isinstance(action_space, spaces.Box) or len(action_space.shape) != 2:
+        raise ValueError(
+            f"action_space={action_space} has no row for each agent: MASAC needs a Box of shape (n_agents, d), or "
+            f"MultiDiscrete([n] * n_agents), {_ADAPTER}"
+        )
+    if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 2:
+        raise ValueError(
+            f"observation_space={observation_space} has no row for each agent: MASAC needs a Box of shape "
+            f"(n_agents, d), {_ADAPTER}"
+        )
     if observation_space.shape[0] != action_space.shape[0]:
         raise ValueError(
             f"observation_space={observation_space} and action_space={action_space} have rows for different numbers of "
@@ -42,8 +48,10 @@ def check_agent_spaces(observation_space: spaces.Space, action_space: spaces.Spa
 
 def check_reward_normalization(env: VecNormalize | None) -> None:
     """
+    Refuse a ``VecNormalize`` that is to normalise rewards.
+
     :param env: the wrapper, if there is one
-    :raises ValueError: if it is to normalise rewards
+    :raises ValueError: if it does
     """
     if env is not None and env.norm_reward:
         raise ValueError(
@@ -54,9 +62,11 @@ def check_reward_normalization(env: VecNormalize | None) -> None:
 
 def check_agent_replay_buffer(model: Any) -> None:
     """
+    Refuse replay buffers without room for the agents' rewards.
+
     :param model: a MASAC whose arguments are set
     :raises TypeError: if its replay buffer is no class of them
-    :raises ValueError: if its replay buffer has no room for the agents' rewards
+    :raises ValueError: if there is no room
     """
     buffer_class = model.replay_buffer_class
     if buffer_class is None:
@@ -69,24 +79,37 @@ def check_agent_replay_buffer(model: Any) -> None:
         )
 
 
-def parse_agent_target_entropy(target_entropy: Any, action_space: spaces.Box) -> float:
+def space_of_one_agent(action_space: spaces.Space) -> spaces.Box | spaces.Discrete:
     """
-    :param target_entropy: "auto" for -D, "auto_<factor>" for that times the factor, or a number of nats
-    :param action_space: of all agents, Box ``(N, D)``
+    Actions of one agent, as its policy gives them.
+
+    :param action_space: of all agents
+    :return: Box of [-1, 1], or Discrete
+    """
+    if isinstance(action_space, spaces.MultiDiscrete):
+        return spaces.Discrete(int(action_space.nvec[0]))
+    assert isinstance(action_space, spaces.Box)
+    return spaces.Box(-1.0, 1.0, action_space.shape[1:], dtype=np.float32)
+
+
+def parse_agent_target_entropy(target_entropy: Any, action_space: spaces.Space) -> float:
+    """
+    Read the argument ``target_entropy``.
+
+    :param target_entropy: "auto" for -D, "auto_<factor>" for that times the factor, or a number of nats; with discrete
+        actions "auto" for 0.7 log|A|, "auto_<ratio>" for that fraction of log|A|
+    :param action_space: of all agents
     :return: H of each agent, in nats
     :raises ValueError: if it is none of these, or no policy has it
     """
-    dim = action_space.shape[1]
-    if isinstance(target_entropy, str) and target_entropy.startswith("auto_"):
+    one = space_of_one_agent(action_space)
+    if isinstance(one, spaces.Box) and isinstance(target_entropy, str) and target_entropy.startswith("auto_"):
+        dim = one.shape[0]
         try:
-            return parse_target_entropy(-dim * float(target_entropy[len("auto_") :]), _one_agent(action_space))
+            return parse_target_entropy(-dim * float(target_entropy[len("auto_") :]), one)
         except ValueError as error:
             raise ValueError(
                 f"target_entropy={target_entropy!r} is not known: pass 'auto', 'auto_<factor>' with a factor of "
                 f"-dim(A), which is {-dim} for each agent, or a number (nats)"
             ) from error
-    return parse_target_entropy(target_entropy, _one_agent(action_space))
-
-
-def _one_agent(action_space: spaces.Box) -> spaces.Box:
-    return spaces.Box(-1.0, 1.0, action_space.shape[1:], dtype=np.float32)
+    return parse_target_entropy(target_entropy, one)

@@ -1,40 +1,30 @@
 """Centralised critics: Q-functions of every agent at what all observe and do, weights stacked by agent."""
 
+from abc import abstractmethod
 from typing import Any
 
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
-from torch import nn
+from torch.nn import functional as F
 
 from sb3_sac_variants.common.equations.types import PolicySample
 from sb3_sac_variants.common.networks.critics import StackedCritic, StackedLinear
 from sb3_sac_variants.masac.losses import JointSample
 
 
-def first_layer(networks: nn.Sequential) -> StackedLinear:
-    """
-    :param networks: of :func:`~sb3_sac_variants.common.networks.critics.stacked_mlp`
-    :return: their first layer
-    """
-    layer = networks[0]
-    assert isinstance(layer, StackedLinear)
-    return layer
-
-
 class CentralizedCritic(StackedCritic):
     """
-    ``n_critics`` action-value networks Q_k^i(o^1..o^N, a^1..a^N) for each agent i. Arguments as
-    :class:`~sb3_sac_variants.common.networks.critics.StackedCritic`.
+    ``n_critics`` action-value networks Q_k^i(o^1..o^N, a^1..a^N) for each agent i.
+
+    Arguments as :class:`~sb3_sac_variants.common.networks.critics.StackedCritic`.
 
     :param share_critic: whether one set of networks serves all agents: it sees the joint observation and action in the
         order i, i + 1, ..., N, 1, ..., i - 1, and a one-hot vector that tells which agent i is
     """
 
     observation_space: spaces.Box
-    action_space: spaces.Box
-    q_networks: nn.Sequential
     agent_ids: th.Tensor
     order: th.Tensor
 
@@ -50,42 +40,32 @@ class CentralizedCritic(StackedCritic):
 
     @property
     def n_agents(self) -> int:
-        """
-        :return: number of agents
-        """
-        return int(self.action_space.shape[0])
-
-    def _network_sizes(self, features_dim: int) -> tuple[int, int]:
-        joint = features_dim + get_action_dim(self.action_space)
-        return joint + self.n_agents if self.share_critic else joint, 1
+        """Number of agents."""
+        return int(self.observation_space.shape[0])
 
     def features(self, obs: PyTorchObs) -> th.Tensor:
         assert isinstance(obs, th.Tensor)
         return obs.flatten(1).to(self.agent_ids.dtype)
 
+    @abstractmethod
     def evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
         Q of every agent at a joint action.
 
         :param obs: observations, ``(B, N, d)``
-        :param actions: in [-1, 1], ``(B, N, D)`` or as the replay buffer has them, ``(B, N * D)``
+        :param actions: as a policy gives them, or as the replay buffer has them
         :return: ``(n_critics, B, N)``
         """
-        if self.share_critic:
-            actions = actions.view(-1, *self.action_space.shape)
-            return self._evaluate_shared(obs, actions, actions)
-        return self._by_agent(self.q_networks(self._joint(obs, actions)))
 
+    @abstractmethod
     def sample_q(self, obs: PyTorchObs, sample: PolicySample | JointSample) -> th.Tensor:
         """
-        Q of every agent at the actions of a sample.
+        Q of every agent at its own actions, the others' being those drawn.
 
         :param obs: observations, ``(B, N, d)``
         :param sample: actions of all agents
-        :return: ``(n_critics, B, N)``
+        :return: ``(n_critics, B, N, K)``
         """
-        assert sample.actions is not None
-        return self.evaluate(obs, sample.actions)
 
     def min_q(self, obs: PyTorchObs, sample: PolicySample | JointSample) -> th.Tensor:
         """
@@ -93,49 +73,86 @@ class CentralizedCritic(StackedCritic):
 
         :param obs: observations, ``(B, N, d)``
         :param sample: actions of all agents
-        :return: ``(B, N)``
+        :return: ``(B, N, K)``
         """
         return self.sample_q(obs, sample).amin(dim=0)
 
     def min_q_of_own_action(self, obs: PyTorchObs, sample: JointSample) -> th.Tensor:
         """
-        min_k Q_k^i(o, a^i, sg a^{-i}): the numbers of :meth:`min_q`, where the gradient of agent i's Q reaches agent
-        i's action and no other's.
+        min_k Q_k^i(o, a^i, sg a^{-i}), the numbers of :meth:`min_q`.
+
+        The gradient of agent i's Q reaches agent i's action and no other's.
 
         :param obs: observations, ``(B, N, d)``
         :param sample: actions of all agents
-        :return: ``(B, N)``
+        :return: ``(B, N, K)``
         """
+        return self.min_q(obs, sample)
+
+    def _in_order(self, obs: PyTorchObs) -> th.Tensor:
+        """Joint observations in the order that begins with the agent's own, ``(B, N, N * d)``."""
+        features = self.features(obs)
+        return features.unflatten(1, (self.n_agents, -1))[:, self.order].flatten(2)
+
+    def _identified(self, inputs: th.Tensor) -> th.Tensor:
+        """Inputs of each agent, ``(B, N, d)``, with its one-hot vector, as rows for the shared networks."""
+        return th.cat([inputs, self.agent_ids.expand(inputs.shape[0], -1, -1)], dim=2).flatten(0, 1)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "share_critic": self.share_critic}
+
+
+class CentralizedContinuousCritic(CentralizedCritic):
+    """
+    Networks Q_k^i(o, a) that see the actions of all, Box ``(N, D)``.
+
+    Arguments as :class:`CentralizedCritic`.
+    """
+
+    action_space: spaces.Box
+
+    def _network_sizes(self, features_dim: int) -> tuple[int, int]:
+        joint = features_dim + get_action_dim(self.action_space)
+        return joint + self.n_agents if self.share_critic else joint, 1
+
+    def evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        if self.share_critic:
+            actions = actions.view(-1, *self.action_space.shape)
+            return self._evaluate_shared(obs, actions, actions)
+        return self._by_agent(self.q_networks(self._joint(obs, actions)))
+
+    def sample_q(self, obs: PyTorchObs, sample: PolicySample | JointSample) -> th.Tensor:
+        assert sample.actions is not None
+        return self.evaluate(obs, sample.actions).unsqueeze(3)
+
+    def min_q_of_own_action(self, obs: PyTorchObs, sample: JointSample) -> th.Tensor:
         actions, constant = sample.actions, sample.actions.detach()
         if self.share_critic:
-            return self._evaluate_shared(obs, actions, constant).amin(dim=0)
+            return self._evaluate_shared(obs, actions, constant).amin(dim=0).unsqueeze(2)
         # All networks see the same joint action, as a constant. The own action comes in once more at the first layer,
         # as its difference from itself: that is zero, and has the gradient wanted
-        first = first_layer(self.q_networks)
+        first = self.q_networks.stacked[0]
         own = (actions - constant).transpose(0, 1).repeat(self.n_critics, 1, 1)
         hidden = th.baddbmm(first(self._joint(obs, constant)), own, self._own_action_weight(first))
-        return self._by_agent(self.q_networks[1:](hidden)).amin(dim=0)
+        return self._by_agent(self.q_networks(hidden, first=1)).amin(dim=0).unsqueeze(2)
 
     def _own_action_weight(self, layer: StackedLinear) -> th.Tensor:
-        """
-        :param layer: the first layer
-        :return: of network (k, i) the weights for agent i's action, ``(n_critics * N, D, out_features)``
-        """
+        """Weights of the first layer of network (k, i) for agent i's action, ``(n_critics * N, D, out_features)``."""
         of_actions = layer.weight[:, -self.n_agents * self.action_space.shape[1] :]
         by_agents = of_actions.view(self.n_critics, self.n_agents, self.n_agents, -1, of_actions.shape[2])
         return by_agents.diagonal(dim1=1, dim2=2).permute(0, 3, 1, 2).flatten(0, 1)
 
     def _evaluate_shared(self, obs: PyTorchObs, own: th.Tensor, others: th.Tensor) -> th.Tensor:
         """
+        Q of every agent by the networks that serve all.
+
         :param obs: observations, ``(B, N, d)``
         :param own: of each agent, where its own networks see it, ``(B, N, D)``
         :param others: of each agent, where those of other agents see it, ``(B, N, D)``
         :return: ``(n_critics, B, N)``
         """
-        rows = self.features(obs).view(*own.shape[:2], -1)[:, self.order].flatten(2)
         actions = th.cat([own.unsqueeze(2), others[:, self.order[:, 1:]]], dim=2).flatten(2)
-        ids = self.agent_ids.expand(own.shape[0], -1, -1)
-        inputs = th.cat([rows, actions, ids], dim=2).flatten(0, 1)
+        inputs = self._identified(th.cat([self._in_order(obs), actions], dim=2))
         return self.q_networks(inputs).view(self.n_critics, *own.shape[:2])
 
     def _joint(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
@@ -144,5 +161,42 @@ class CentralizedCritic(StackedCritic):
     def _by_agent(self, q_values: th.Tensor) -> th.Tensor:
         return q_values.view(self.n_critics, self.n_agents, -1).transpose(1, 2)
 
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "share_critic": self.share_critic}
+
+class CentralizedDiscreteCritic(CentralizedCritic):
+    """
+    Networks Q_k^i(o, a^{-i}, .) that see the others' actions and give all of the agent's own at once.
+
+    For actions MultiDiscrete ``[n] * N``. What a network sees begins with the agent's own observation, followed by the
+    others' in their order, and by their actions as one-hot vectors. Arguments as :class:`CentralizedCritic`.
+    """
+
+    def __init__(self, observation_space: spaces.Box, action_space: spaces.MultiDiscrete, *args: Any, **kwargs: Any):
+        self.n_actions = int(action_space.nvec[0])
+        super().__init__(observation_space, action_space, *args, **kwargs)
+
+    def _network_sizes(self, features_dim: int) -> tuple[int, int]:
+        joint = features_dim + (self.n_agents - 1) * self.n_actions
+        return joint + self.n_agents if self.share_critic else joint, self.n_actions
+
+    def values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """
+        Q of every agent at all of its own actions.
+
+        :param obs: observations, ``(B, N, d)``
+        :param actions: numbers of the joint action, of which an agent's own does not matter, ``(B, N)``
+        :return: ``(n_critics, B, N, |A|)``
+        """
+        one_hot = F.one_hot(actions.long(), self.n_actions).to(self.agent_ids.dtype)
+        inputs = th.cat([self._in_order(obs), one_hot[:, self.order[:, 1:]].flatten(2)], dim=2)
+        if self.share_critic:
+            return self.q_networks(self._identified(inputs)).view(self.n_critics, *actions.shape, -1)
+        q_values = self.q_networks(inputs.transpose(0, 1).repeat(self.n_critics, 1, 1))
+        return q_values.view(self.n_critics, self.n_agents, *q_values.shape[1:]).transpose(1, 2)
+
+    def evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        own = actions.long().expand(self.n_critics, -1, -1).unsqueeze(3)
+        return self.values(obs, actions).gather(3, own).squeeze(3)
+
+    def sample_q(self, obs: PyTorchObs, sample: PolicySample | JointSample) -> th.Tensor:
+        assert sample.actions is not None
+        return self.values(obs, sample.actions)

@@ -12,9 +12,10 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_sac_variants.common.algorithm.arguments import EngineName, PrecisionName, TrainFreqUnit
-from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm
+from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, bellman_loss
 from sb3_sac_variants.common.checks.compatibility import check_env
 from sb3_sac_variants.common.checks.validation import check_choice
+from sb3_sac_variants.common.equations.losses import soft_bellman_target
 from sb3_sac_variants.common.equations.types import Batch
 from sb3_sac_variants.common.gradient_step.targets import TargetTracker
 from sb3_sac_variants.common.gradient_step.temperature import Temperature
@@ -24,15 +25,15 @@ from sb3_sac_variants.masac.checks import (
     check_agent_spaces,
     check_reward_normalization,
     parse_agent_target_entropy,
+    space_of_one_agent,
 )
 from sb3_sac_variants.masac.critics import CentralizedCritic
-from sb3_sac_variants.masac.cross_entropy import CrossEntropy, pairwise_log_density, policy_divergence
+from sb3_sac_variants.masac.cross_entropy import CrossEntropy, policy_divergence
 from sb3_sac_variants.masac.losses import (
     JointSample,
-    agent_bellman_error,
-    agent_bellman_target,
     agent_policy_improvement,
     agent_soft_value,
+    own_expectation,
 )
 from sb3_sac_variants.masac.policies import DecentralizedActor, MASACPolicy, MlpPolicy
 from sb3_sac_variants.masac.temperature import AgentTemperature
@@ -42,36 +43,28 @@ class Noise(NamedTuple):
     """
     Standard normal noise of one update.
 
-    :param actions: for the actions in the sampled states, ``(B, N, D)``
-    :param next_actions: for those in the states that followed, ``(B, N, D)``
+    :param actions: for the actions in the sampled states, ``(B, N, D)``, or ``(B, N)`` if they are discrete
+    :param next_actions: for those in the states that followed
     """
 
     actions: th.Tensor
     next_actions: th.Tensor
 
 
-def agent_bellman_loss(critic: CentralizedCritic, batch: Batch, target_q: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-    """
-    :param critic: Q-functions
-    :param batch: transitions
-    :param target_q: y, ``(B, N)``
-    :return: the soft Bellman error of the critics, and the mean of their values (to log)
-    """
-    q_values = critic.evaluate(batch.observations, batch.actions)
-    return agent_bellman_error(q_values, target_q), q_values.mean()
-
-
 class MASAC(MaxEntAlgorithm):
     """
-    Soft actor-critic for several agents: each acts on its own observation, and learns from critics that see the
-    observations and actions of all. Optionally the cross-entropy between their policies is part of the objective,
+    Soft actor-critic for several agents.
+
+    Each agent acts on its own observation, and learns from critics that see the observations and actions of all.
+    Optionally the cross-entropy between their policies is part of the objective,
 
     J(pi^i) = E sum_t gamma^t (r^i + alpha_i H(pi^i) + beta sum_{j != i} CE(pi^i, pi^j)).
 
-    The environment is a :class:`~sb3_sac_variants.envs.ParallelEnvAdapter`, or another one with observations
-    ``(N, d)``, actions ``(N, D)`` and the agents' rewards in ``info["agent_rewards"]``. ``VecNormalize`` may normalise
-    observations, but not rewards, of which it knows only the mean. :meth:`q_value` and :meth:`soft_value` give
-    ``(n, N)``, a value for each agent.
+    The environment is a :class:`~sb3_sac_variants.envs.ParallelEnvAdapter`, or another one with observations ``(N,
+    d)``, actions ``(N, D)`` or MultiDiscrete ``[n] * N``, and the agents' rewards in ``info["agent_rewards"]``. On
+    discrete actions every expectation over an agent's own action is an exact sum, at a drawn action of each other
+    one. ``VecNormalize`` may normalise observations, but not rewards, of which it knows only the mean.
+    :meth:`q_value` and :meth:`soft_value` give ``(n, N)``, a value for each agent.
 
     The sign of beta: the source of the term says in words that beta > 0 makes policies alike; its objective and closed
     form say that it makes them different, and so it is measured. ``ce_convention`` chooses between the two.
@@ -81,36 +74,29 @@ class MASAC(MaxEntAlgorithm):
     The only policy is "MlpPolicy", with ``share_actor`` and ``share_critic`` in ``policy_kwargs`` for networks that
     serve all agents. There are no gSDE and no n-step returns.
 
-    :param target_entropy: H of each agent, in nats: "auto" for -D, "auto_0.5" for half of that, or a number
+    :param target_entropy: H of each agent, in nats: "auto" for -D, "auto_0.5" for half of that, or a number; on
+        discrete actions "auto" for 0.7 log|A|, "auto_0.5" for half of log|A|
     :param ce_coef: beta, in units of reward; 0 leaves the cross-entropy out
     :param ce_convention: "objective": beta > 0 makes policies differ; "similarity": beta > 0 makes them alike
     :param ce_obs: where pi^j is evaluated: "theirs", at agent j's observation (the state is what all observe), or
         "own", at agent i's (would j do the same in my place?), which costs N times the actors
     :param ce_floor: how pi^j is mixed with a uniform density, without which beta > 0 has no optimum: "product" in each
         dimension, "joint" in all at once; "product_0.1" for another uniform share than 0.05. For beta < 0,
-        log pi^j also counts no more than 2 nats a dimension
+        log pi^j also counts no more than 2 nats a dimension. On discrete actions the optimum exists without it, and
+        "none" leaves it out; with a floor the term is bounded, whatever the policies do to each other
     :param ce_center: whether to subtract the batch's mean from the term, which shifts Q by mean/(1 - gamma) otherwise
     :param ce_relative: whether ``ce_coef`` is in units of the temperature: beta_i = ce_coef * alpha_i
     """
 
     algorithm_id = "masac"
     default_replay_buffer_class = AgentReplayBuffer
-    supported_action_spaces = (spaces.Box,)
+    supported_action_spaces = (spaces.Box, spaces.MultiDiscrete)
     unsupported_arguments: ClassVar[dict[str, tuple[Any, str]]] = {
         "use_sde": (False, "whose several agents explore by themselves"),
         "n_steps": (1, "whose replay buffer has one-step returns of several agents"),
     }
     tracked_networks: ClassVar[dict[str, str]] = {"critic": "critic_target"}
     update_constants = (*MaxEntAlgorithm.update_constants, "ce_obs", "_ce_arguments")
-    metric_names = (
-        "critic_loss",
-        "actor_loss",
-        "ent_coef",
-        "entropy",
-        "q_mean",
-        "ce_ratio",
-        "policy_divergence",
-    )
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MlpPolicy}
     policy: MASACPolicy
     _warned_of_collapse = False
@@ -206,9 +192,7 @@ class MASAC(MaxEntAlgorithm):
 
     @property
     def n_agents(self) -> int:
-        """
-        :return: number of agents N
-        """
+        """Number of agents N."""
         assert self.action_space.shape is not None
         return int(self.action_space.shape[0])
 
@@ -223,7 +207,7 @@ class MASAC(MaxEntAlgorithm):
 
     def _check_arguments(self) -> None:
         action_space = getattr(self, "action_space", None)
-        if isinstance(action_space, spaces.Box):  # without an environment there is none
+        if action_space is not None:  # without an environment there is none
             self.target_entropy = parse_agent_target_entropy(self.target_entropy, action_space)
         check_agent_replay_buffer(self)
         check_reward_normalization(self._vec_normalize_env)
@@ -235,8 +219,10 @@ class MASAC(MaxEntAlgorithm):
         self._ce_arguments = self._current_ce_arguments()
         self.cross_entropy = CrossEntropy(*self._ce_arguments)
 
-    def _current_ce_arguments(self) -> tuple[float, str, str, bool, bool]:
-        return self.ce_coef, self.ce_convention, self.ce_floor, self.ce_center, self.ce_relative
+    def _current_ce_arguments(self) -> tuple[float, str, str, bool, bool, int | None]:
+        one = space_of_one_agent(self.action_space)
+        n_actions = int(one.n) if isinstance(one, spaces.Discrete) else None
+        return self.ce_coef, self.ce_convention, self.ce_floor, self.ce_center, self.ce_relative, n_actions
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -273,16 +259,14 @@ class MASAC(MaxEntAlgorithm):
         assert isinstance(next_obs, th.Tensor)
         alpha = self.temperature.value
 
-        # Q-functions: y^i = r^i + gamma (min Q^i(o', a') - alpha_i log pi^i(a'^i) - beta sum_{j != i} log pi^j(a'^i))
+        # Q-functions: y^i = r^i + gamma E_{a'^i}[min Q^i(o', a') - alpha_i log pi^i(a'^i) - beta sum_j log pi^j(a'^i)]
         next_sample = self.actor.sample(next_obs, noise.next_actions)
-        next_q = self.critic_target.min_q(next_obs, next_sample)
-        next_bonus = self.cross_entropy.bonus(self._log_densities(next_obs, next_sample), alpha)
-        next_value = agent_soft_value(next_q, next_sample.log_prob, alpha, next_bonus)
-        target_q = agent_bellman_target(batch, next_value, self.reward_scale)
-        critic_loss, q_mean = self.critic_learner.minimize(lambda critic: agent_bellman_loss(critic, batch, target_q))
+        next_value = self._value(self.critic_target.min_q(next_obs, next_sample), next_obs, next_sample, alpha)[0]
+        target_q = soft_bellman_target(batch, next_value, self.reward_scale)
+        critic_loss, q_mean = self.critic_learner.minimize(lambda critic: bellman_loss(critic, batch, target_q))
 
         # Policies: the same value of Q^i(o, a^i, sg a^{-i}), climbed by agent i's action only
-        actor_loss, (sample, log_density) = self.actor_learner.minimize(
+        actor_loss, (sample, log_densities) = self.actor_learner.minimize(
             lambda actor: self._policy_loss(actor, obs, noise.actions, alpha)
         )
 
@@ -295,10 +279,10 @@ class MASAC(MaxEntAlgorithm):
             "critic_loss": critic_loss,
             "actor_loss": actor_loss,
             "ent_coef": alpha.mean(),
-            "entropy": -sample.log_prob.mean(),
+            "entropy": -own_expectation(sample, sample.log_prob).mean(),
             "q_mean": q_mean,
             "ce_ratio": self.cross_entropy.ratio(alpha),
-            "policy_divergence": policy_divergence(log_density),
+            "policy_divergence": policy_divergence(log_densities, sample.weights),
             **temperature_metrics,
         }
 
@@ -306,30 +290,29 @@ class MASAC(MaxEntAlgorithm):
         self, actor: DecentralizedActor, obs: th.Tensor, noise: th.Tensor, alpha: th.Tensor
     ) -> tuple[th.Tensor, tuple[JointSample, th.Tensor]]:
         sample = actor.sample(obs, noise)
-        log_density = self._log_densities(obs, sample)
-        q_values = self.critic.min_q_of_own_action(obs, sample)
-        values = agent_soft_value(q_values, sample.log_prob, alpha, self.cross_entropy.bonus(log_density, alpha))
-        return agent_policy_improvement(values), (sample, log_density)
+        values, log_densities = self._value(self.critic.min_q_of_own_action(obs, sample), obs, sample, alpha)
+        return agent_policy_improvement(values), (sample, log_densities)
 
-    def _log_densities(self, obs: th.Tensor, sample: JointSample) -> th.Tensor:
+    def _value(
+        self, q_values: th.Tensor, obs: th.Tensor, sample: JointSample, alpha: th.Tensor
+    ) -> tuple[th.Tensor, th.Tensor]:
         """
-        log pi^j_d(a^i_d) for each pair of agents: a gradient reaches the policies through agent i's action only.
+        Soft value of each agent, cross-entropy included.
 
+        :param q_values: Q at the own actions, ``(B, N, K)``
         :param obs: observations, ``(B, N, d)``
         :param sample: actions in them
-        :return: ``(B, N, N, D)``: batch, i, j, d
+        :param alpha: temperatures, ``(N,)``
+        :return: ``(B, N)``, and log pi^j at agent i's own actions
         """
-        if self.ce_obs == "own":
-            mean, log_std = self.actor.policies_at_each_observation(obs)
-        else:
-            mean, log_std = sample.mean.unsqueeze(1), sample.log_std.unsqueeze(1)
-        return pairwise_log_density(sample.pre_tanh, mean.detach(), log_std.detach())
+        log_densities = self.actor.log_densities(obs, sample, self.ce_obs)
+        bonus = self.cross_entropy.bonus(log_densities, sample.weights, alpha)
+        return agent_soft_value(q_values, sample, alpha, bonus), log_densities
 
     def _soft_value(self, obs: th.Tensor | TensorDict, noise: th.Tensor) -> th.Tensor:
         assert isinstance(obs, th.Tensor)
-        alpha, sample = self.temperature.value, self.actor.sample(obs, noise)
-        bonus = self.cross_entropy.bonus(self._log_densities(obs, sample), alpha)
-        return agent_soft_value(self.critic.min_q(obs, sample), sample.log_prob, alpha, bonus)
+        sample = self.actor.sample(obs, noise)
+        return self._value(self.critic.min_q(obs, sample), obs, sample, self.temperature.value)[0]
 
     # ---------------------------------------------------------------- watching and saving
 

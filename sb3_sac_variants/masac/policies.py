@@ -1,5 +1,6 @@
 """Networks of several agents: decentralised actors with weights stacked by agent, and all of them as one policy."""
 
+from abc import abstractmethod
 from typing import Any
 
 import torch as th
@@ -12,7 +13,8 @@ from sb3_sac_variants.common.gradient_step.targets import target_copy
 from sb3_sac_variants.common.networks.actors import ActorNetwork, gaussian_log_prob, log_det_tanh
 from sb3_sac_variants.common.networks.critics import stacked_mlp
 from sb3_sac_variants.common.networks.policies import GAUSSIAN_ARGUMENTS, MaxEntPolicy
-from sb3_sac_variants.masac.critics import CentralizedCritic
+from sb3_sac_variants.masac.critics import CentralizedContinuousCritic, CentralizedCritic, CentralizedDiscreteCritic
+from sb3_sac_variants.masac.cross_entropy import gaussian_densities
 from sb3_sac_variants.masac.losses import JointSample
 
 #: arguments of SB3's SACPolicy that ask for what is not here, and their defaults
@@ -25,90 +27,129 @@ _FEATURE_ARGUMENTS: dict[str, Any] = {
 
 class DecentralizedActor(ActorNetwork):
     """
-    A squashed Gaussian policy for each agent, which sees its own observation only.
+    A policy for each agent, which sees its own observation only; a subclass says of which kind.
 
-    :param args: as :class:`~sb3_sac_variants.common.networks.actors.ActorNetwork`, for spaces Box ``(N, d)``
-        and ``(N, D)``; the features extractor flattens and has no parameters
+    :param args: as :class:`~sb3_sac_variants.common.networks.actors.ActorNetwork`, for observations Box ``(N, d)``;
+        the features extractor flattens and has no parameters
     :param share_actor: whether one network serves all agents, told which by a one-hot vector beside the observation
     :param kwargs: as :class:`~sb3_sac_variants.common.networks.actors.ActorNetwork`
     """
 
     observation_space: spaces.Box
-    action_space: spaces.Box
     agent_ids: th.Tensor
 
     def __init__(self, *args: Any, share_actor: bool = False, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.share_actor = share_actor
         self.n_agents, obs_dim = self.observation_space.shape
-        self.action_dim = self.action_space.shape[1]
         n_networks, input_dim = (1, obs_dim + self.n_agents) if share_actor else (self.n_agents, obs_dim)
-        self.networks = stacked_mlp(n_networks, input_dim, 2 * self.action_dim, self.net_arch, self.activation_fn)
+        self.networks = stacked_mlp(n_networks, input_dim, self._output_dim(), self.net_arch, self.activation_fn)
         self.register_buffer("agent_ids", th.eye(self.n_agents).unsqueeze(1), persistent=False)
 
-    def _agents_first(self, obs: th.Tensor) -> th.Tensor:
-        """
-        :param obs: observations, ``(B, N, d)``
-        :return: ``(N, B, d)``, of the networks' type
-        """
-        return obs.to(self.agent_ids.dtype).transpose(0, 1)
+    @abstractmethod
+    def _output_dim(self) -> int:
+        """Numbers that describe the policy of one agent."""
 
-    def _outputs(self, inputs: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """
-        :param inputs: observations for the policy of each agent, ``(N, M, d)``
-        :return: means and log standard deviations, ``(N, M, D)``
-        """
-        if self.share_actor:
-            identified = th.cat([inputs, self.agent_ids.expand(-1, inputs.shape[1], -1)], dim=2)
-            outputs = self.networks(identified.flatten(0, 1)).view(*inputs.shape[:2], -1)
-        else:
-            outputs = self.networks(inputs)
-        mean, log_std = outputs.chunk(2, dim=2)
-        return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
-
-    def policies(self, obs: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """
-        Each agent's policy at its own observation.
-
-        :param obs: observations, ``(B, N, d)``
-        :return: means and log standard deviations before the tanh, ``(B, N, D)``
-        """
-        mean, log_std = self._outputs(self._agents_first(obs))
-        return mean.transpose(0, 1), log_std.transpose(0, 1)
-
-    def policies_at_each_observation(self, obs: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-        """
-        What every agent j would do in the place of every agent i, pi^j(.|o^i).
-
-        :param obs: observations, ``(B, N, d)``
-        :return: means and log standard deviations before the tanh, ``(B, N, N, D)``: batch, i, j, d
-        """
-        rows = self._agents_first(obs).flatten(0, 1)
-        mean, log_std = (
-            output.view(self.n_agents, self.n_agents, -1, self.action_dim).permute(2, 1, 0, 3)
-            for output in self._outputs(rows.expand(self.n_agents, -1, -1))
-        )
-        return mean, log_std
-
-    def noise_shape(self, batch_size: int) -> tuple[int, ...]:
-        """
-        :param batch_size: number of states
-        :return: shape of the standard normal noise that :meth:`sample` takes
-        """
-        return (batch_size, self.n_agents, self.action_dim)
-
+    @abstractmethod
     def sample(self, obs: th.Tensor, noise: th.Tensor) -> JointSample:
         """
-        Draw a^i ~ pi^i(.|o^i) of every agent as a = tanh(u), u = mean + std * noise.
+        Draw a^i ~ pi^i(.|o^i) of every agent.
 
         :param obs: observations, ``(B, N, d)``
         :param noise: standard normal noise of :meth:`noise_shape`
         :return: the actions, differentiable in the actor's parameters
         """
-        mean, log_std = self.policies(obs)
+
+    @abstractmethod
+    def log_densities(self, obs: th.Tensor, sample: JointSample, ce_obs: str) -> th.Tensor:
+        """
+        log pi^j_d of each pair of agents, at agent i's own actions.
+
+        A gradient reaches the policies through agent i's action only.
+
+        :param obs: observations, ``(B, N, d)``
+        :param sample: actions in them
+        :param ce_obs: "theirs": policies at agent j's observation; "own": at agent i's
+        :return: ``(B, N, N, K, D)``: batch, i, j, own action of i, dimension
+        """
+
+    @abstractmethod
+    def noise_shape(self, batch_size: int) -> tuple[int, ...]:
+        """
+        Shape of the standard normal noise that :meth:`sample` takes.
+
+        :param batch_size: number of states
+        :return: the shape
+        """
+
+    def outputs(self, obs: th.Tensor) -> th.Tensor:
+        """
+        What the networks say of each agent's policy at its own observation.
+
+        :param obs: observations, ``(B, N, d)``
+        :return: ``(B, N, output_dim)``
+        """
+        return self._outputs(self._agents_first(obs)).transpose(0, 1)
+
+    def outputs_at_each_observation(self, obs: th.Tensor) -> th.Tensor:
+        """
+        What every agent j would do in the place of every agent i, pi^j(.|o^i).
+
+        :param obs: observations, ``(B, N, d)``
+        :return: ``(B, N, N, output_dim)``: batch, i, j
+        """
+        rows = self._agents_first(obs).flatten(0, 1)
+        outputs = self._outputs(rows.expand(self.n_agents, -1, -1))
+        return outputs.unflatten(1, (self.n_agents, -1)).permute(2, 1, 0, 3)
+
+    def _agents_first(self, obs: th.Tensor) -> th.Tensor:
+        """Observations ``(B, N, d)`` as ``(N, B, d)``, of the networks' type."""
+        return obs.to(self.agent_ids.dtype).transpose(0, 1)
+
+    def _outputs(self, inputs: th.Tensor) -> th.Tensor:
+        """Observations for the policy of each agent, ``(N, M, d)``, to ``(N, M, output_dim)``."""
+        if not self.share_actor:
+            return self.networks(inputs)
+        identified = th.cat([inputs, self.agent_ids.expand(-1, inputs.shape[1], -1)], dim=2)
+        return self.networks(identified.flatten(0, 1)).view(*inputs.shape[:2], -1)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "share_actor": self.share_actor}
+
+
+def _mean_and_log_std(outputs: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+    mean, log_std = outputs.chunk(2, dim=-1)
+    return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+
+
+class GaussianActors(DecentralizedActor):
+    """
+    A squashed Gaussian policy for each agent, on actions Box ``(N, D)``.
+
+    Arguments as :class:`DecentralizedActor`.
+    """
+
+    action_space: spaces.Box
+
+    def _output_dim(self) -> int:
+        return 2 * self.action_space.shape[1]
+
+    def noise_shape(self, batch_size: int) -> tuple[int, ...]:
+        return (batch_size, *self.action_space.shape)
+
+    def sample(self, obs: th.Tensor, noise: th.Tensor) -> JointSample:
+        mean, log_std = _mean_and_log_std(self.outputs(obs))
         u = mean + log_std.exp() * noise
-        log_prob = gaussian_log_prob(u, mean, log_std) - log_det_tanh(u)
-        return JointSample(th.tanh(u), u, log_prob, mean, log_std)
+        log_prob = (gaussian_log_prob(u, mean, log_std) - log_det_tanh(u)).unsqueeze(2)
+        return JointSample(th.tanh(u), log_prob, th.ones_like(log_prob), (u, mean, log_std))
+
+    def log_densities(self, obs: th.Tensor, sample: JointSample, ce_obs: str) -> th.Tensor:
+        u, mean, log_std = sample.policies
+        if ce_obs == "own":
+            mean, log_std = _mean_and_log_std(self.outputs_at_each_observation(obs))
+        else:
+            mean, log_std = mean.unsqueeze(1), log_std.unsqueeze(1)
+        return gaussian_densities(u, mean.detach(), log_std.detach())
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """
@@ -119,18 +160,70 @@ class DecentralizedActor(ActorNetwork):
         :return: actions in [-1, 1], ``(B, N, D)``
         """
         assert isinstance(obs, th.Tensor)
-        mean, log_std = self.policies(obs)
+        mean, log_std = _mean_and_log_std(self.outputs(obs))
         return th.tanh(mean if deterministic else mean + log_std.exp() * th.randn_like(mean))
 
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return {**super()._get_constructor_parameters(), "share_actor": self.share_actor}
+
+class CategoricalActors(DecentralizedActor):
+    """
+    A categorical policy for each agent, on actions MultiDiscrete ``[n] * N``.
+
+    Arguments as :class:`DecentralizedActor`.
+    """
+
+    action_space: spaces.MultiDiscrete
+
+    def _output_dim(self) -> int:
+        return int(self.action_space.nvec[0])
+
+    def noise_shape(self, batch_size: int) -> tuple[int, ...]:
+        return (batch_size, self.n_agents)
+
+    def log_prob(self, obs: th.Tensor) -> th.Tensor:
+        """
+        log pi^i(.|o^i) of each agent's actions.
+
+        :param obs: observations, ``(B, N, d)``
+        :return: ``(B, N, |A|)``
+        """
+        return th.log_softmax(self.outputs(obs), dim=-1)
+
+    def sample(self, obs: th.Tensor, noise: th.Tensor) -> JointSample:
+        log_prob = self.log_prob(obs)
+        weights = log_prob.exp()
+        # The inverse of the distribution function, at a uniform number: that of the normal distribution at the noise
+        uniform = th.special.ndtr(noise).unsqueeze(2)
+        actions = (weights.detach().cumsum(dim=2) < uniform).sum(dim=2).clamp(max=weights.shape[2] - 1)
+        return JointSample(actions, log_prob, weights)
+
+    def log_densities(self, obs: th.Tensor, sample: JointSample, ce_obs: str) -> th.Tensor:
+        if ce_obs == "own":
+            log_prob = th.log_softmax(self.outputs_at_each_observation(obs), dim=-1)
+        else:
+            log_prob = sample.log_prob.unsqueeze(1).expand(-1, self.n_agents, -1, -1)
+        return log_prob.detach().unsqueeze(4)
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
+        """
+        Actions to take in the environment.
+
+        :param obs: observations, ``(B, N, d)``
+        :param deterministic: whether to take the most likely ones
+        :return: numbers of actions, ``(B, N)``
+        """
+        assert isinstance(obs, th.Tensor)
+        log_prob = self.log_prob(obs)
+        if deterministic:
+            return log_prob.argmax(dim=2)
+        return th.multinomial(log_prob.exp().flatten(0, 1), num_samples=1).view(-1, self.n_agents)
 
 
 class MASACPolicy(MaxEntPolicy):
     """
-    Actors, centralised twin critics and their targets. Arguments as SB3's ``SACPolicy`` (``net_arch``,
-    ``activation_fn``, ``n_critics``, ``optimizer_class``, ``optimizer_kwargs``); those for features extractors and gSDE
-    are refused.
+    Actors, centralised twin critics and their targets.
+
+    Arguments as SB3's ``SACPolicy`` (``net_arch``, ``activation_fn``, ``n_critics``, ``optimizer_class``,
+    ``optimizer_kwargs``); those for features extractors and gSDE are refused.
 
     :param share_actor: whether one actor network serves all agents, told which by a one-hot vector beside the
         observation; by default each has its own
@@ -166,13 +259,16 @@ class MASACPolicy(MaxEntPolicy):
             name: value for name, value in self.actor_kwargs.items() if name not in GAUSSIAN_ARGUMENTS
         }
         kwargs = self._update_features_extractor(kwargs, features_extractor)
-        return DecentralizedActor(**kwargs, share_actor=self.share_actor).to(self.device)
+        actor_class = GaussianActors if isinstance(self.action_space, spaces.Box) else CategoricalActors
+        return actor_class(**kwargs, share_actor=self.share_actor).to(self.device)
 
     def make_critic(  # type: ignore[override]
         self, features_extractor: BaseFeaturesExtractor | None = None
     ) -> CentralizedCritic:
         kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
-        return CentralizedCritic(**kwargs, share_critic=self.share_critic).to(self.device)
+        continuous = isinstance(self.action_space, spaces.Box)
+        critic_class = CentralizedContinuousCritic if continuous else CentralizedDiscreteCritic
+        return critic_class(**kwargs, share_critic=self.share_critic).to(self.device)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

@@ -8,8 +8,9 @@ from sb3_sac_variants.masac.losses import JointSample, agent_temperature_loss
 
 class AgentTemperature(LearnedTemperature):
     """
-    Learned temperatures alpha_i, ``(N,)``, each with its own agent's entropy. Arguments as
-    :class:`~sb3_sac_variants.common.gradient_step.temperature.LearnedTemperature`.
+    Learned temperatures alpha_i, ``(N,)``, each with its own agent's entropy.
+
+    Arguments as :class:`~sb3_sac_variants.common.gradient_step.temperature.LearnedTemperature`.
     """
 
     def minimize(self, sample: JointSample, target_entropy: float) -> dict[str, th.Tensor]:  # type: ignore[override]
@@ -21,6 +22,6 @@ class AgentTemperature(LearnedTemperature):
         :return: metrics to log
         """
         loss = self.learner.minimize(
-            lambda temperature: agent_temperature_loss(temperature.coefficient(), sample.log_prob, target_entropy)
+            lambda temperature: agent_temperature_loss(temperature.coefficient(), sample, target_entropy)
         )
         return {"ent_coef_loss": loss}

@@ -52,6 +52,8 @@ class ValueNetwork(TraceablePreprocessing):
 
     def forward(self, obs: PyTorchObs) -> th.Tensor:
         """
+        V(s), the soft state value.
+
         :param obs: observations
         :return: V(s), ``(B, 1)``
         """
@@ -60,8 +62,9 @@ class ValueNetwork(TraceablePreprocessing):
 
 class GaussianMixtureActor(SquashedGaussianActor):
     """
-    Tanh-squashed mixture of Gaussians, the policy of the first version of the 2018 paper. Its component is a discrete
-    choice, so gradients do not flow through a sample: it learns by the likelihood ratio.
+    Tanh-squashed mixture of Gaussians, the policy of the first version of the 2018 paper.
+
+    Its component is a discrete choice, so gradients do not flow through a sample: it learns by the likelihood ratio.
 
     :param args: as :class:`SquashedGaussianActor`
     :param n_components: K, number of Gaussians
@@ -82,6 +85,8 @@ class GaussianMixtureActor(SquashedGaussianActor):
 
     def noise_shape(self, batch_size: int) -> tuple[int, ...]:
         """
+        Shape of the noise that :meth:`sample` takes.
+
         :param batch_size: number of states
         :return: one number for each action dimension and one that picks the component, ``(B, action_dim + 1)``
         """
@@ -101,6 +106,8 @@ class GaussianMixtureActor(SquashedGaussianActor):
 
     def mixture(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """
+        Parameters of the mixture in each state.
+
         :param obs: observations
         :return: log-weights ``(B, K)``, means ``(B, K, action_dim)`` and log standard deviations, likewise
         """
@@ -167,8 +174,9 @@ class GaussianMixtureActor(SquashedGaussianActor):
 
 class SACv1Policy(MaxEntPolicy):
     """
-    Actor, twin critics, value network and target value network of Haarnoja et al. 2018. Arguments as SB3's
-    ``SACPolicy``, and:
+    Actor, twin critics, value network and target value network of Haarnoja et al. 2018.
+
+    Arguments as SB3's ``SACPolicy``, and:
 
     :param n_components: number of Gaussians in the policy; more than one needs ``policy_gradient="likelihood_ratio"``
     """
@@ -205,6 +213,8 @@ class SACv1Policy(MaxEntPolicy):
 
     def make_value_net(self) -> ValueNetwork:
         """
+        Build a value network with the critics' architecture and a features extractor of its own.
+
         :return: a value network with the critics' architecture and a features extractor of its own
         """
         kwargs = {name: self.critic_kwargs[name] for name in (*self.net_args, "net_arch")}

@@ -47,7 +47,6 @@ class SACv1(MaxEntAlgorithm):
     supported_action_spaces = (spaces.Box, spaces.Discrete)
     tracked_networks: ClassVar[dict[str, str]] = {"value_net": "value_net_target"}
     update_constants = (*MaxEntAlgorithm.update_constants, "policy_gradient", "policy_q")
-    metric_names = ("value_loss", "critic_loss", "actor_loss", "ent_coef", "entropy", "q_mean")
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,

@@ -62,7 +62,6 @@ class SACv2(MaxEntAlgorithm):
     supported_action_spaces = (spaces.Box, spaces.Discrete)
     tracked_networks: ClassVar[dict[str, str]] = {"critic": "critic_target"}
     update_constants = (*MaxEntAlgorithm.update_constants, "update_order")
-    metric_names = ("critic_loss", "actor_loss", "ent_coef", "entropy", "q_mean")
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,
@@ -205,9 +204,10 @@ class SACv2(MaxEntAlgorithm):
         cls, sac_or_path: SAC | Path, env: GymEnv | str | None = None, device: th.device | str = "auto", **kwargs: Any
     ) -> Self:
         """
-        Take over a model of Stable-Baselines3's SAC: networks, states of the optimisers, temperature, arguments and
-        counters of steps. By default it goes on learning as there (``update_order="sb3"``,
-        ``ent_coef_loss="log_alpha"``). Replay buffer and random state are not taken over.
+        Take over a model of Stable-Baselines3's SAC.
+
+        Networks, states of the optimisers, temperature, arguments and counters are taken over, replay buffer and random
+        state are not. By default it goes on learning as there (``update_order="sb3"``, ``ent_coef_loss="log_alpha"``).
 
         :param sac_or_path: the model, or path to a saved one
         :param env: environment of the new model; by default the one of a model that is given
@@ -221,8 +221,10 @@ class SACv2(MaxEntAlgorithm):
 
     def to_sb3(self, exact: bool = True, **kwargs: Any) -> SAC:
         """
-        Hand over to Stable-Baselines3's SAC: networks, states of the optimisers, temperature, arguments and counters of
-        steps. Replay buffer and random state are not handed over.
+        Hand over to Stable-Baselines3's SAC.
+
+        Networks, states of the optimisers, temperature, arguments and counters are handed over, replay buffer and
+        random state are not.
 
         :param exact: whether to refuse a model with options that SAC does not know (``reward_scale``, say), which would
             go on learning differently there; False hands over its networks all the same

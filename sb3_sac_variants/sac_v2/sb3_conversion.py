@@ -59,6 +59,8 @@ def from_sb3(
     cls: Any, sac_or_path: SAC | Path, env: GymEnv | str | None, device: th.device | str, **kwargs: Any
 ) -> Any:
     """
+    Build a SACv2 from Stable-Baselines3's SAC.
+
     :param cls: class of the new model
     :param sac_or_path: Stable-Baselines3's model, or path to a saved one
     :param env: environment of the new model; by default the one of a model that is given
@@ -121,6 +123,8 @@ def from_sb3(
 
 def to_sb3(model: Any, exact: bool, **kwargs: Any) -> SAC:
     """
+    Build Stable-Baselines3's SAC from a SACv2.
+
     :param model: the model
     :param exact: whether to refuse what would go on learning differently
     :param kwargs: arguments of the new model to change
@@ -175,6 +179,8 @@ def to_sb3(model: Any, exact: bool, **kwargs: Any) -> SAC:
 
 def _refuse_other_networks(kwargs: Named) -> None:
     """
+    Refuse arguments that would build other networks.
+
     :param kwargs: arguments to change
     :raises ValueError: if the networks are among them
     """
@@ -187,6 +193,8 @@ def _refuse_other_networks(kwargs: Named) -> None:
 
 def _read_sac(path: Path) -> Named:
     """
+    Read the attributes of a saved SAC.
+
     :param path: path to a saved model, or a file-like object
     :return: its saved attributes
     :raises TypeError: if it is none of these
@@ -210,6 +218,8 @@ def _read_sac(path: Path) -> Named:
 
 def _counterpart(model: Any, aliases: dict[str, Any], other: str) -> str:
     """
+    Name of the same policy in the other class.
+
     :param model: a model
     :param aliases: the policies of its class
     :param other: name of the other class, for the error
@@ -224,6 +234,8 @@ def _counterpart(model: Any, aliases: dict[str, Any], other: str) -> str:
 
 def _shared_arguments(model: Any) -> Named:
     """
+    Copy the arguments that both classes know.
+
     :param model: a model of either class
     :return: copies of the arguments both classes know
     :raises ValueError: if an argument makes networks that differ
@@ -239,6 +251,8 @@ def _shared_arguments(model: Any) -> Named:
 
 def _obstacles(model: Any) -> list[str]:
     """
+    List the options that Stable-Baselines3's SAC cannot learn with.
+
     :param model: a model
     :return: its options that Stable-Baselines3's SAC cannot learn with
     """
@@ -259,6 +273,8 @@ def _obstacles(model: Any) -> list[str]:
 
 def _build(cls: Any, policy: str, source: Any, env: GymEnv | None, device: Any, arguments: Named) -> Any:
     """
+    Build the new model on the spaces of the old one.
+
     :param cls: class of the new model
     :param policy: name of its policy
     :param source: model whose spaces it has
@@ -279,6 +295,8 @@ def _build(cls: Any, policy: str, source: Any, env: GymEnv | None, device: Any, 
 
 def _take_over(model: Any, source: Any, state: Named) -> None:
     """
+    Load parameters, and go on from the old model's counters.
+
     :param model: the new model
     :param source: model to go on from
     :param state: parameters of the new model

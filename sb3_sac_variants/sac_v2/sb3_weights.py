@@ -1,5 +1,5 @@
 """
-Parameters and states of optimisers in the layout of Stable-Baselines3's SAC and in that of SACv2.
+Parameters and states of optimisers in the layouts of Stable-Baselines3's SAC and of SACv2.
 
 The actors have the same parameters. SB3's critics are networks of their own (``qf0``, ``qf1``, ...) with weights
 ``(out, in)``; here they are one network with stacked weights ``(n_critics, in, out)``. The states of the optimisers are
@@ -23,6 +23,8 @@ Named = dict[str, Any]
 
 def stack_critics(separate: Named) -> Named:
     """
+    Convert from SB3's names and layout to those of this package.
+
     :param separate: parameters (or what an optimiser keeps for each of them) by SB3's names
     :return: the same by the names of this package, those of the critics stacked
     """
@@ -46,6 +48,8 @@ def stack_critics(separate: Named) -> Named:
 
 def unstack_critics(stacked: Named, n_critics: int) -> Named:
     """
+    Convert from the names and layout of this package to SB3's.
+
     :param stacked: parameters (or what an optimiser keeps for each of them) by the names of this package
     :param n_critics: number of critics
     :return: the same by SB3's names, each critic for itself
@@ -66,6 +70,8 @@ def unstack_critics(stacked: Named, n_critics: int) -> Named:
 
 def own_copy(value: Any) -> Any:
     """
+    Copy a tensor; anything else is returned as it is.
+
     :param value: a tensor, or anything else
     :return: a copy of a tensor: torch's ``load_state_dict()`` takes over those of an optimiser's state as they are
     """
@@ -81,6 +87,8 @@ def optimizer_state(
     learning_rate: float,
 ) -> Named:
     """
+    Convert the state of an optimiser.
+
     :param source: an optimiser
     :param source_parameters: its parameters, and others, with names
     :param target: an optimiser of the same class

@@ -1,11 +1,12 @@
 """
-What soft Q-learning has to do differently for continuous and discrete actions: propose actions to integrate over, and
-improve the actor.
+What soft Q-learning does differently for continuous and discrete actions.
+
+It proposes actions to integrate over, and improves the actor.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch as th
 from gymnasium import spaces
@@ -48,6 +49,8 @@ class ParticleOptions:
 
     def check(self) -> None:
         """
+        Check the numbers of particles.
+
         :raises ValueError: if a value has no meaning
         """
         check_range("n_value_particles", self.n_value_particles, 1, integer=True)
@@ -63,6 +66,8 @@ class ParticleOptions:
 
     def check_untouched(self, action_space: spaces.Space) -> None:
         """
+        Refuse particles where there are none.
+
         :param action_space: what these arguments do not concern
         :raises ValueError: if one was passed nevertheless
         """
@@ -77,7 +82,9 @@ class ParticleOptions:
     @property
     def n_updated(self) -> int:
         """
-        :return: particles that are updated
+        Number of particles that are updated.
+
+        :return: particles for each state
         """
         return int(self.n_svgd_particles * self.svgd_update_ratio)
 
@@ -91,9 +98,6 @@ class ActionKind(ABC):
     :param options: numbers of particles and the like
     """
 
-    #: what :meth:`improve_policy` reports
-    metric_names: ClassVar[tuple[str, ...]] = ()
-
     @abstractmethod
     def __init__(self, policy: SQLPolicy, learners: dict[str, Learner], options: ParticleOptions): ...
 
@@ -101,6 +105,8 @@ class ActionKind(ABC):
     @abstractmethod
     def check(options: ParticleOptions, ent_coef: str | float, action_space: spaces.Space) -> None:
         """
+        Check the arguments that this kind of action concerns.
+
         :param options: numbers of particles and the like
         :param ent_coef: the temperature as it was passed
         :param action_space: the action space
@@ -110,6 +116,8 @@ class ActionKind(ABC):
     @abstractmethod
     def draw_noise(self, batch_size: int) -> Noise:
         """
+        Draw the random numbers of one update.
+
         :param batch_size: number of states
         :return: random numbers of one update
         """
@@ -117,6 +125,8 @@ class ActionKind(ABC):
     @abstractmethod
     def draw_particles(self, n_particles: int, batch_size: int, generator: th.Generator | None = None) -> th.Tensor:
         """
+        Draw the actions that V is estimated with.
+
         :param n_particles: how many for each state, where there are any
         :param batch_size: number of states
         :param generator: what to draw from, torch's own by default
@@ -126,6 +136,8 @@ class ActionKind(ABC):
     @abstractmethod
     def proposal(self, particles: th.Tensor) -> PolicySample:
         """
+        Weight particles as a sample of the uniform policy.
+
         :param particles: of :meth:`draw_particles`
         :return: actions to integrate over, as a sample of the uniform policy
         """
@@ -144,8 +156,6 @@ class ActionKind(ABC):
 
 class SampledActions(ActionKind):
     """Continuous actions: V is estimated from uniform ones, and a Stein sampler learns to draw those of the policy."""
-
-    metric_names = ("actor_loss",)
 
     def __init__(self, policy: SQLPolicy, learners: dict[str, Learner], options: ParticleOptions):
         assert isinstance(policy.actor, SteinActor)

@@ -23,6 +23,8 @@ DETERMINISTIC_CANDIDATES = 32
 
 def uniform_particles(actions: th.Tensor) -> PolicySample:
     """
+    Weight particles as a sample of the uniform policy on [-1, 1]^D.
+
     :param actions: K actions for each state, uniform on [-1, 1]^D, ``(B, K, D)``
     :return: the same as a sample of the uniform policy
     """
@@ -36,6 +38,8 @@ class ActsByCritic(nn.Module):
 
     def follow(self, critic: StackedCritic) -> None:
         """
+        Set the Q-functions to act by.
+
         :param critic: Q-functions to act by
         """
         object.__setattr__(self, "_critic", critic)  # not a part of this module
@@ -43,6 +47,8 @@ class ActsByCritic(nn.Module):
     @property
     def critic(self) -> Any:
         """
+        The Q-functions to act by.
+
         :return: the Q-functions to act by
         :raises RuntimeError: if there are none, because the actor was saved and loaded by itself
         """
@@ -53,9 +59,10 @@ class ActsByCritic(nn.Module):
 
 class SteinActor(ActsByCritic, ActorNetwork):
     """
-    A network that maps noise to actions, a = tanh(f(s, xi)) with xi ~ N(0, I) (Haarnoja et al. 2017, section 3.3). Its
-    samples have a density that nobody knows; it learns from where they should move
-    (:mod:`sb3_sac_variants.sql.svgd`).
+    A network that maps noise to actions, a = tanh(f(s, xi)) with xi ~ N(0, I) (P17, section 3.3).
+
+    The density of its samples is not known; it learns from where they should move
+    (:mod:`sb3_sac_variants.sql.svgd`). P17 is Haarnoja et al. 2017.
 
     f adds its output to the noise, f(s, xi) = xi + g(s, xi): at the beginning the actions then cover the cube, while
     those of a network with small initial weights would all lie near 0 and find but one of several modes.
@@ -77,6 +84,8 @@ class SteinActor(ActsByCritic, ActorNetwork):
 
     def noise_shape(self, batch_size: int) -> tuple[int, ...]:
         """
+        Shape of the noise for one action in each state.
+
         :param batch_size: number of states
         :return: shape of the noise for one action in each state
         """
@@ -84,6 +93,8 @@ class SteinActor(ActsByCritic, ActorNetwork):
 
     def pre_tanh(self, obs: PyTorchObs, noise: th.Tensor) -> th.Tensor:
         """
+        Actions before the tanh, u = f(s, xi).
+
         :param obs: observations
         :param noise: standard normal noise xi of K actions for each state, ``(B, K, D)``
         :return: u = f(s, xi), ``(B, K, D)``
@@ -129,6 +140,8 @@ class SoftmaxActor(ActsByCritic, CategoricalActor):
     @property
     def device(self) -> th.device:
         """
+        Device of the policy; SB3 looks at the parameters, of which there are none.
+
         :return: where the policy is; SB3 looks at the parameters, of which there are none
         """
         return self.ent_coef.device
@@ -139,8 +152,10 @@ class SoftmaxActor(ActsByCritic, CategoricalActor):
 
 class SQLPolicy(MaxEntPolicy):
     """
-    Networks of soft Q-learning. Arguments as SB3's ``SACPolicy`` but for those of its Gaussian; on discrete actions
-    there is no actor network, and with it nothing to share features with.
+    Networks of soft Q-learning.
+
+    Arguments as SB3's ``SACPolicy`` but for those of its Gaussian; on discrete actions there is no actor network, and
+    so nothing to share features with.
 
     :raises ValueError: if an argument has no meaning here
     """

@@ -181,7 +181,6 @@ class SQL(MaxEntAlgorithm):
         self._action_kind.check(self._particle_options, self.ent_coef, self.action_space)
 
     def _setup_model(self) -> None:
-        self.metric_names = ("critic_loss", "ent_coef", "entropy", "q_mean", *self._action_kind.metric_names)
         super()._setup_model()
         self._setup_actions()
         self._tell_actor_temperature()
@@ -233,8 +232,10 @@ class SQL(MaxEntAlgorithm):
 
     def soft_value(self, observation: np.ndarray | dict[str, np.ndarray], n_samples: int = 1024) -> np.ndarray:
         """
-        Soft state value V(s) = alpha log integral exp(min_i Q_i(s, a)/alpha) da over actions scaled to [-1, 1] (eq. 5),
-        or its sum over discrete actions. Does not touch the random state of the training.
+        Soft state value V(s) = alpha log integral exp(min_i Q_i(s, a)/alpha) da (eq. 5).
+
+        The integral runs over actions scaled to [-1, 1]; it is a sum over discrete ones. The random state of the
+        training stays untouched.
 
         :param observation: one observation or n of them (normalised, where VecNormalize is used)
         :param n_samples: continuous actions to estimate the integral with, for each observation
@@ -257,4 +258,4 @@ class SQL(MaxEntAlgorithm):
         self._tell_actor_temperature()  # the saved policy's may be another: load(..., ent_coef=0.1)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_actions", "_options_in_use", "metric_names"]
+        return [*super()._excluded_save_params(), "_actions", "_options_in_use"]

@@ -1,6 +1,7 @@
 r"""
-Amortised Stein variational gradient descent, the sampler of soft Q-learning on continuous actions (Haarnoja et al.
-2017, section 3.3 and eq. 13-14, after Liu and Wang 2016, arXiv 1608.04471), as pure functions.
+Amortised Stein variational gradient descent, the sampler of soft Q-learning, as pure functions.
+
+Haarnoja et al. 2017 (P17), section 3.3 and eq. 13-14, after Liu and Wang 2016, arXiv 1608.04471.
 
 A network turns noise into actions, :math:`a = \tanh u`, :math:`u = f_\phi(s, \xi)`, and is to sample from
 :math:`\pi(a|s) \propto \exp(Q(s, a)/\alpha)` on the cube :math:`[-1, 1]^D`. Of K actions some are held fixed and others
@@ -124,7 +125,7 @@ def squashed_stein_direction(
     fixed: th.Tensor, updated: th.Tensor, log_density: Callable[[th.Tensor], th.Tensor], squash: Squash
 ) -> th.Tensor:
     """
-    :func:`stein_direction` for particles before the tanh, towards a density of the actions.
+    Where to move particles before the tanh, towards a density of the actions: :func:`stein_direction` there.
 
     :param fixed: u of the fixed particles, ``(B, F, D)``
     :param updated: u of the particles to move, ``(B, U, D)``
@@ -142,6 +143,8 @@ def squashed_stein_direction(
 
 def _gradient(function: Callable[[th.Tensor], th.Tensor], at: th.Tensor) -> th.Tensor:
     """
+    Gradient of a function of a tensor.
+
     :param function: of a tensor, gives a scalar
     :param at: where
     :return: the gradient, without gradients of its own
@@ -156,8 +159,7 @@ def _gradient(function: Callable[[th.Tensor], th.Tensor], at: th.Tensor) -> th.T
 
 def stein_loss(pre_tanh: th.Tensor, direction: th.Tensor, squash: Squash) -> th.Tensor:
     """
-    A loss whose descent moves the sampler along the Stein direction: its gradient is that of P17, eq. 14. Its value
-    means nothing.
+    A loss whose gradient moves the sampler along the Stein direction (P17, eq. 14); its value means nothing.
 
     :param pre_tanh: u of the updated particles, differentiable, ``(B, U, D)``
     :param direction: where to move them in the coordinates of ``squash``, ``(B, U, D)``

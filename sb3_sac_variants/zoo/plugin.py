@@ -1,70 +1,70 @@
-"""What the RL Zoo has to know about the algorithms of this package, and the places where it wants to be told.
+"""Adds algorithms to the RL Zoo: ours, and those that other packages declare.
 
-The zoo takes its algorithms from dictionaries, its default hyperparameters from files beside its own source, and
-reads no entry points. :func:`extend` therefore adds to each of its modules what belongs there, called by the start-up
-hook when the module is first imported or by :func:`register`. Nothing of the zoo is imported before that.
+The zoo keeps its algorithms in dictionaries and its default hyperparameters in files beside its own source; it reads no
+entry points. We read them for it. A package adds an algorithm by an entry point of the group ``rl_zoo3.algorithms``:
+its name is the zoo's ``--algo``, its value a :class:`ZooAlgorithm`. The start-up hook calls :func:`extend` when one of
+the zoo's modules is first imported, :func:`register` calls it for all of them. Nothing of the zoo is imported earlier.
 """
 
 import functools
 import importlib
 import inspect
+import warnings
 from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from pkgutil import resolve_name
 from types import ModuleType
 from typing import Any, NamedTuple
 
+#: The group of entry points that name algorithms.
+GROUP = "rl_zoo3.algorithms"
+DISTRIBUTION = "sb3-sac-variants"
 PACKAGE = Path(__file__).resolve().parent.parent
+#: Learning rates beside ``learning_rate``. The zoo knows only that one as a schedule.
+LEARNING_RATES = ("qf_learning_rate", "ent_coef_learning_rate")
 
 
 class ZooAlgorithm(NamedTuple):
-    """Where the zoo finds an algorithm, each as ``module:name``.
+    """What the zoo needs to know about an algorithm.
+
+    Classes and functions may be given as ``"module:name"``; they are then imported when the zoo asks for them.
 
     :param algorithm: The algorithm class
-    :param sampler: Samples hyperparameters for an Optuna trial, see :mod:`sb3_sac_variants.zoo.samplers`
+    :param hyperparameters: The YAML file with its default hyperparameters, in the zoo's format
+    :param sampler: Samples hyperparameters for an Optuna trial, as those of ``rl_zoo3.hyperparams_opt`` do; None where
+        the algorithm cannot be tuned by ``-optimize``
     :param converter: Turns the parameters of a finished trial into the hyperparameters that were sampled
     """
 
-    algorithm: str
-    sampler: str
-    converter: str
+    algorithm: type | str
+    hyperparameters: Path | str
+    sampler: Callable[..., dict[str, Any]] | str | None = None
+    converter: Callable[..., dict[str, Any]] | str | None = None
 
 
-_SAMPLERS = "sb3_sac_variants.zoo.samplers"
-
-#: The zoo's ``--algo`` for each of our algorithms. Default hyperparameters: ``hyperparams/<algo>.yml``.
-ZOO_ALGORITHMS = {
-    "sac_v1": ZooAlgorithm(
-        "sb3_sac_variants:SACv1", f"{_SAMPLERS}:sample_sac_v1_params", f"{_SAMPLERS}:convert_sac_v1_params"
-    ),
-    "sac_v2": ZooAlgorithm(
-        "sb3_sac_variants:SACv2", f"{_SAMPLERS}:sample_sac_v2_params", f"{_SAMPLERS}:convert_sac_v2_params"
-    ),
-    "sql": ZooAlgorithm("sb3_sac_variants:SQL", f"{_SAMPLERS}:sample_sql_params", f"{_SAMPLERS}:convert_sql_params"),
-    "masac": ZooAlgorithm(
-        "sb3_sac_variants:MASAC", f"{_SAMPLERS}:sample_masac_params", f"{_SAMPLERS}:convert_masac_params"
-    ),
-}
-
-
-def hyperparameter_file(algo: str) -> Path:
-    """
-    The file with our default hyperparameters for an algorithm, in the zoo's format.
-
-    :param algo: The zoo's name of the algorithm, e.g. ``"sac_v1"``
-    :return: The file inside the installed package, or in the checkout that an editable install points to
-    """
-    for folder in (PACKAGE / "hyperparams", PACKAGE.parent / "hyperparams"):
-        if (file := folder / f"{algo}.yml").is_file():
-            return file
-    raise FileNotFoundError(
-        f"No {algo}.yml under {PACKAGE} nor in hyperparams/ beside it: please reinstall the package"
+def _ours(algo: str, name: str) -> ZooAlgorithm:
+    # Beside the package in a checkout, which an editable install points to; inside the package in a wheel
+    folders = [PACKAGE / "hyperparams", PACKAGE.parent / "hyperparams"]
+    folder = next((folder for folder in folders if folder.is_dir()), folders[0])
+    samplers = "sb3_sac_variants.zoo.samplers"
+    return ZooAlgorithm(
+        f"sb3_sac_variants:{name}",
+        folder / f"{algo}.yml",
+        f"{samplers}:sample_{algo}_params",
+        f"{samplers}:convert_{algo}_params",
     )
 
 
+# Declared as entry points in pyproject.toml.
+SAC_V1 = _ours("sac_v1", "SACv1")
+SAC_V2 = _ours("sac_v2", "SACv2")
+SQL = _ours("sql", "SQL")
+MASAC = _ours("masac", "MASAC")
+
+
 def register() -> None:
-    """
-    Import the RL Zoo and make it know our algorithms, samplers, default hyperparameters and environments.
+    """Import the RL Zoo and add our algorithms, and those of other installed packages, to it.
 
     Needs no start-up hook and does no harm where there is one. Call it before the zoo builds a command line or an
     experiment.
@@ -82,47 +82,103 @@ def register() -> None:
 
 
 def extend(module: ModuleType) -> None:
-    """
-    Add to one of the zoo's modules what it has to know about us; a second time changes nothing.
+    """Add to one of the zoo's modules what belongs there; a second time changes nothing.
 
     :param module: ``rl_zoo3.utils``, ``rl_zoo3.hyperparams_opt`` or ``rl_zoo3.exp_manager``, already executed
     """
     _EXTENSIONS[module.__name__](module)
 
 
+def hyperparameter_file(algo: str) -> Path:
+    """Find the default hyperparameters of an algorithm.
+
+    :param algo: The zoo's name of the algorithm, e.g. ``"sac_v1"``
+    :return: The file that the algorithm's package names
+    :raises ValueError: when no installed package declares the algorithm
+    :raises FileNotFoundError: when the file is not there
+    """
+    entry = next((entry for entry in _declared() if entry.name == algo), None)
+    if entry is None:
+        raise ValueError(f"no installed package declares algo={algo!r} by an entry point {GROUP!r}: please install one")
+    file = Path(entry.load().hyperparameters)
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file}, the hyperparameters of {algo}, is missing: please reinstall {_package(entry)}"
+        )
+    return file
+
+
+def _declared() -> list[EntryPoint]:
+    """Return the algorithms of all installed packages, none of them imported yet. Of one name the first counts."""
+    declared = sorted(entry_points(group=GROUP), key=lambda entry: _package(entry) != DISTRIBUTION)
+    if not declared or _package(declared[0]) != DISTRIBUTION:
+        raise RuntimeError(
+            f"the installed metadata of {DISTRIBUTION} has no entry points {GROUP!r}: please install the package anew "
+            "(in a checkout: pip install -e .)"
+        )
+    return declared
+
+
+def _package(entry: EntryPoint) -> str:
+    return entry.module if entry.dist is None else entry.dist.name
+
+
+def _resolve(value: Any) -> Any:
+    return resolve_name(value) if isinstance(value, str) else value
+
+
+def _fill(**tables: dict[str, Any]) -> None:
+    """Fill dictionaries of the zoo. A faulty declaration costs nobody else an algorithm.
+
+    :param tables: The zoo's, by names of algorithms; each for the attribute of a :class:`ZooAlgorithm` that it is named
+    """
+    faults = []
+    for entry in _declared():
+        try:
+            values = {name: _resolve(getattr(entry.load(), name)) for name in tables}
+        except Exception as error:
+            faults.append(f"{entry.name!r}, since {entry.value!r} of {_package(entry)} is broken: {error!r}")
+            continue
+        for name, value in values.items():
+            if value is not None and tables[name].setdefault(entry.name, value) is not value:
+                faults.append(f"the {entry.name!r} of {_package(entry)}, since another algorithm has this name")
+    for fault in faults:  # at the end, since a filter may make errors of warnings
+        warnings.warn(f"The RL Zoo goes without {fault}", stacklevel=3)
+
+
 def _add_algorithms(utils: Any) -> None:
     # Our environments need nothing here: importing the package has registered them.
-    utils.ALGOS.update({algo: resolve_name(entry.algorithm) for algo, entry in ZOO_ALGORITHMS.items()})
+    _fill(algorithm=utils.ALGOS)
 
 
 def _add_samplers(hyperparams_opt: Any) -> None:
-    for algo, entry in ZOO_ALGORITHMS.items():
-        hyperparams_opt.HYPERPARAMS_SAMPLER[algo] = resolve_name(entry.sampler)
-        hyperparams_opt.HYPERPARAMS_CONVERTER[algo] = resolve_name(entry.converter)
+    _fill(sampler=hyperparams_opt.HYPERPARAMS_SAMPLER, converter=hyperparams_opt.HYPERPARAMS_CONVERTER)
 
 
-def _use_our_hyperparameters(exp_manager: Any) -> None:
+def _extend_manager(exp_manager: Any) -> None:
     manager = exp_manager.ExperimentManager
-    manager.__init__ = _with_our_defaults(manager.__init__)
+    if not hasattr(manager.__init__, "_sb3_sac_variants"):
+        zoo_files = Path(exp_manager.__file__).parent / "hyperparams"
+        manager.__init__ = _with_defaults(manager.__init__, {file.stem for file in zoo_files.glob("*.yml")})
+        manager._preprocess_schedules = staticmethod(_with_schedules(manager._preprocess_schedules, exp_manager))
 
 
-def _with_our_defaults(init: Callable[..., None]) -> Callable[..., None]:
-    """``ExperimentManager.__init__`` that for our algorithms finds the default hyperparameters and heeds trial 0."""
-    if hasattr(init, "_sb3_sac_variants"):
-        return init
+def _with_defaults(init: Callable[..., None], zoo_names: set[str]) -> Callable[..., None]:
+    """Let ``ExperimentManager.__init__`` find the hyperparameters of declared algorithms, and heed their trial 0."""
     signature = inspect.signature(init)
 
     @functools.wraps(init)
-    def init_with_our_defaults(*args: Any, **kwargs: Any) -> None:
+    def init_with_defaults(*args: Any, **kwargs: Any) -> None:
         call = signature.bind(*args, **kwargs)
-        if (algo := call.arguments["algo"]) in ZOO_ALGORITHMS:
+        algo = call.arguments["algo"]
+        if algo not in zoo_names and algo in {entry.name for entry in _declared()}:
             call.arguments["config"] = call.arguments.get("config") or str(hyperparameter_file(algo))
             if (trial_id := call.arguments.get("trial_id")) is not None:
                 call.arguments["trial_id"] = _TrialId(trial_id)
         init(*call.args, **call.kwargs)
 
-    init_with_our_defaults._sb3_sac_variants = True  # type: ignore[attr-defined]
-    return init_with_our_defaults
+    init_with_defaults._sb3_sac_variants = True  # type: ignore[attr-defined]
+    return init_with_defaults
 
 
 class _TrialId(int):
@@ -132,8 +188,22 @@ class _TrialId(int):
         return True
 
 
+def _with_schedules(preprocess: Callable[..., dict[str, Any]], exp_manager: Any) -> Callable[..., dict[str, Any]]:
+    """Let ``lin_3e-4`` be a schedule for the learning rates of critics and temperature, too."""
+
+    @functools.wraps(preprocess)
+    def preprocess_with_schedules(hyperparams: dict[str, Any]) -> dict[str, Any]:
+        for name in LEARNING_RATES:
+            rate = hyperparams.get(name)
+            if isinstance(rate, str) and rate.startswith("lin_"):
+                hyperparams[name] = exp_manager.SimpleLinearSchedule(rate.removeprefix("lin_"))
+        return preprocess(hyperparams)
+
+    return preprocess_with_schedules
+
+
 _EXTENSIONS: dict[str, Callable[[Any], None]] = {
     "rl_zoo3.utils": _add_algorithms,
     "rl_zoo3.hyperparams_opt": _add_samplers,
-    "rl_zoo3.exp_manager": _use_our_hyperparameters,
+    "rl_zoo3.exp_manager": _extend_manager,
 }

@@ -12,7 +12,6 @@ parameters that appear only now and then independently of the others, with a war
 from typing import Any
 
 import optuna
-from rl_zoo3.hyperparams_opt import convert_offpolicy_params, sample_sac_params
 
 _HER_SAMPLED = ("n_sampled_goal", "goal_selection_strategy")
 _HER_GIVEN = "her_"
@@ -180,6 +179,8 @@ def _convert_targets(hyperparams: dict[str, Any]) -> dict[str, Any]:
 
 def _suggest_shared_params(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> None:
     """Have the zoo sample what we share with SAC; what HER was given besides becomes a choice of one."""
+    from rl_zoo3.hyperparams_opt import sample_sac_params  # not above: importing it makes the zoo ask for this module
+
     sample_sac_params(trial, n_actions, n_envs, additional_args)
     if additional_args["using_her_replay_buffer"]:
         for name, value in additional_args["her_kwargs"].items():
@@ -192,6 +193,8 @@ def _convert_shared_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     The zoo's conversion, with the parameters of the HER buffer brought back into their dictionary, and one update for
     each environment step with several environments, too (the zoo's is one for each step of all of them).
     """
+    from rl_zoo3.hyperparams_opt import convert_offpolicy_params
+
     hyperparams = dict(sampled_params)
     her_kwargs = {name: hyperparams.pop(name) for name in _HER_SAMPLED if name in hyperparams}
     for name in [name for name in hyperparams if name.startswith(_HER_GIVEN)]:

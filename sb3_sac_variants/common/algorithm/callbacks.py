@@ -9,8 +9,10 @@ from sb3_sac_variants.common.checks.validation import check_range
 
 class RunCheckpointCallback(BaseCallback):
     """
-    Saves a checkpoint from which an interrupted run goes on exactly, whenever at least so many steps have passed, and
-    at the end. One is kept, the last; ``load_checkpoint()`` of the algorithm takes it up.
+    Saves checkpoints from which an interrupted run goes on exactly.
+
+    One is saved whenever at least ``save_freq`` steps have passed, and at the end. The last is kept;
+    ``load_checkpoint()`` of the algorithm takes it up.
 
     :param path: folder of the checkpoint
     :param save_freq: environment steps from one to the next

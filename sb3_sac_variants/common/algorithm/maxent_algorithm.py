@@ -90,8 +90,6 @@ class MaxEntAlgorithm(MaxEntRollout):
     algorithm_id: ClassVar[str]
     #: arguments that the algorithm would ignore: the value that each has to keep, and why
     unsupported_arguments: ClassVar[dict[str, tuple[Any, str]]] = {}
-    #: what :meth:`update` reports
-    metric_names: tuple[str, ...]
     #: pairs of networks (online, target)
     tracked_networks: ClassVar[dict[str, str]]
     #: attributes that a gradient step reads as plain values
@@ -172,6 +170,8 @@ class MaxEntAlgorithm(MaxEntRollout):
     @abstractmethod
     def draw_noise(self, batch_size: int) -> Any:
         """
+        Draw the random numbers of one gradient step.
+
         :param batch_size: transitions in the gradient step
         :return: the random numbers :meth:`update` takes
         """
@@ -179,18 +179,21 @@ class MaxEntAlgorithm(MaxEntRollout):
     @abstractmethod
     def update(self, batch: Batch, noise: Any) -> dict[str, th.Tensor]:
         """
-        One gradient step: the paper's algorithm box. No synchronisation with the host, static shapes, everything that
-        changes from step to step a tensor.
+        Do one gradient step: the paper's algorithm box.
+
+        There is no synchronisation with the host, shapes are static, and what changes from step to step is a tensor.
 
         :param batch: transitions
         :param noise: what :meth:`draw_noise` gave
-        :return: metrics to log, scalars on the device, the same names at each call
+        :return: metrics to log by their names, scalars on the device; the same ones at each call
         """
 
     # ---------------------------------------------------------------- construction
 
     def _check_arguments(self) -> None:
         """
+        Check the arguments; a subclass adds its own.
+
         :raises TypeError: if an argument is of a wrong type
         :raises ValueError: if an argument has no meaning
         """
@@ -207,7 +210,7 @@ class MaxEntAlgorithm(MaxEntRollout):
         self._create_aliases()
         self._setup_temperature()
         learned, tracked = self.policy.learned_networks, self.tracked_networks
-        self.updater = Updater(self.policy, learned, tracked, self.temperature, self.metric_names)
+        self.updater = Updater(self.policy, learned, tracked, self.temperature)
         for name, learner in self.updater.learners.items():
             setattr(self, f"{name}_learner", learner)
         for name, tracker in self.updater.trackers.items():
@@ -234,6 +237,8 @@ class MaxEntAlgorithm(MaxEntRollout):
 
     def _make_temperature(self, value: float, learned: bool) -> Temperature:
         """
+        Build the temperature, without an optimiser.
+
         :param value: (initial) alpha
         :param learned: whether it is learned
         :return: the temperature, without an optimiser
@@ -243,6 +248,8 @@ class MaxEntAlgorithm(MaxEntRollout):
     @property
     def log_ent_coef(self) -> th.Tensor | None:
         """
+        Log of the learned temperature.
+
         :return: log of the learned temperature, ``(1,)`` (with several agents, one each); None if it is fixed
         """
         return self.temperature.log_ent_coef if isinstance(self.temperature, LearnedTemperature) else None
@@ -258,6 +265,8 @@ class MaxEntAlgorithm(MaxEntRollout):
 
     def _set_learning_rates(self, progress_remaining: float) -> dict[str, float]:
         """
+        Set the learning rates for the steps that follow.
+
         :param progress_remaining: from 1 (beginning) to 0 (end)
         :return: the rates by SB3's log names
         """
@@ -296,13 +305,15 @@ class MaxEntAlgorithm(MaxEntRollout):
             verbose=self.verbose,
         )
         until = self._n_updates + gradient_steps
-        with matmul_precision(self.precision):
+        with matmul_precision(self.precision, self.policy, self.device):
             while self._n_updates < until:
                 self._n_updates += self.updater.run(engine, self._n_updates, until, batch_size, self._engine_signature)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _draw(self, batch_size: int) -> tuple[Batch, Any]:
         """
+        Draw a batch from the replay buffer, and the noise of a gradient step.
+
         :param batch_size: number of transitions
         :return: transitions from the replay buffer, and the noise of a gradient step
         """
@@ -327,6 +338,8 @@ class MaxEntAlgorithm(MaxEntRollout):
 
     def _gradient_step(self, batch: Batch, noise: Any) -> None:
         """
+        Do one update, and add up its metrics.
+
         :param batch: transitions
         :param noise: random numbers
         """
@@ -339,6 +352,8 @@ class MaxEntAlgorithm(MaxEntRollout):
 
     def _planned_gradient_steps(self) -> float:
         """
+        Number of gradient steps to the end of ``learn()``.
+
         :return: gradient steps to the end of ``learn()``
         """
         steps = max(self._total_timesteps - self.num_timesteps, 0)
@@ -357,6 +372,8 @@ class MaxEntAlgorithm(MaxEntRollout):
 
     def _engine_signature(self) -> Hashable:
         """
+        Identify the memory and the constants that a captured graph was made for.
+
         :return: changes when memory that a captured graph points to has been replaced, or a constant in it has changed
         """
         constants = [getattr(self, name) for name in self.update_constants]
@@ -416,6 +433,8 @@ class MaxEntAlgorithm(MaxEntRollout):
     @abstractmethod
     def _soft_value(self, obs: th.Tensor | TensorDict, noise: th.Tensor) -> th.Tensor:
         """
+        Estimate V(s), for :meth:`soft_value`.
+
         :param obs: observations
         :param noise: noise of one action for each
         :return: (an estimate of) V(s), ``(B, 1)``
@@ -423,6 +442,8 @@ class MaxEntAlgorithm(MaxEntRollout):
 
     def _draw_inspection_noise(self, n_samples: int, batch_size: int, generator: th.Generator) -> th.Tensor:
         """
+        Draw the noise for :meth:`soft_value`.
+
         :param n_samples: actions to sample for each observation
         :param batch_size: number of observations
         :param generator: what to draw from

@@ -48,6 +48,7 @@ def check_env(env: Any) -> None:
     :raises TypeError: if it is none
     :raises ValueError: if its observations are of a kind that SB3 cannot do
     """
+    check_not_parallel_env(env)
     check_instance("env", env, (gym.Env, VecEnv), "a gymnasium environment, a VecEnv, or the id of an environment")
     observation_space = env.observation_space
     parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
@@ -69,6 +70,21 @@ def check_env(env: Any) -> None:
                 f"{name}={space} has to be one-dimensional and start at 0: wrap the environment with "
                 "gymnasium.wrappers.FlattenObservation"
             )
+
+
+def check_not_parallel_env(env: Any) -> None:
+    """
+    Refuse PettingZoo's environments as they are.
+
+    :param env: an environment
+    :raises TypeError: if it is one of several agents, not wrapped
+    """
+    if hasattr(env, "possible_agents") and not isinstance(env, (gym.Env, VecEnv)):
+        raise TypeError(
+            f"env={env!r} is a PettingZoo environment of several agents: pass "
+            "sb3_sac_variants.envs.ParallelEnvAdapter(env) to MASAC, or to SACv1, SACv2 and SQL "
+            "IndependentAgents(DummyVecEnv([lambda: ParallelEnvAdapter(env)]))"
+        )
 
 
 def check_train_freq(train_freq: Any, n_envs: int) -> None:

@@ -3,8 +3,8 @@ The equations of maximum-entropy reinforcement learning, one pure function each.
 
 Every function takes tensors and returns tensors: no network, no optimiser, no state. Shapes are checked, because a
 silent broadcast of ``(batch,)`` against ``(batch, 1)`` is the classic error of this field. Notation: ``B`` batch
-size, ``n`` number of critics, ``K`` number of actions an expectation runs over (1 for a sampled action, ``|A|`` for
-an exact sum over discrete actions).
+size, ``N`` number of agents (1 but for MASAC), ``n`` number of critics, ``K`` number of actions an expectation runs
+over (1 for a sampled action, ``|A|`` for an exact sum over discrete actions).
 
 P17 is Haarnoja et al. 2017 (arXiv 1702.08165), P18 Haarnoja et al. 2018 (arXiv 1801.01290), P19 Haarnoja et al.
 2018/2019 (arXiv 1812.05905).
@@ -63,13 +63,14 @@ def soft_bellman_target(batch: Batch, next_value: th.Tensor, reward_scale: float
     Target of the soft Bellman backup, y = c r + gamma (1 - d) V(s') (P18, eq. 8; P19, eq. 2).
 
     :param batch: transitions
-    :param next_value: V(s'), ``(B, 1)``
+    :param next_value: V(s'), ``(B, N)``
     :param reward_scale: c, multiplies the reward; 1/alpha of P18
-    :return: ``(B, 1)``, without gradient
+    :return: ``(B, N)``, without gradient
     """
-    check_shape("next_value", next_value, (None, 1))
-    for name in ("rewards", "dones", "discounts"):
+    check_shape("next_value", next_value, (None, None))
+    for name in ("rewards", "discounts"):
         check_shape(f"batch.{name}", getattr(batch, name), tuple(next_value.shape))
+    check_shape("batch.dones", batch.dones, (next_value.shape[0], 1))
     return (reward_scale * batch.rewards + (1.0 - batch.dones) * batch.discounts * next_value).detach()
 
 
@@ -77,15 +78,16 @@ def soft_bellman_error(q_values: th.Tensor, target_q: th.Tensor) -> th.Tensor:
     """
     Soft Bellman residual J_Q = sum_i 1/2 E[(Q_i(s, a) - y)^2] (P18, eq. 7; P19, eq. 5).
 
-    The sum over critics makes one optimiser over all of them the same, element by element, as one for each.
+    The sum over critics (and agents) makes one optimiser over all of them the same, element by element, as one for
+    each.
 
-    :param q_values: Q of all critics, ``(n, B, 1)``
-    :param target_q: y, ``(B, 1)``
+    :param q_values: Q of all critics, ``(n, B, N)``
+    :param target_q: y, ``(B, N)``
     :return: scalar
     """
-    check_shape("target_q", target_q, (None, 1))
+    check_shape("target_q", target_q, (None, None))
     check_shape("q_values", q_values, (None, *target_q.shape))
-    return 0.5 * (q_values - target_q).square().mean(dim=(1, 2)).sum()
+    return 0.5 * (q_values - target_q).square().mean(dim=1).sum()
 
 
 def soft_value_error(values: th.Tensor, target_value: th.Tensor) -> th.Tensor:

@@ -14,7 +14,7 @@ class Batch(NamedTuple):
     :param actions: actions as stored, scaled to [-1, 1] on Box, ``(B, action_dim)``
     :param next_observations: what followed (the true last observation at the end of an episode), as ``observations``
     :param dones: 1 where the episode terminated, 0 where it went on or was truncated, ``(B, 1)``
-    :param rewards: raw (or n-step) rewards, ``(B, 1)``
+    :param rewards: raw (or n-step) rewards, ``(B, 1)``, or ``(B, N)`` of several agents
     :param discounts: discount of the bootstrapped value: gamma, or gamma^n for n-step returns, ``(B, 1)``
     """
 

@@ -1,77 +1,43 @@
-"""
-Kingma and Ba's Adam on the state of a ``torch.optim.Adam``, in the two forms that the engines need: torch's fused
-kernel without the Python around it (eager), and tensor arithmetic (inside a compiled graph, which ``Optimizer.step()``
-would break).
-"""
+"""Adam as tensor arithmetic, for a compiled graph, which ``Optimizer.step()`` would break."""
 
 import math
 
 import torch as th
 from torch import nn
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 
 def is_plain_adam(optimizer: th.optim.Optimizer) -> bool:
     """
+    Whether an optimiser's step is Adam (Kingma and Ba 2015) and nothing else.
+
     :param optimizer: any optimiser
-    :return: whether its step is Kingma and Ba's Adam and nothing else, so that :func:`adam_step` may stand in for it
+    :return: whether :func:`adam_step` may stand in for its step
     """
     unused = ("weight_decay", "amsgrad", "maximize", "differentiable")
-    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
     return (
         type(optimizer) is th.optim.Adam
         and len(optimizer.param_groups) == 1
         and not any(optimizer.param_groups[0][option] for option in unused)
         and all(beta > 0 for beta in optimizer.param_groups[0]["betas"])  # whose logarithm the step takes
-        and not any(hooks)
+        and not has_custom_step(optimizer)
     )
 
 
-class FusedAdam:
+def has_custom_step(optimizer: th.optim.Optimizer) -> bool:
     """
-    Torch's own fused kernel for the step of a ``torch.optim.Adam``, on that optimiser's own state, without what
-    ``Optimizer.step()`` does around it in Python at every call (a twelfth of an eager update on a CPU).
+    Whether a step of an optimiser runs code of the user's: hooks (its own or global ones), or a ``step`` put in place.
 
-    :param optimizer: plain Adam, with state for all parameters
-    :param parameters: its parameters
+    :param optimizer: any optimiser
+    :return: whether it does
     """
-
-    def __init__(self, optimizer: th.optim.Optimizer, parameters: list[nn.Parameter]):
-        self.group = optimizer.param_groups[0]
-        self.parameters: list[th.Tensor] = list(parameters)
-        states = [optimizer.state[parameter] for parameter in parameters]
-        self.averages = [state["exp_avg"] for state in states]
-        self.squares = [state["exp_avg_sq"] for state in states]
-        self.steps = [state["step"] for state in states]
-        self.ones = [th.ones_like(self.steps[0])] * len(self.steps)
-
-    def has_state_of(self, optimizer: th.optim.Optimizer) -> bool:
-        """
-        :param optimizer: the optimiser now
-        :return: whether its state is still the one that is stepped here
-        """
-        return optimizer.state[self.parameters[0]].get("exp_avg") is self.averages[0]
-
-    def step(self, gradients: tuple[th.Tensor, ...]) -> None:
-        """
-        :param gradients: of the parameters
-        """
-        beta1, beta2 = self.group["betas"]
-        th._foreach_add_(self.steps, self.ones)
-        th._fused_adam_(
-            self.parameters,
-            gradients,
-            self.averages,
-            self.squares,
-            [],
-            self.steps,
-            lr=self.group["lr"],
-            beta1=beta1,
-            beta2=beta2,
-            weight_decay=0.0,
-            eps=self.group["eps"],
-            amsgrad=False,
-            maximize=False,
-        )
+    hooks = (
+        optimizer._optimizer_step_pre_hooks,
+        optimizer._optimizer_step_post_hooks,
+        _global_optimizer_pre_hooks,
+        _global_optimizer_post_hooks,
+    )
+    return any(hooks) or "step" in vars(optimizer)
 
 
 def adam_step(optimizer: th.optim.Optimizer, parameters: list[nn.Parameter], gradients: tuple[th.Tensor, ...]) -> None:

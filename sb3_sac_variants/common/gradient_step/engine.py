@@ -5,21 +5,25 @@ An engine knows two functions and no network: ``draw(batch_size)`` gives the arg
 and noise), ``step(*arguments)`` does it. All engines give the same numbers within float tolerance.
 """
 
-import inspect
-import os
-import shutil
-import types
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch as th
 from torch.utils import _pytree as pytree
 
+from sb3_sac_variants.common.gradient_step.compilation import (
+    Step,
+    announced_wait,
+    compile_step,
+    compile_unsupported,
+    interrupts_get_through,
+    raised_in_compiler,
+)
+
 Draw = Callable[[int], tuple[Any, ...]]
-Step = Callable[..., None]
 Signature = Callable[[], Hashable]
 
 #: gradient steps from which compiling pays for itself on a CPU (see benchmarks/README.md)
@@ -83,21 +87,25 @@ class CompiledEngine(Engine):
         reason = compile_unsupported()
         if reason is not None:
             raise EngineUnavailableError(f"engine='compile' cannot run: {reason}")
-        self.compiled = _compile(step, fullgraph, compilations)
+        self.compiled = compile_step(step, fullgraph, compilations)
+        self._is_compiled = False
 
     def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
         self.done = 0
         try:
             while self.done < gradient_steps:
-                self.compiled(*self.draw(batch_size))
+                arguments = self.draw(batch_size)
+                if self._is_compiled:
+                    self.compiled(*arguments)
+                else:
+                    with announced_wait(), interrupts_get_through():
+                        self.compiled(*arguments)
+                    self._is_compiled = True
                 self.done += 1
         except Exception as error:
-            # Not with this module: to import it takes a second
-            from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
-
-            if not isinstance(error, TorchDynamoException | FailOnRecompileLimitHit | OSError):
+            if not raised_in_compiler(error):
                 raise
-            # It will not compile, or not once more, or the cache folder cannot be written
+            # It will not compile, or not once more, or the cache folder cannot be written, or an interrupt came before
             raise EngineUnavailableError(
                 f"engine='compile' cannot compile this update ({_in_a_line(error)}): pass engine='eager'"
             ) from error
@@ -192,55 +200,6 @@ class CudaGraphEngine(Engine):
         self._graph.replay()
 
 
-def _compile(step: Step, fullgraph: bool, compilations: int | None) -> Step:
-    """
-    :param step: does a gradient step
-    :param fullgraph: False where the optimiser's own step has to break the graph
-    :param compilations: how often at the most; None for torch's limit
-    :return: the same, to be compiled at its first call
-    """
-    options: dict[str, Any] | None = {"guard_filter_fn": _guards_to_check} if fullgraph else None
-    limit: dict[str, Any] = {}
-    if compilations is not None and "recompile_limit" in inspect.signature(th.compile).parameters:  # not in torch 2.8
-        limit["recompile_limit"] = compilations
-    return th.compile(_with_own_code(step), fullgraph=fullgraph, dynamic=False, options=options, **limit)
-
-
-def _guards_to_check(guards: Sequence[Any]) -> list[bool]:
-    """
-    Before each call torch.compile checks what it took for granted. Kept are the arguments (another batch size compiles
-    anew) and the plain values among the attributes (another tau, target entropy or reward scale does); dropped is the
-    structure of modules, dictionaries and functions: 1500 checks and 0.2 ms in each SACv2 update, of what nothing
-    replaces under a running engine. Tensors are read from their owners at each call, whatever is checked.
-
-    :param guards: what could be checked
-    :return: whether it is
-    """
-
-    def kept(guard: Any) -> bool:
-        if guard.name.startswith("self."):
-            return guard.guard_type in ("CONSTANT_MATCH", "EQUALS_MATCH")
-        return guard.guard_type == "TENSOR_MATCH" or not (guard.name or guard.is_global)
-
-    return [kept(guard) for guard in guards]
-
-
-def _with_own_code(step: Step) -> Step:
-    """
-    torch.compile keeps its graphs, a handful at the most, with the code of a function, which all models share: a study
-    that trains one model after the other would run out. A copy of the code has room of its own, freed with the engine.
-
-    :param step: a bound method
-    :return: the same, with its own code object
-    """
-    function = getattr(step, "__func__", None)
-    if function is None:
-        return step
-    code, variables = function.__code__.replace(), function.__globals__
-    copy = types.FunctionType(code, variables, function.__name__, function.__defaults__, function.__closure__)
-    return types.MethodType(copy, step.__self__)  # type: ignore[attr-defined]
-
-
 def _in_a_line(error: BaseException) -> str:
     """
     :param error: what was raised, maybe with pages of text
@@ -264,16 +223,6 @@ def keep_freed_memory() -> None:
     care.
     """
     th.empty(31 << 20, dtype=th.uint8)
-
-
-def compile_unsupported() -> str | None:
-    """
-    :return: why ``torch.compile`` cannot work on this machine's CPU, or None
-    """
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None and shutil.which("clang++") is None and shutil.which("cl") is None:
-        return f"no C++ compiler found ({compiler!r} is not on the PATH): install one, or pass engine='eager'"
-    return None
 
 
 class _WithFallback(Engine):
@@ -361,6 +310,9 @@ def make_engine(
     if name == "auto":
         wanted, why = _best_engine(device, planned_steps)
         if wanted in unsupported_engines:
+            warnings.warn(
+                f"engine='auto' goes on with 'eager', not {wanted!r}: {unsupported_engines[wanted]}", stacklevel=3
+            )
             wanted, why = "eager", unsupported_engines[wanted]
     elif name in unsupported_engines:
         raise EngineUnavailableError(f"engine={name!r} cannot run: {unsupported_engines[name]}; pass engine='eager'")

@@ -2,9 +2,10 @@
 A module, its optimiser, and ``minimize``: the only place that differentiates and steps.
 
 Run eagerly, a step is ``torch.autograd.grad`` (gradients of this module's parameters only, never of the networks the
-loss merely passes through) and a fused ``torch.optim`` step. Inside a compiled graph the same step is written with
-``torch.func`` and, for plain Adam, as tensor arithmetic on the optimiser's own state, because ``Optimizer.step()``
-would break the graph. Either way the state lives in the optimiser, so a saved model knows nothing of how it was run.
+loss merely passes through) and ``optimizer.step()``, fused where torch can. Inside a compiled graph the same step is
+written with ``torch.func`` and, for plain Adam, as tensor arithmetic on the optimiser's own state, because
+``optimizer.step()`` would break the graph. Either way the state lives in the optimiser, so a saved model knows nothing
+of how it was run.
 """
 
 import inspect
@@ -15,7 +16,7 @@ import torch as th
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import nn
 
-from sb3_sac_variants.common.gradient_step.adam import FusedAdam, adam_step, is_plain_adam
+from sb3_sac_variants.common.gradient_step.adam import adam_step, has_custom_step, is_plain_adam
 
 Loss = th.Tensor | tuple[th.Tensor, Any]
 
@@ -79,7 +80,6 @@ class Learner:
         self.plain_adam = False
         #: whether all of a gradient step is compiled into one graph, which an optimiser other than plain Adam breaks
         self.in_one_graph = True
-        self._fused_adam: FusedAdam | None = None
         self.lr: th.Tensor | None = None
         self._rate: float | None = None  # what it was filled with
         self.bind(module)
@@ -91,16 +91,25 @@ class Learner:
         self.module = module
         self._wrapper = _Wrapper(module)
         self.refresh()
+        self._bound_way_to_step = self._way_to_step()
 
     def is_bound_to(self, module: nn.Module) -> bool:
         """
         :param module: what is to be trained
-        :return: whether it is what is trained here, with the same optimiser, and none of its parameters was replaced,
-            frozen or thawed
+        :return: whether it is what is trained here, with the same optimiser, none of its parameters was replaced,
+            frozen or thawed, and nothing has changed that decides how a step is done
         """
         if module is not self.module or module.optimizer is not self._optimizer:
             return False
-        return [*map(id, _trainable(self._optimizer))] == [*map(id, self.parameters)]
+        same = [*map(id, _trainable(self._optimizer))] == [*map(id, self.parameters)]
+        return same and self._way_to_step() == self._bound_way_to_step
+
+    def _way_to_step(self) -> tuple[Any, ...]:
+        """
+        :return: another value when hooks or options of the optimiser were added that decide how a step can be done
+        """
+        amsgrad = any(group.get("amsgrad") for group in self._optimizer.param_groups)
+        return is_plain_adam(self._optimizer), amsgrad, *self.unsupported_engines()
 
     @property
     def optimizer(self) -> th.optim.Optimizer:
@@ -130,7 +139,7 @@ class Learner:
         # torch warns when a step that could be captured runs outside a graph, as warm-up and the eager engine do
         optimizer._warned_capturable_if_run_uncaptured = True
         if not isinstance(optimizer, th.optim.Adam):
-            self.lr, self._fused_adam = None, None
+            self.lr = None
             if "capturable" in inspect.signature(type(optimizer)).parameters:
                 for group in optimizer.param_groups:
                     group["capturable"] = device.type == "cuda"
@@ -151,30 +160,32 @@ class Learner:
                 state["step"] = th.zeros((), dtype=th.float32, device=device)
                 state["exp_avg"] = th.zeros_like(parameter)
                 state["exp_avg_sq"] = th.zeros_like(parameter)
-                if optimizer.param_groups[0]["amsgrad"]:
-                    state["max_exp_avg_sq"] = th.zeros_like(parameter)
+            if optimizer.param_groups[0]["amsgrad"] and "max_exp_avg_sq" not in state:
+                state["max_exp_avg_sq"] = th.zeros_like(parameter)
             state["step"] = th.as_tensor(state["step"], dtype=th.float32).to(device)
         # Of parameters that were frozen for a while Adam has done fewer steps: the formula counts them all alike
         steps = {float(optimizer.state[parameter]["step"]) for parameter in self.parameters}
         self.plain_adam = self.plain_adam and len(steps) <= 1
-        self._fused_adam = FusedAdam(optimizer, self.parameters) if self.plain_adam and self.parameters else None
 
     def unsupported_engines(self) -> dict[str, str]:
         """
-        :return: why an engine cannot repeat what a step does here, by the engine's name
+        Engines that cannot repeat what a step does here.
+
+        :return: why, by the engine's name
         """
-        unsupported_engines = {}
-        if any(parameter._backward_hooks for parameter in self.parameters):
-            unsupported_engines["compile"] = (
-                f"a parameter of the {self.name} has a gradient hook, which it would not call"
-            )
+        reasons = {}
         optimizer = self._optimizer
+        # A replayed graph runs no Python, a compiled one none that hangs on gradients
+        if has_custom_step(optimizer):
+            reasons["cudagraph"] = f"the optimizer of the {self.name} has a step hook or a step of its own"
+        if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self.parameters):
+            reasons["compile"] = reasons["cudagraph"] = f"a parameter of the {self.name} has a gradient hook"
         counts_nothing = type(optimizer) in (th.optim.SGD, RMSpropTFLike)
         on_host = not (counts_nothing or all(group.get("capturable") for group in optimizer.param_groups))
         if on_host and self.parameters and self.parameters[0].is_cuda:
             name = type(optimizer).__name__
-            unsupported_engines["cudagraph"] = f"{name}, the optimizer of the {self.name}, counts its steps on the host"
-        return unsupported_engines
+            reasons["cudagraph"] = f"{name}, the optimizer of the {self.name}, counts its steps on the host"
+        return reasons
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """
@@ -262,13 +273,10 @@ class Learner:
         gradients = tuple(map(_in_order_of, gradients, self.parameters))
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
-        if self._fused_adam is not None and not self._fused_adam.has_state_of(self.optimizer):
-            self.refresh()  # someone has loaded another state, and with it maybe other options
-        if self._fused_adam is None:
-            self.optimizer.step()
-        else:
-            with th.no_grad():
-                self._fused_adam.step(gradients)
+            # Tensor.backward() calls these, torch.autograd.grad does not
+            for hook in (parameter._post_accumulate_grad_hooks or {}).values():
+                hook(parameter)
+        self.optimizer.step()
         return detach(result)
 
     # The same in the form that torch.compile traces into one graph

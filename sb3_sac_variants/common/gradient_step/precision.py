@@ -1,29 +1,54 @@
 """In which precision an update multiplies matrices."""
 
 import functools
+import os
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch as th
+from torch import nn
 
-#: torch's names (``torch.set_float32_matmul_precision``) for the values of the argument ``precision``
-TORCH_PRECISION = {"float32": "highest", "bfloat16": "medium"}
+from sb3_sac_variants.common.equations.products import let_layers_round, rounded_operands
+
+#: environment variable that answers in place of the probe: "always" or "never"
+VARIABLE = "SB3_SAC_VARIANTS_BFLOAT16"
+
+#: how much faster a product with rounded operands has to be, roundings included
+WORTHWHILE = 1.2
 
 
 @contextmanager
-def matmul_precision(precision: str) -> Iterator[None]:
+def matmul_precision(precision: str, networks: nn.Module, device: th.device) -> Iterator[None]:
     """
-    Multiply matrices in this precision. Only operands are rounded: sums, results, parameters, losses and optimisers
-    stay float32, which is why no loss scaling is needed, and why Q-values keep their digits. So do products too small
-    for the library to have a kernel of that kind. Convolutions are what torch is set to anyway: float32 on a CPU,
-    TensorFloat32 on CUDA unless ``torch.backends.cudnn.allow_tf32`` is False.
+    Multiply matrices in this precision while the context lasts.
 
-    :param precision: "float32", or "bfloat16": operands with 8 significant bits (on CUDA, where torch takes
-        TensorFloat32 for it, 11)
+    On a CPU "bfloat16" means operands of 8 significant bits, and results as well
+    (:func:`~sb3_sac_variants.common.equations.products.rounded_operands`), where :func:`bfloat16_pays`. On CUDA torch
+    takes TensorFloat32 for it, operands of 11 significant bits. Convolutions are what torch is set to anyway: float32
+    on a CPU, TensorFloat32 on CUDA unless ``torch.backends.cudnn.allow_tf32`` is False.
+
+    :param precision: "float32" or "bfloat16"
+    :param networks: what multiplies
+    :param device: where
     """
-    wanted = TORCH_PRECISION[precision]
+    on_cuda = device.type == "cuda"
+    rounding = precision == "bfloat16" and not on_cuda and bfloat16_pays(device.type)
+    if rounding:
+        let_layers_round(networks)
+    with _torch_precision("medium" if precision == "bfloat16" and on_cuda else "highest"), rounded_operands(rounding):
+        yield
+
+
+@contextmanager
+def _torch_precision(wanted: str) -> Iterator[None]:
+    """
+    ``torch.set_float32_matmul_precision`` while the context lasts.
+
+    :param wanted: torch's name of a precision
+    """
     settings: dict[Any, str] = {}
     try:
         before = th.get_float32_matmul_precision()
@@ -43,31 +68,58 @@ def matmul_precision(precision: str) -> Iterator[None]:
             backend.fp32_precision = setting
 
 
-@functools.cache
-def rounds_operands(device_type: str) -> bool:
+def bfloat16_pays(device_type: str) -> bool:
     """
-    Try a product: what a processor reports says too little. One with bfloat16 instructions but without AMX multiplies
-    in float32 all the same, because oneDNN takes torch's setting with AMX only.
+    Whether ``precision="bfloat16"`` makes products faster, by the environment variable or else by trying one.
 
     :param device_type: "cpu" or "cuda", for example
-    :return: whether ``precision="bfloat16"`` changes anything there
+    :return: whether it does
+    :raises ValueError: if the environment variable has another value than "always" or "never"
     """
-    # 1 + 2^-12 is no bfloat16 number, and no TensorFloat32 number either
-    x = th.full((256, 256), 1 + 2.0**-12, device=device_type)
-    with matmul_precision("bfloat16"):
-        return bool((x @ x)[0, 0] == 256)
+    answer = os.environ.get(VARIABLE)
+    if answer is None:
+        return _is_faster(device_type)
+    if answer not in ("always", "never"):
+        raise ValueError(f"{VARIABLE}={answer!r} is not known: set it to 'always' or 'never', or unset it")
+    return answer == "always"
+
+
+@functools.cache
+def _is_faster(device_type: str) -> bool:
+    """
+    Time a product of the usual size: what a processor reports says too little.
+
+    :param device_type: "cpu" or "cuda", for example
+    :return: whether it is faster with operands rounded to bfloat16
+    """
+    if device_type == "cuda":
+        return th.cuda.get_device_capability()[0] >= 8  # Ampere, the first with TensorFloat32
+    x = th.ones(256, 256, device=device_type)
+
+    def seconds(rounded: bool) -> float:
+        start = time.perf_counter()
+        _ = (x.bfloat16() @ x.bfloat16()).float() if rounded else x @ x
+        return time.perf_counter() - start
+
+    try:
+        pairs = [(seconds(rounded=False), seconds(rounded=True)) for _ in range(2)]
+        if pairs[-1][1] < 10 * pairs[-1][0]:  # else it is done in software, which takes a hundred times as long
+            pairs += [(seconds(rounded=False), seconds(rounded=True)) for _ in range(30)]
+    except RuntimeError:  # no such product there
+        return False
+    return min(exact for exact, _ in pairs) > WORTHWHILE * min(rounded for _, rounded in pairs)
 
 
 def warn_if_ignored(precision: str, device: th.device) -> None:
     """
-    Say so if the processor multiplies in float32 whatever is asked for.
+    Warn if an update computes in float32 whatever was asked for.
 
     :param precision: the argument
     :param device: where updates run
     """
-    if precision != "float32" and not rounds_operands(device.type):
+    if precision == "bfloat16" and not bfloat16_pays(device.type):
         warnings.warn(
-            f"precision={precision!r} has no effect on this {device.type} device, which multiplies in float32 only: "
-            "leave it out",
+            f"precision={precision!r} is not used: products of bfloat16 numbers are no faster on this {device.type} "
+            f"device. Updates compute in float32. {VARIABLE}=always in the environment rounds all the same",
             stacklevel=3,
         )

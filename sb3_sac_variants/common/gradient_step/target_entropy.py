@@ -22,15 +22,18 @@ RUNAWAY_FACTOR = 100.0
 
 def parse_target_entropy(target_entropy: Any, action_space: spaces.Space) -> float:
     """
-    :param target_entropy: "auto", a number of nats, or on Discrete "auto_<ratio>" for a fraction of log|A|
+    Read the argument ``target_entropy``.
+
+    :param target_entropy: "auto", a number of nats, or on discrete actions "auto_<ratio>" for a fraction of log|A|
     :param action_space: the action space
-    :return: H in nats; "auto" means -dim(A) on Box (Haarnoja et al. 2019, appendix D), 0.7 log|A| on Discrete
+    :return: H in nats; "auto" means -dim(A) on Box (Haarnoja et al. 2019, appendix D), 0.7 log|A| on discrete actions
     :raises ValueError: if it is no entropy, or one that no policy on this space has
     """
-    if isinstance(action_space, spaces.Discrete):
-        lowest, highest = 0.0, math.log(action_space.n)
+    if isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete):
+        sizes = action_space.nvec if isinstance(action_space, spaces.MultiDiscrete) else [action_space.n]
+        lowest, highest = 0.0, sum(math.log(n) for n in sizes)
         default, remedy = DISCRETE_ENTROPY_RATIO * highest, "pass 'auto', 'auto_<ratio>' or a number (nats)"
-        reachable = f"policies over {action_space.n} actions have entropies above 0 and up to log|A| = {highest:.4g}"
+        reachable = f"policies over {math.prod(sizes)} actions have entropies above 0 and up to log|A| = {highest:.4g}"
     else:
         dim = get_action_dim(action_space)
         lowest, highest = -math.inf, dim * math.log(2.0)
@@ -39,7 +42,7 @@ def parse_target_entropy(target_entropy: Any, action_space: spaces.Space) -> flo
     if target_entropy == "auto":
         return default
     unit, text = 1.0, target_entropy
-    if isinstance(action_space, spaces.Discrete) and isinstance(text, str) and text.startswith("auto_"):
+    if not isinstance(action_space, spaces.Box) and isinstance(text, str) and text.startswith("auto_"):
         unit, text = highest, text[len("auto_") :]
     try:
         value = unit * float(text)

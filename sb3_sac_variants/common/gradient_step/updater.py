@@ -24,7 +24,6 @@ class Updater:
     :param learned_networks: names of the networks that learn
     :param tracked_networks: names of the online networks, and of the targets that follow them
     :param temperature: alpha
-    :param metric_names: what a gradient step reports
     """
 
     def __init__(
@@ -33,7 +32,6 @@ class Updater:
         learned_networks: tuple[str, ...],
         tracked_networks: Mapping[str, str],
         temperature: Temperature,
-        metric_names: tuple[str, ...],
     ):
         self.device = policy.device
         self.temperature = temperature
@@ -43,8 +41,7 @@ class Updater:
             target: TargetTracker(getattr(policy, online), getattr(policy, target))
             for online, target in tracked_networks.items()
         }
-        names = (*metric_names, "ent_coef_loss") if temperature.learned else metric_names
-        self.metrics = DeviceMetrics(names, self.device)
+        self.metrics = DeviceMetrics(self.device)
         self.engine: Engine | None = None
         #: gradient steps that were planned when the engine was chosen; a resumed run takes the same engine
         self.planned_steps: float | None = None
@@ -66,9 +63,10 @@ class Updater:
         :param networks: the networks, by name
         :return: whether there were any
         """
-        changed = [name for name, learner in self.learners.items() if not learner.is_bound_to(networks[name])]
-        for name in changed:
-            self.learners[name].bind(networks[name])
+        modules = {**networks, "temperature": self.temperature}
+        changed = [learner for learner in self._all_learners() if not learner.is_bound_to(modules[learner.name])]
+        for learner in changed:
+            learner.bind(modules[learner.name])
             self.engine = None
         return bool(changed)
 
@@ -137,7 +135,7 @@ class Updater:
         """
         if self.engine is not None and self.engine.draw_on_device == draw_on_device:
             return self.engine
-        learners = self.learners.values()
+        learners = self._all_learners()
         in_one_graph = all(learner.plain_adam for learner in learners)
         for learner in learners:
             learner.in_one_graph = in_one_graph

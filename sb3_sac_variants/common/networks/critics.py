@@ -3,6 +3,7 @@
 import itertools
 import math
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
 import torch as th
@@ -12,6 +13,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
+from sb3_sac_variants.common.equations.products import stacked_linear
 from sb3_sac_variants.common.equations.types import PolicySample
 from sb3_sac_variants.common.networks.preprocessing import TraceablePreprocessing
 
@@ -44,27 +46,89 @@ class StackedLinear(nn.Module):
             return (inputs * self.weight.transpose(1, 2)).sum(dim=2, keepdim=True) + self.bias
         if inputs.dim() == 2:
             inputs = inputs.expand(self.weight.shape[0], *inputs.shape)
-        if th.compiler.is_compiling():  # the compiler fuses the sum with the activation
-            return th.bmm(inputs, self.weight) + self.bias
-        return th.baddbmm(self.bias, inputs, self.weight)
+        return stacked_linear(inputs, self.weight, self.bias)
+
+    def linear(self, index: int) -> nn.Linear:
+        """
+        One of the stacked layers.
+
+        :param index: which one
+        :return: a layer whose parameters are views of this one's
+        """
+        _, in_features, out_features = self.weight.shape
+        layer = nn.Linear(in_features, out_features, device="meta")
+        views: dict[str, Any] = {"weight": self.weight[index].T, "bias": self.bias[index, 0]}
+        layer._parameters.update(views)
+        return layer
 
     def extra_repr(self) -> str:
         n, in_features, out_features = self.weight.shape
         return f"n={n}, in_features={in_features}, out_features={out_features}"
 
 
+class StackedNetworks(nn.Module):
+    """
+    ``n`` networks of the same shape, evaluated together: from ``(B, input_dim)`` to ``(n, B, output_dim)``.
+
+    As a sequence it holds the single networks, as ``q_networks`` of SB3's ``ContinuousCritic`` does: ``networks[0]`` is
+    an ``nn.Sequential`` of plain layers from ``(B, input_dim)`` to ``(B, output_dim)``. Its parameters are views of the
+    stacked ones: writing to them in place changes the stacked ones, and gradients reach them.
+
+    :param layers: stacked layers, and activations between them
+    """
+
+    def __init__(self, *layers: nn.Module):
+        super().__init__()
+        for index, layer in enumerate(layers):
+            self.add_module(str(index), layer)
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The stacked layers and the activations between them."""
+        return list(self._modules.values())  # type: ignore[arg-type]
+
+    @property
+    def stacked(self) -> list[StackedLinear]:
+        """The stacked layers without the activations."""
+        return [layer for layer in self.layers if isinstance(layer, StackedLinear)]
+
+    def forward(self, inputs: th.Tensor, first: int = 0) -> th.Tensor:
+        """
+        Evaluate all networks.
+
+        :param inputs: ``(B, input_dim)``, or ``(n, B, input_dim)``
+        :param first: layer to begin with, whose input is then given
+        :return: ``(n, B, output_dim)``
+        """
+        for layer in self.layers[first:]:
+            inputs = layer(inputs)
+        return inputs
+
+    def __len__(self) -> int:
+        return len(self.stacked[0].weight)
+
+    def __getitem__(self, index: int) -> nn.Sequential:
+        index = range(len(self))[index]
+        return nn.Sequential(
+            *(layer.linear(index) if isinstance(layer, StackedLinear) else layer for layer in self.layers)
+        )
+
+    def __iter__(self) -> Iterator[nn.Sequential]:
+        return (self[index] for index in range(len(self)))
+
+
 def stacked_mlp(
     n: int, input_dim: int, output_dim: int, net_arch: list[int], activation_fn: type[nn.Module]
-) -> nn.Sequential:
+) -> StackedNetworks:
     """
-    ``n`` multi-layer perceptrons of the same shape as one module.
+    Make ``n`` multi-layer perceptrons of the same shape.
 
     :param n: how many networks
     :param input_dim: size of the input
     :param output_dim: size of the output
     :param net_arch: sizes of the hidden layers
     :param activation_fn: activation between the layers, applied element by element
-    :return: module from ``(B, input_dim)`` to ``(n, B, output_dim)``
+    :return: the networks
     """
     sizes = [input_dim, *net_arch]
     layers: list[nn.Module] = []
@@ -72,7 +136,7 @@ def stacked_mlp(
         # In place where that is safe: half a megabyte less to allocate and to read, at 256 units and batch 256
         activation = nn.ReLU(inplace=True) if activation_fn is nn.ReLU else activation_fn()
         layers += [StackedLinear(n, in_features, out_features), activation]
-    return nn.Sequential(*layers, StackedLinear(n, sizes[-1], output_dim))
+    return StackedNetworks(*layers, StackedLinear(n, sizes[-1], output_dim))
 
 
 class StackedCritic(TraceablePreprocessing):
@@ -179,6 +243,12 @@ class StackedCritic(TraceablePreprocessing):
         :return: Q of the first critic, ``(B, 1)``
         """
         return self.evaluate(obs, actions)[0]
+
+    def __getattr__(self, name: str) -> Any:
+        """``qf0``, ``qf1``, ... are the single critics, as in SB3."""
+        if name.startswith("qf") and name[2:].isdecimal() and int(name[2:]) < self._n_networks():
+            return self.q_networks[int(name[2:])]
+        return super().__getattr__(name)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

@@ -17,8 +17,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
+from sb3_sac_variants.common.equations import products
+from sb3_sac_variants.common.networks.critics import StackedNetworks
+
 #: where networks are known to keep nothing on them
 PACKAGE = __name__.partition(".")[0]
+
+#: layers that are F.linear, the second in an update with a precision of its own
+LINEAR = (nn.Linear, products.Linear)
 
 
 def fast_inference(module: nn.Module) -> Callable[..., Any]:
@@ -29,13 +35,13 @@ def fast_inference(module: nn.Module) -> Callable[..., Any]:
     """
     if _is_watched(module):
         return module
-    if type(module) is nn.Linear:
+    if isinstance(module, nn.Linear) and type(module) in LINEAR:
         return functools.partial(_linear, module)
     if type(module) is nn.ReLU and not module.inplace:
         return th.relu
     if type(module) is FlattenExtractor:
         return _flatten
-    if type(module) is nn.Sequential:
+    if type(module) in (nn.Sequential, StackedNetworks):
         return functools.partial(_chain, [fast_inference(layer) for layer in module.children()])
     return _double(module).forward if _keeps_nothing(module) else module.forward
 
@@ -47,7 +53,7 @@ def plain_linear(layer: Callable[..., Any]) -> nn.Linear | None:
     """
     if isinstance(layer, functools.partial) and layer.func is _linear:
         return layer.args[0]
-    return layer if type(layer) is nn.Linear and not _is_watched(layer) else None
+    return layer if isinstance(layer, nn.Linear) and type(layer) in LINEAR and not _is_watched(layer) else None
 
 
 def _double(network: nn.Module) -> nn.Module:
@@ -65,7 +71,8 @@ def _double(network: nn.Module) -> nn.Module:
 
 def _keeps_nothing(network: nn.Module) -> bool:
     """Whether a double can take the place of a network: so it is with those of this package, not with any subclass."""
-    return type(network).__module__.partition(".")[0] == PACKAGE and not _is_watched(network)
+    own = type(network).__module__.partition(".")[0] == PACKAGE and type(network) is not StackedNetworks
+    return own and not _is_watched(network)
 
 
 def _is_watched(module: nn.Module) -> bool:

@@ -1,19 +1,22 @@
 """
-The state of environments, the episode under way included, as bytes that can be put back into environments built the
-same way.
+Save the state of environments, and put it back into environments built the same way.
 
-Every layer (``VecEnv`` wrapper, ``VecEnv``, ``gymnasium`` wrapper, environment) gives its attributes. References from
-one layer to another are stored as numbers and point to the new layers when they are put back, so the environments keep
-their identity: whoever holds one, holds it afterwards.
+The state is that of the episode under way, wrappers included. Every layer (``VecEnv`` wrapper, ``VecEnv``,
+``gymnasium`` wrapper, environment) gives its attributes. References from one layer to another are stored as numbers
+and point to the new layers afterwards, so environments keep their identity. Functions and classes among the attributes
+belong to how an environment is built, and stay those of the new one.
 
-What cannot be reached, and is said so by a :class:`EnvironmentStateError`: environments in other processes
-(``SubprocVecEnv``), and those with attributes that cannot be pickled (Box2D). What cannot be
-recognised: a simulator that hides behind a plain number or address. Such an environment has to define
-``__getstate__`` and ``__setstate__`` for its whole state, which are then used, or to raise in ``__getstate__``.
+An :class:`EnvironmentStateError` says what cannot be saved: environments in other processes (``SubprocVecEnv``), and
+attributes that cannot be pickled (Box2D). A simulator behind a plain number or address cannot be recognised: such an
+environment has to define ``__getstate__`` and ``__setstate__`` for its whole state, which are then used, or to raise in
+``__getstate__``.
 """
 
+import functools
 import io
-import pickle
+import sys
+import types
+from collections.abc import Callable
 from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
@@ -21,9 +24,13 @@ import gymnasium as gym
 from gymnasium.utils import EzPickle
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
-#: attributes that belong to the process, not to the state: descriptions of the class, open log files (and whatever
-#: pygame draws on)
-_NOT_STATE = ("class_attributes", "results_writer")
+from sb3_sac_variants.common.persistence.allowed import classes_of, read_pickle
+from sb3_sac_variants.common.persistence.rebuild import Build, NotAllowed, name_of
+
+#: attributes that do not belong to the state: descriptions, and open log files
+_NOT_STATE = ("class_attributes", "results_writer", "spec", "_cached_spec")
+#: kinds of attributes that belong to how an environment is built
+_NOT_STATE_TYPES = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial)
 
 
 class EnvironmentStateError(Exception):
@@ -32,6 +39,8 @@ class EnvironmentStateError(Exception):
 
 def layers(env: VecEnv) -> list[list[Any]]:
     """
+    List what an environment is built of.
+
     :param env: vectorised environment
     :return: its wrappers from the outermost to the innermost, one a group, and a last group with the innermost
         vectorised environment and, where they are in this process, its environments, each with what it wraps
@@ -48,6 +57,8 @@ def layers(env: VecEnv) -> list[list[Any]]:
 
 def _add_with_inner(env: Any, found: list[Any]) -> None:
     """
+    Add an environment and those it holds.
+
     :param env: an environment of whatever interface
     :param found: where to put it, and the environments that it holds (as wrappers and adapters do)
     """
@@ -61,6 +72,8 @@ def _add_with_inner(env: Any, found: list[Any]) -> None:
 
 def get_state(group: list[Any], everything: list[Any]) -> bytes:
     """
+    Take the state of some layers.
+
     :param group: layers whose state to take
     :param everything: all layers of the environment
     :return: their state
@@ -75,13 +88,30 @@ def get_state(group: list[Any], everything: list[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def set_state(group: list[Any], everything: list[Any], state: bytes) -> None:
+def set_state(group: list[Any], everything: list[Any], state: bytes, trusted: bool = False) -> None:
     """
+    Put a state into some layers. Objects are built only of classes that occur in them, or are known otherwise.
+
     :param group: layers to put a state into
     :param everything: all layers of the environment
     :param state: what :func:`get_state` gave for a group built in the same way
+    :param trusted: whether to build objects of any class
     """
-    for layer, attributes in zip(group, _Unpickler(io.BytesIO(state), everything).load(), strict=True):
+    known = classes_of(everything)
+
+    def new(cls: Any) -> Any:
+        if not isinstance(cls, Build) or cls.cls not in known:
+            raise NotAllowed(f"an object of {name_of(cls)}")
+        return _new(cls.cls)
+
+    def update(instance: Any, attributes: Any) -> None:
+        if type(instance) not in known or not isinstance(attributes, dict):
+            raise NotAllowed(f"the state of {name_of(instance)}")
+        _update(instance, attributes)
+
+    functions: dict[str, Callable[..., Any]] = {f"{__name__}._new": new, f"{__name__}._update": update}
+    found = read_pickle(state, trusted, classes=known, persistent=everything, functions=functions)
+    for layer, attributes in zip(group, found, strict=True):
         if _has_own_state(layer):
             layer.__setstate__(attributes)
         else:
@@ -90,6 +120,8 @@ def set_state(group: list[Any], everything: list[Any], state: bytes) -> None:
 
 def names(group: list[Any]) -> list[str]:
     """
+    Name the classes of some layers.
+
     :param group: layers
     :return: the names of their classes
     """
@@ -113,7 +145,9 @@ def _attributes(layer: Any) -> Any:
     return {
         name: value
         for name, value in vars(layer).items()
-        if name not in _NOT_STATE and not type(value).__module__.startswith("pygame")
+        if name not in _NOT_STATE
+        and not isinstance(value, _NOT_STATE_TYPES)
+        and not type(value).__module__.startswith("pygame")
     }
 
 
@@ -127,6 +161,8 @@ def _update(instance: Any, attributes: dict[str, Any]) -> None:
 
 class _Pickler(cloudpickle.Pickler):
     """
+    Writes some objects as their number.
+
     :param file: where to write
     :param everything: objects that are written as their number
     """
@@ -139,20 +175,8 @@ class _Pickler(cloudpickle.Pickler):
         return self._numbers.get(id(obj))
 
     def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, type) and getattr(sys.modules.get(obj.__module__), obj.__qualname__, None) is obj:
+            return NotImplemented  # by its name in scripts, too, whose classes cloudpickle writes with their code
         if isinstance(obj, EzPickle):  # an environment inside a layer: its arguments are not its state
             return _new, (type(obj),), vars(obj), None, None, _update
         return super().reducer_override(obj)
-
-
-class _Unpickler(pickle.Unpickler):
-    """
-    :param file: where to read
-    :param everything: the objects of these numbers
-    """
-
-    def __init__(self, file: io.BytesIO, everything: list[Any]):
-        super().__init__(file)
-        self._everything = everything
-
-    def persistent_load(self, pid: Any) -> Any:
-        return self._everything[pid]

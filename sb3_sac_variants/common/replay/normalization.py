@@ -1,10 +1,14 @@
 """The normalisation of ``VecNormalize``, for batches on the training device."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch as th
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
+
+Samples = ReplayBufferSamples | DictReplayBufferSamples
 
 #: key of an observation that is not a dictionary
 SINGLE = ""
@@ -12,84 +16,62 @@ SINGLE = ""
 Settings = tuple[VecNormalize, bool, bool, float, float, list[str] | None]
 
 
-def normalizer_of(env: VecNormalize, keys: list[str], device: th.device) -> "DeviceNormalizer | OwnNormalizer | None":
+def has_own_methods(env: VecNormalize) -> bool:
     """
+    Tell whether a wrapper normalises in its own way.
+
     :param env: the wrapper
-    :param keys: keys of the observations
-    :param device: where batches are
-    :return: what does to a batch what the wrapper does to a step; None if that is nothing
+    :return: whether it is of a subclass of ``VecNormalize`` with methods of its own
     """
     methods = ("normalize_obs", "_normalize_obs", "normalize_reward")
-    own = any(getattr(type(env), name) is not getattr(VecNormalize, name) for name in methods)
-    if own:
-        return OwnNormalizer(env, device)
-    return DeviceNormalizer(env, keys, device) if env.norm_obs or env.norm_reward else None
+    return any(getattr(type(env), name) is not getattr(VecNormalize, name) for name in methods)
+
+
+def normalized_on_host(samples: Samples, env: VecNormalize) -> Samples:
+    """
+    Normalise a batch by the methods of the wrapper, as SB3's buffers do.
+
+    :param samples: a batch as it is stored
+    :param env: the wrapper
+    :return: the batch, normalised
+    """
+
+    def normalize(function: Callable[..., Any], values: Any) -> Any:
+        if isinstance(values, dict):
+            arrays = function({key: value.cpu().numpy() for key, value in values.items()})
+            return {key: tensor(array, values[key]) for key, array in arrays.items()}
+        return tensor(function(values.cpu().numpy()), values)
+
+    def tensor(array: Any, like: th.Tensor) -> th.Tensor:
+        result = th.as_tensor(array)
+        return result.to(like.device, th.float32 if result.is_floating_point() else result.dtype)
+
+    return samples._replace(
+        observations=normalize(env.normalize_obs, samples.observations),
+        next_observations=normalize(env.normalize_obs, samples.next_observations),
+        rewards=normalize(env.normalize_reward, samples.rewards),
+    )
 
 
 def _settings(env: VecNormalize) -> Settings:
     """
+    Read what of a wrapper can be set from outside, beside the statistics.
+
     :param env: the wrapper
-    :return: what of it can be set from outside, beside the statistics
+    :return: its settings
     """
     keys = None if env.norm_obs_keys is None else list(env.norm_obs_keys)
     return env, env.norm_obs, env.norm_reward, float(env.clip_obs), float(env.clip_reward), keys
 
 
-class OwnNormalizer:
-    """
-    The normalisation of a subclass of ``VecNormalize`` that has its own: by its own methods, on the host.
-
-    :param env: the wrapper
-    :param device: where batches are
-    """
-
-    on_device = False
-
-    def __init__(self, env: VecNormalize, device: th.device):
-        self._env, self._device = env, device
-
-    def is_of(self, env: VecNormalize) -> bool:
-        """
-        :param env: a wrapper
-        :return: whether it is the one whose methods are used
-        """
-        return env is self._env
-
-    def update(self) -> None:
-        """Nothing to take over: the wrapper itself is asked."""
-
-    def observations(self, values: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
-        """
-        :param values: as the environment gives them, by their keys
-        :return: normalised
-        """
-        arrays: Any = {key: value.cpu().numpy() for key, value in values.items()}
-        if SINGLE in arrays:
-            return {SINGLE: self._tensor(self._env.normalize_obs(arrays[SINGLE]))}
-        return {key: self._tensor(value) for key, value in self._env.normalize_obs(arrays).items()}  # type: ignore[union-attr]
-
-    def reward(self, value: th.Tensor) -> th.Tensor:
-        """
-        :param value: rewards as the environment gives them
-        :return: normalised
-        """
-        return self._tensor(self._env.normalize_reward(value.cpu().numpy()))
-
-    def _tensor(self, value: Any) -> th.Tensor:
-        tensor = th.as_tensor(value)
-        return tensor.to(self._device, th.float32 if tensor.is_floating_point() else tensor.dtype)
-
-
 class DeviceNormalizer:
     """
-    What ``VecNormalize`` does to a batch, on the device.
+    Normalise batches on the device as ``VecNormalize`` normalises steps.
 
     :param env: the wrapper whose settings and statistics are used
     :param keys: keys of the observations
     :param device: where
     """
-
-    on_device = True
 
     def __init__(self, env: VecNormalize, keys: list[str], device: th.device):
         self._settings = _settings(env)
@@ -101,6 +83,8 @@ class DeviceNormalizer:
 
     def is_of(self, env: VecNormalize) -> bool:
         """
+        Tell whether the statistics come from a wrapper.
+
         :param env: a wrapper
         :return: whether it is the one whose statistics are used, with the same settings as then
         """
@@ -128,6 +112,8 @@ class DeviceNormalizer:
 
     def observations(self, values: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
         """
+        Normalise observations.
+
         :param values: as the environment gives them, ``(B, ...)``, by their keys
         :return: normalised, likewise
         """
@@ -139,6 +125,8 @@ class DeviceNormalizer:
 
     def reward(self, value: th.Tensor) -> th.Tensor:
         """
+        Normalise rewards.
+
         :param value: rewards as the environment gives them, ``(B, 1)``
         :return: normalised, likewise
         """

@@ -17,8 +17,10 @@ EVERYTHING = slice(None)
 
 class RowStorage:
     """
-    One row a transition: all that is a number in one float32 tensor, so that a batch is one gather; images, which stay
-    uint8, in tensors of their own.
+    The memory of a replay buffer, one row a transition.
+
+    All that is a number is in one float32 tensor, so that a batch is one gather; images, which stay uint8, are in
+    tensors of their own.
 
     :param rows: number of transitions
     :param n_envs: transitions that are written together, one of each environment
@@ -41,11 +43,9 @@ class RowStorage:
         if th.device(device).type == "cpu":
             _warn_of_memory(rows, rows * (4 * sum(widths.values()) + sum(map(math.prod, images.values()))))
         try:
-            self.numbers = th.empty((rows, sum(widths.values())), device=device)
-            self.images = {
-                name: th.empty((rows, *shape), dtype=th.uint8, device=device) for name, shape in images.items()
-            }
-        except RuntimeError as error:  # torch has no narrower type for "out of memory" on the CPU
+            self.numbers = _zeros((rows, sum(widths.values())), np.float32, device)
+            self.images = {name: _zeros((rows, *shape), np.uint8, device) for name, shape in images.items()}
+        except (RuntimeError, MemoryError) as error:  # torch has no narrower type for "out of memory"
             raise MemoryError(
                 f"No memory on {device} for buffer_size={rows} transitions: lower buffer_size, or pass "
                 "optimize_memory_usage=True"
@@ -71,9 +71,7 @@ class RowStorage:
 
     @property
     def nbytes(self) -> int:
-        """
-        :return: bytes taken
-        """
+        """Bytes taken."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors())
 
     def write(
@@ -106,6 +104,8 @@ class RowStorage:
 
     def gather(self, rows: th.Tensor) -> dict[str, th.Tensor]:
         """
+        Read some rows.
+
         :param rows: which ones, ``(B,)``
         :return: what is in them by name, numbers ``(B, width)`` and images ``(B, *shape)``
         """
@@ -115,8 +115,22 @@ class RowStorage:
             stored[name] = image.index_select(0, rows)
         return stored
 
+    def array(self, name: str) -> np.ndarray:
+        """
+        Show all rows.
+
+        :param name: what of them
+        :return: ``(rows, width)`` or images ``(rows, *shape)``, on the CPU without a copy
+        """
+        if name in self.images:
+            return self.images[name].cpu().numpy()
+        columns = self.numbers.split(tuple(self.widths.values()), dim=1)
+        return columns[list(self.widths).index(name)].cpu().numpy()
+
     def to(self, device: th.device | str) -> None:
         """
+        Move everything to another device.
+
         :param device: where to move
         """
         self.numbers = self.numbers.to(device)
@@ -125,6 +139,8 @@ class RowStorage:
 
     def resized(self, rows: int) -> "RowStorage":
         """
+        Copy into a memory of another size.
+
         :param rows: number of rows, more or less than there are
         :return: a copy that has the first of these rows, on the CPU
         """
@@ -143,9 +159,23 @@ class RowStorage:
         self._map_to_host()
 
 
+def _zeros(shape: tuple[int, ...], dtype: type, device: th.device | str) -> th.Tensor:
+    """
+    Make room that is zero. On the CPU NumPy makes it, which takes memory only when a row is first written.
+
+    :param shape: of the tensor
+    :param dtype: of its elements
+    :param device: where
+    :return: the tensor
+    """
+    if th.device(device).type == "cpu":
+        return th.from_numpy(np.zeros(shape, dtype))
+    return th.zeros(shape, dtype=th.uint8 if dtype is np.uint8 else th.float32, device=device)
+
+
 def _warn_of_memory(rows: int, nbytes: int) -> None:
     """
-    Memory that is not there is handed out all the same, and missed when the rows are filled, hours later.
+    Warn of too little memory: the system hands it out all the same, and the run ends when the rows are filled.
 
     :param rows: of the memory
     :param nbytes: what they will take
@@ -161,7 +191,9 @@ def _warn_of_memory(rows: int, nbytes: int) -> None:
 
 class RowRange:
     """
-    The rows that may be drawn: ``first, first + 1, ..., first + count - 1`` modulo the size of the memory.
+    The rows that may be drawn.
+
+    These are ``first, first + 1, ..., first + count - 1`` modulo the size of the memory.
 
     :param rows: size of the memory
     :param device: where rows are drawn
@@ -175,29 +207,36 @@ class RowRange:
 
     def to(self, device: th.device | str) -> None:
         """
+        Draw on another device.
+
         :param device: where to draw from now on
         """
         self._on_device = None
         if th.device(device).type != "cpu":
             # In memory, so that a captured CUDA graph follows when the range changes. float64: float32 could not reach
             # every row of a large memory evenly
-            self._on_device = tuple(th.zeros((), dtype=th.float64, device=device) for _ in range(2))  # type: ignore[assignment]
-        self.set(self.first, self.count)
+            self._on_device = tuple(  # type: ignore[assignment]
+                th.full((), number, dtype=th.float64, device=device) for number in (self.first, self.count)
+            )
 
     def set(self, first: int, count: int) -> None:
         """
+        Change the range.
+
         :param first: first row
         :param count: number of rows
         """
-        self.first, self.count = first, count
-        if self._on_device is not None:
+        if self._on_device is not None and (first, count) != (self.first, self.count):
             for number, tensor in zip((first, count), self._on_device, strict=True):
                 tensor.fill_(number)  # copied from the host, it would wait for the graph that runs
+        self.first, self.count = first, count
 
     def draw(self, batch_size: int) -> th.Tensor:
         """
+        Draw rows uniformly with replacement.
+
         :param batch_size: how many
-        :return: rows drawn uniformly with replacement, ``(batch_size,)``
+        :return: rows, ``(batch_size,)``
         """
         if self._on_device is None:
             rows = th.randint(self.count, (batch_size,))

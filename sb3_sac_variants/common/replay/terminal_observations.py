@@ -8,6 +8,8 @@ import torch as th
 
 class TerminalObservations:
     """
+    Next observations of the rows that are followed by another episode.
+
     In a memory that stores each observation once, the next observation of a row is the observation of the row that
     follows in time, unless an episode ended between the two. Those exceptions are kept here.
 
@@ -28,45 +30,50 @@ class TerminalObservations:
 
     @property
     def capacity(self) -> int:
-        """
-        :return: number of places
-        """
+        """Number of places."""
         return next(iter(self._places.values())).shape[0]
 
     @property
     def nbytes(self) -> int:
-        """
-        :return: bytes taken on the device
-        """
+        """Bytes taken on the device."""
         return sum(tensor.numel() * tensor.element_size() for tensor in (self._place_of, *self._places.values()))
 
     def put(self, row: int, observation: dict[str, np.ndarray]) -> bool:
         """
+        Keep an observation for a row. An interrupt at any moment leaves the other rows as they were.
+
         :param row: a row of the memory
         :param observation: its next observation
         :return: whether memory was allocated anew
         """
-        grows = not self._free
+        place = int(self._place_of_on_host[row])
+        grows = place < 0 and not self._free
         if grows:
             self._grow()
-        place = self._free.pop()
+        if place < 0:
+            place = self._free.pop()
         for key, places in self._places.items():
             places[place] = th.from_numpy(np.array(observation[key])).reshape(places.shape[1:])
+        self._place_of_on_host[row] = place  # first, for forget() looks here
         self._place_of[row] = place
-        self._place_of_on_host[row] = place
         return grows
 
     def forget(self, rows: range) -> None:
         """
+        Give up what was kept for some rows.
+
         :param rows: rows that no longer need their own next observation
         """
         for row in rows.start + np.flatnonzero(self._place_of_on_host[rows.start : rows.stop] >= 0):
-            self._free.append(int(self._place_of_on_host[row]))
+            place = int(self._place_of_on_host[row])
             self._place_of[row] = -1
             self._place_of_on_host[row] = -1
+            self._free.append(place)  # last: an interrupt must not make a place free that is still in use
 
     def replace(self, key: str, rows: th.Tensor, following: th.Tensor) -> th.Tensor:
         """
+        Put what is kept in the place of what follows in the memory.
+
         :param key: of the observation
         :param rows: of the memory, ``(B,)``
         :param following: observations that follow in the memory, ``(B, ...)``
@@ -81,13 +88,15 @@ class TerminalObservations:
     def _grow(self) -> None:
         present = self.capacity
         capacity = max(2 * present, 64)
+        grown = {key: places.new_zeros((capacity, *places.shape[1:])) for key, places in self._places.items()}
         for key, places in self._places.items():
-            self._places[key] = places.new_zeros((capacity, *places.shape[1:]))
-            self._places[key][:present] = places
-        self._free.extend(range(present, capacity))
+            grown[key][:present] = places
+        self._places, self._free = grown, [*self._free, *range(present, capacity)]
 
     def to(self, device: th.device | str) -> None:
         """
+        Move everything to another device.
+
         :param device: where to move
         """
         self._place_of = self._place_of.to(device)
@@ -95,6 +104,8 @@ class TerminalObservations:
 
     def resized(self, rows: int) -> "TerminalObservations":
         """
+        Copy for a memory of another size.
+
         :param rows: number of rows, not less than the highest one with an observation of its own
         :return: a copy for a memory of that many rows, on the CPU
         """

@@ -1,7 +1,8 @@
-"""What the learning studies compute: statistics, the table of studies, zoo commands, the state of a run."""
+"""What studies compute: statistics, the file of studies, zoo commands, the state of a run, tables and figures."""
 
 import json
 import os
+import re
 import shlex
 import time
 import zipfile
@@ -9,18 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
-from learning_studies import FIELDS, study
 from scipy import stats
+from studies import FIELDS, study
 
-# isort: split
-from aggregate import bootstrap_interval, iqm, spread
-from collect import Row, mean_by_interval
-from figure import appearance, curves_by_seed
-from run_folder import RunFolder, State
-from studies import Run, load_studies, merge_runs, parse_study, python_expression, select, zoo_command
-from table import markdown, not_below, summarise
+from sb3_sac_variants.study import optional
+from sb3_sac_variants.study.collect import KINDS, Results, mean_by_interval
+from sb3_sac_variants.study.figure import colours
+from sb3_sac_variants.study.run_folder import RunFolder, State
+from sb3_sac_variants.study.runs import CHECKPOINT_CALLBACK, Run, python_expression, select
+from sb3_sac_variants.study.statistics import bootstrap_interval, iqm, not_below
+from sb3_sac_variants.study.studies import load_studies, merge_runs, parse_study
+from sb3_sac_variants.study.table import final_table, published_table
 
 # Statistics
 
@@ -48,9 +51,10 @@ def test_interval_agrees_with_scipy(rng: np.random.Generator) -> None:
     values = rng.standard_normal(20)
     low, high = bootstrap_interval(values, resamples=20_000)
     expected = stats.bootstrap(
-        (values,), lambda x, axis: iqm(x, axis), n_resamples=20_000, method="percentile", vectorized=True
+        (values,), lambda x, axis: iqm(x, axis), n_resamples=20_000, method="percentile", vectorized=True, rng=1
     ).confidence_interval
-    np.testing.assert_allclose((low, high), expected, atol=0.03)
+    # Two bootstraps with other resamples: the ends have a standard error of some 0.5 % of its width.
+    np.testing.assert_allclose((low, high), expected, atol=0.05 * (high - low))
     assert low < iqm(values) < high
 
 
@@ -71,61 +75,88 @@ def test_interval_narrows_with_seeds_and_is_absent_for_one(rng: np.random.Genera
 
 def test_not_below_allows_the_spread_of_a_difference() -> None:
     baseline = np.array([9.0, 10.0, 11.0])
-    assert spread(baseline) == 1.0
     assert not_below(baseline - 1.4, baseline)
     assert not_below(baseline - 1.5, baseline) is False
     assert not_below(baseline[:1] - 9, baseline) is None
 
 
-def _rows(**returns: list[float]) -> list[Row]:
-    return [
-        {"env": "Reacher-v5", "algo": algo, "seed": str(seed), "final_return_mean": str(value)}
+def _results(scalars: list[tuple[str, int, int, float]] = (), **returns: list[float]) -> Results:  # type: ignore[assignment]
+    runs = [
+        ("tiny", algo, "Reacher-v5", str(seed))
         for algo, values in returns.items()
-        for seed, value in enumerate(values, start=1)
+        for seed in range(1, len(values) + 1)
     ]
+    keys = ["study", "algo", "env", "seed"]
+    results = {kind: pd.DataFrame(columns=[*keys, *columns]).astype(str) for kind, (_, columns) in KINDS.items()}
+    summary = pd.DataFrame(runs, columns=keys)
+    summary["final_return_mean"] = [str(value) for values in returns.values() for value in values]
+    results["summary"] = summary
+    results["curves"] = summary.rename(columns={"final_return_mean": "return_mean"}).assign(step="400")
+    logged = [
+        ("tiny", "cold", "Reacher-v5", str(seed), str(step), name, str(value)) for name, step, seed, value in scalars
+    ]
+    results["scalars"] = pd.DataFrame(logged, columns=[*keys, "step", "name", "value"])
+    return results
 
 
 def test_each_algorithm_is_compared_with_its_own_baseline() -> None:
-    rows = _rows(sac=[9.0, 11.0], warm=[2.0, 4.0], cold=[2.0, 3.0])
+    results = _results(sac=[9.0, 11.0], warm=[2.0, 4.0], cold=[2.0, 3.0])
     algorithms = {"sac": None, "warm": {"label": "Warm"}, "cold": {"baseline": "warm"}}
     own = study(environments=["Reacher-v5"], algorithms=algorithms, baseline="sac", final={})
-    lines = summarise(own, rows)
-    assert [line.keeps_up for line in lines] == [None, False, True]
-    table = markdown(own, lines).splitlines()
+    text, short = final_table(own, results)
+    table = text.splitlines()
     assert table[0].endswith("| Difference |")
     assert table[2].endswith("|  |")
     assert table[3].endswith("| -7.00 to sac, beyond the spread |")
     assert table[4].endswith("| -0.50 to Warm |")
+    assert short == ["tiny: Warm on Reacher-v5, mean return 3.00, is below sac beyond the seeds' spread"]
 
 
 def test_last_logged_values_stand_beside_the_returns() -> None:
-    rows = _rows(sac=[9.0, 11.0], cold=[2.0, 4.0])
-    logged = [(100, 1, 7.0), (200, 1, 1.0), (200, 2, 2.0)]
-    scalars = [
-        {"env": "Reacher-v5", "algo": "cold", "seed": str(seed), "step": str(step), "name": "a/b", "value": str(value)}
-        for step, seed, value in logged
-    ]
+    results = _results(
+        [("a/b", 100, 1, 7.0), ("a/b", 200, 1, 1.0), ("a/b", 200, 2, 2.0)], sac=[9.0, 11.0], cold=[2.0, 4.0]
+    )
     own = study(environments=["Reacher-v5"], baseline=None, final={}, scalars=["a/b", "never/logged"])
-    table = markdown(own, summarise(own, rows, scalars)).splitlines()
+    table = final_table(own, results)[0].splitlines()
     assert table[0].endswith("| IQM [95 % interval] | Last `a/b` |")
     assert table[2].endswith("|  |")
     assert table[3].endswith("| 1.5 |")
 
 
+def test_published_results_stand_beside_the_evaluations_at_the_same_steps() -> None:
+    published = {"Reacher-v5": {"Others": {400: [-4, -5, -3], 800: [-2, -3, -1]}}}
+    own = study(environments=["Reacher-v5"], algorithms=["sac"], published=published)
+    table = published_table(own, _results(sac=[-9.0, -11.0, -10.0])).splitlines()
+    assert table[2:] == [
+        "| Reacher-v5 | 400 | sac | 3 | -10.0 [-11.0, -9.0] |",
+        "| Reacher-v5 | 400 | Others |  | -4 [-5, -3] |",
+        "| Reacher-v5 | 800 | Others |  | -2 [-3, -1] |",
+    ]
+
+
 def test_logged_values_are_averaged_between_evaluations() -> None:
-    logged = np.array([[50, 1.0], [100, 3.0], [101, 5.0], [350, 7.0]])
-    assert mean_by_interval(logged, [100, 200, 300, 400]) == [(100, 2.0), (200, 5.0), (400, 7.0)]
+    logged = {50: 1.0, 100: 3.0, 101: 5.0, 350: 7.0}
+    assert mean_by_interval(logged, [100, 200, 300, 400]) == {100: 2.0, 200: 5.0, 400: 7.0}
 
 
 # The table of studies
 
 
-def test_declared_studies_agree_with_each_other() -> None:
-    studies = load_studies()
-    assert {"pendulum", "mountain_car_continuous", "reacher", "half_cheetah"} <= set(studies)
-    assert merge_runs(studies.values())
-    thresholds = {name: studies[name].final.threshold for name in ("pendulum", "mountain_car_continuous", "reacher")}
-    assert thresholds == {"pendulum": -200, "mountain_car_continuous": 90, "reacher": -6}
+STUDY_FILES = sorted((Path(__file__).parents[1] / "benchmarks").glob("*/*.yml"))
+
+
+@pytest.mark.skipif(not STUDY_FILES, reason="the benchmarks are not part of this distribution")
+def test_declared_studies_can_be_read_and_agree_with_each_other() -> None:
+    thresholds = {}
+    for path in STUDY_FILES:
+        studies = load_studies(path)
+        assert merge_runs(studies)
+        thresholds |= {study.name: study.final.threshold for study in studies}
+    assert {name: thresholds[name] for name in ("pendulum", "mountain_car_continuous", "reacher")} == {
+        "pendulum": -200,
+        "mountain_car_continuous": 90,
+        "reacher": -6,
+    }
 
 
 def test_runs_take_the_most_special_parameters() -> None:
@@ -142,7 +173,7 @@ def test_runs_take_the_most_special_parameters() -> None:
         ({"eval_feq": 5}, "eval_feq"),
         ({"steps": 450}, "multiple of eval_freq=200"),
         ({"steps": "1e5"}, "steps='1e5'"),
-        ({"seeds": [1, 1]}, "twice"),
+        ({"seeds": [1, 1]}, "different"),
         ({"seeds": [-1]}, r"seeds=\[-1\]"),
         ({"algorithms": ["a/b"]}, "'a/b'"),
         ({"algorithms": {"sac": {"parms": {}}}}, "parms"),
@@ -153,6 +184,11 @@ def test_runs_take_the_most_special_parameters() -> None:
         ({"final": {"threshold": "90"}}, "threshold='90'"),
         ({"final": {"deterministic": "no"}}, "deterministic='no'"),
         ({"scalars": "train/entropy"}, "scalars"),
+        ({"checkpoint_freq": -1}, "checkpoint_freq=-1"),
+        ({"tests": {"episodes": 3}}, "worlds"),
+        ({"tests": {"worlds": {"a": {}}, "actions": ["best"]}}, "mean, sampled"),
+        ({"published": {"Reacher-v5": {"Others": [1]}}}, "middle, low, high"),
+        ({"published": {"Reacher-v5": {"Others": {400: [1, 2, 3]}}}}, "middle, low, high"),
     ],
 )
 def test_wrong_fields_are_refused(fields: dict[str, Any], message: str) -> None:
@@ -192,17 +228,27 @@ def test_command_is_the_zoos_own() -> None:
         name="cold", algo="sac_v2", env="Pendulum-v1", seed=3, steps=400, eval_freq=200, eval_episodes=5,
         params={"ent_coef": "auto_0.1", "policy_kwargs": {"net_arch": [64, 64]}, "tau": 0.01},
     )  # fmt: skip
-    assert shlex.join(zoo_command(run, device="cuda")) == (
+    assert shlex.join(run.zoo_command(device="cuda")) == (
         "python -m rl_zoo3.train --algo sac_v2 --env Pendulum-v1 -n 400 -params 'ent_coef:\"auto_0.1\"' "
         "'policy_kwargs:dict(net_arch=[64,64])' tau:0.01 --seed 3 --eval-freq 200 --eval-episodes 5 --num-threads 1 "
         "--device cuda --verbose 0 -f cold/Pendulum-v1/seed3"
     )
 
 
+def test_checkpoints_go_into_the_callback_entry_beside_the_users_own() -> None:
+    run = study(algorithms={"sac_v2": {"agents": 3, "params": {"callback": "a.B"}}}, baseline=None).runs()[0]
+    (argument,) = (text for text in run.zoo_command(checkpoints=True) if text.startswith("callback:"))
+    checkpoint = {CHECKPOINT_CALLBACK: {"path": "sac_v2/Pendulum-v1/seed1/checkpoint", "save_freq": 600}}
+    assert eval(argument.removeprefix("callback:")) == ["a.B", checkpoint]
+    assert 'callback:"a.B"' in run.zoo_command()
+    off = study(algorithms=["sac_v2"], baseline=None, checkpoint_freq=0).runs()[0]
+    assert off.zoo_command(checkpoints=True) == off.zoo_command()
+
+
 def test_agents_that_are_environments_of_their_own_count_steps_and_episodes_each(tmp_path: Path) -> None:
     three = study(algorithms={"split": {"algo": "sac", "agents": 3}}, environments=["Pendulum-v1"], baseline=None)
     run = three.runs()[0]
-    command = shlex.join(zoo_command(run))
+    command = shlex.join(run.zoo_command())
     assert "-n 1200 " in command
     assert "--eval-freq 200 --eval-episodes 9 " in command  # the zoo counts calls of the environment here
     folder = RunFolder(tmp_path, run)
@@ -213,12 +259,17 @@ def test_agents_that_are_environments_of_their_own_count_steps_and_episodes_each
     assert evaluations is not None
     assert evaluations["timesteps"].tolist() == [200, 400]
     assert evaluations["results"].tolist() == [[1, 2, 3], [4, 5, 6]]
-    folder.final_file.write_text(json.dumps({"deterministic": True, "returns": [1.0] * 3 + [2.0] * 3 + [3.0] * 3}))
-    assert folder.final_returns() is None  # three episodes of four
-    folder.final_file.write_text(json.dumps({"deterministic": True, "returns": [1.0] * 3 + [2.0] * 9}))
-    returns = folder.final_returns()
+    save_final(folder, [1.0] * 3 + [2.0] * 3 + [3.0] * 3)
+    assert folder.returns("final") is None  # three episodes of four
+    save_final(folder, [1.0] * 3 + [2.0] * 9)
+    returns = folder.returns("final")
     assert returns is not None
     assert returns.tolist() == [1, 2, 2, 2]
+
+
+def save_final(folder: RunFolder, returns: list[float], deterministic: bool = True, **tests: list[float]) -> None:
+    plays = {"final": {"deterministic": deterministic, "params": {}, "returns": returns}}
+    folder.plays_file.write_text(json.dumps(plays))
 
 
 @pytest.mark.parametrize("value", [1, 1e-3, True, None, "it's", [1, ["a"]], {"a": {"b": [0.5]}}])
@@ -238,9 +289,9 @@ def trained(tmp_path: Path) -> RunFolder:
     rewrite_steps(folder, [200, 400])
     with zipfile.ZipFile(folder.model, "w") as archive:
         archive.writestr("data", "x" * 100)
-    folder.write_record(state="trained", started=3.0)
+    folder.write_record(state="trained", wall_seconds=3.0)
     assert folder.state() is State.TRAINED
-    folder.final_file.write_text(json.dumps({"deterministic": True, "returns": [1.0] * 4}))
+    save_final(folder, [1.0] * 4)
     assert folder.state() is State.FINISHED
     return folder
 
@@ -277,7 +328,7 @@ def test_a_run_is_trained_only_with_its_last_evaluation_and_a_whole_model(traine
 
 
 def test_a_run_started_by_hand_is_left_alone_while_it_writes(trained: RunFolder) -> None:
-    trained.record_file.unlink()
+    (trained.root / "run.json").unlink()
     rewrite_steps(trained, [200])
     assert trained.state() is State.RUNNING
     an_hour_ago = time.time() - 3600
@@ -299,16 +350,37 @@ def test_arguments_are_compared_as_the_zoo_saves_them(trained: RunFolder) -> Non
     assert len(folder.conflicts()) == 1
     save_arguments(folder, run, f"{{{kwargs}, gamma: 0.9}}")
     assert len(folder.conflicts()) == 1
+    checkpoint = f"{CHECKPOINT_CALLBACK}: {{path: /somewhere/checkpoint, save_freq: 20000}}"
+    save_arguments(folder, run, f"{{{kwargs}, callback: [{{{checkpoint}}}]}}")
+    assert folder.conflicts() == []
+    save_arguments(folder, run, f"{{{kwargs}, callback: [a.B, {{{checkpoint}}}]}}")
+    assert len(folder.conflicts()) == 1
 
 
 def test_the_final_evaluation_must_be_the_one_asked_for(trained: RunFolder) -> None:
-    for result, state in [
-        ({"deterministic": True, "returns": [1.0] * 3}, State.TRAINED),
-        ({"deterministic": False, "returns": [1.0] * 4}, State.TRAINED),
-        ({"deterministic": True, "returns": [1.0] * 5}, State.FINISHED),
+    for returns, deterministic, state in [
+        ([1.0] * 3, True, State.TRAINED),
+        ([1.0] * 4, False, State.TRAINED),
+        ([1.0] * 5, True, State.FINISHED),
     ]:
-        trained.final_file.write_text(json.dumps(result))
+        save_final(trained, returns, deterministic)
         assert trained.state() is state
+
+
+def test_a_run_is_finished_only_with_the_tests_that_are_asked_for(trained: RunFolder) -> None:
+    worlds = {"heavy": {"env_kwargs": {"g": 12.0}}}
+    own = study(
+        algorithms=["sac"], environments=["Pendulum-v1"], seeds=[1], params={}, tests={"episodes": 2, "worlds": worlds}
+    )
+    folder = RunFolder(trained.out, own.runs()[0])
+    assert folder.state() is State.TRAINED
+    assert list(folder.missing_plays()) == ["heavy/mean"]
+    plays = json.loads(folder.plays_file.read_text())
+    made = {"deterministic": True, "params": {"env_kwargs": {"g": 9.0}}, "returns": [1.0, 2.0]}
+    folder.plays_file.write_text(json.dumps({**plays, "heavy/mean": made}))
+    assert folder.state() is State.TRAINED  # another world
+    folder.plays_file.write_text(json.dumps({**plays, "heavy/mean": {**made, "params": worlds["heavy"]}}))
+    assert folder.state() is State.FINISHED
 
 
 def test_progress_counts_finished_episodes(trained: RunFolder) -> None:
@@ -316,25 +388,32 @@ def test_progress_counts_finished_episodes(trained: RunFolder) -> None:
     assert trained.steps_done() == 200
     (trained.zoo / "0.monitor.csv").write_text('#{"t_start": 5.0}\nr,l,t\n1.0,150,2\n1.0,120,3\n-3.')
     assert trained.steps_done() == 270
-    assert trained.started() == 3.0
-    trained.record_file.unlink()
-    assert trained.started() == 5.0
+    trained.write_record(wall_seconds=3.0)
+    assert trained.wall_seconds() == 3.0
+    (trained.root / "run.json").unlink()
+    os.utime(trained.model, (12.0, 12.0))
+    assert trained.wall_seconds() == 7.0
+
+
+def test_a_run_is_held_by_one_process_at_a_time(trained: RunFolder) -> None:
+    other = RunFolder(trained.out, trained.run)
+    assert trained.claim()
+    assert other.state() is State.RUNNING
+    assert not other.claim()
+    trained.lock.release()
+    assert other.state() is State.FINISHED
 
 
 # The figure
 
 
 def test_known_algorithms_keep_their_colours() -> None:
-    looks = appearance(study(algorithms=["other", "sac_v2", "sac", "another"], baseline="sac").variants)
-    assert len({colour for colour, _ in looks.values()}) == 4
-    assert looks["sac_v2"][0] == appearance(study(algorithms=["sac_v2"], baseline=None).variants)["sac_v2"][0]
+    looks = colours(study(algorithms=["other", "sac_v2", "sac", "another"], baseline="sac").variants)
+    assert len(set(looks.values())) == 4
+    assert looks["sac_v2"] == colours(study(algorithms=["sac_v2"], baseline=None).variants)["sac_v2"]
 
 
-def test_curves_keep_the_steps_that_all_seeds_have() -> None:
-    rows = [
-        {"seed": seed, "step": step, "value": 10 * seed + step}
-        for seed, step in [(1, 3), (1, 1), (1, 2), (2, 1), (2, 3)]
-    ]
-    steps, values = curves_by_seed(rows, "value")
-    np.testing.assert_array_equal(steps, [1, 3])
-    np.testing.assert_array_equal(values, [[11, 13], [21, 23]])
+def test_what_is_not_installed_is_named_with_the_extra_that_brings_it() -> None:
+    message = 'a study needs no_such_module, which is not installed: pip install "sb3-sac-variants[cluster]"'
+    with pytest.raises(ImportError, match=re.escape(message)):
+        optional("no_such_module.part", "cluster")

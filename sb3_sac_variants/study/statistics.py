@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-CONFIDENCE = 0.95
-
 
 def iqm(values: np.ndarray, axis: int = 0) -> np.ndarray:
     """Interquartile mean: the mean of the middle half of the values (Agarwal et al. 2021, section 4.3).
@@ -30,7 +28,7 @@ def iqm(values: np.ndarray, axis: int = 0) -> np.ndarray:
 
 
 def bootstrap_interval(
-    values: np.ndarray, confidence: float = CONFIDENCE, resamples: int = 5000, seed: int = 0
+    values: np.ndarray, confidence: float = 0.95, resamples: int = 5000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Percentile bootstrap interval of the interquartile mean over seeds.
 
@@ -44,7 +42,7 @@ def bootstrap_interval(
     :raises ValueError: If ``confidence`` is outside (0, 1)
     """
     if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence={confidence} must be between 0 and 1")
+        raise ValueError(f"confidence={confidence} must be between 0 and 1, such as 0.95")
     values = np.asarray(values, dtype=np.float64)
     count = len(values)
     if count < 2:
@@ -56,10 +54,15 @@ def bootstrap_interval(
     return low, high
 
 
-def spread(values: np.ndarray) -> float:
-    """Sample standard deviation over seeds.
+def not_below(returns: np.ndarray, baseline: np.ndarray) -> bool | None:
+    """Whether results are not below others by more than the seeds' spread.
 
-    :param values: One value for each seed
-    :return: The deviation, with n - 1 in the denominator; NaN with a single seed
+    :param returns: One value for each seed
+    :param baseline: One value for each seed
+    :return: Whether the difference of the means is above minus the standard deviation of a difference of two seeds,
+        ``sqrt(std^2 + std_baseline^2)``; None with a single seed on either side, which has no spread
     """
-    return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+    if min(len(returns), len(baseline)) < 2:
+        return None
+    spread = np.hypot(np.std(returns, ddof=1), np.std(baseline, ddof=1))
+    return bool(np.mean(returns) - np.mean(baseline) >= -spread)

@@ -1,0 +1,151 @@
+"""What ``torch.compile`` needs here: what it checks at each call, and how it behaves while it compiles."""
+
+import contextlib
+import inspect
+import os
+import shutil
+import signal
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch as th
+
+Step = Callable[..., None]
+
+#: seconds of compiling after which a line says so; from a filled cache it takes less
+ANNOUNCE_AFTER = 4.0
+
+
+def compile_unsupported() -> str | None:
+    """
+    :return: why ``torch.compile`` cannot work on this machine's CPU, or None
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None and shutil.which("clang++") is None and shutil.which("cl") is None:
+        return f"no C++ compiler found ({compiler!r} is not on the PATH): install one, or pass engine='eager'"
+    return None
+
+
+def compile_step(step: Step, fullgraph: bool, compilations: int | None) -> Step:
+    """
+    :param step: does a gradient step
+    :param fullgraph: False where the optimiser's own step has to break the graph
+    :param compilations: how often at the most; None for torch's limit
+    :return: the same, to be compiled at its first call
+    """
+    options: dict[str, Any] | None = {"guard_filter_fn": _guards_to_check} if fullgraph else None
+    limit: dict[str, Any] = {}
+    if compilations is not None and "recompile_limit" in inspect.signature(th.compile).parameters:  # not in torch 2.8
+        limit["recompile_limit"] = compilations
+    return th.compile(_with_own_code(step), fullgraph=fullgraph, dynamic=False, options=options, **limit)
+
+
+def _guards_to_check(guards: Sequence[Any]) -> list[bool]:
+    """
+    Before each call torch.compile checks what it took for granted. Kept are the arguments (another batch size compiles
+    anew) and the plain values among the attributes (another tau, target entropy or reward scale does); dropped is the
+    structure of modules, dictionaries and functions: 1500 checks and 0.2 ms in each SACv2 update, of what nothing
+    replaces under a running engine. Tensors are read from their owners at each call, whatever is checked.
+
+    :param guards: what could be checked
+    :return: whether it is
+    """
+
+    def kept(guard: Any) -> bool:
+        if guard.name.endswith("_rounding"):  # of common.equations.products
+            return True
+        if guard.name.startswith("self."):
+            return guard.guard_type in ("CONSTANT_MATCH", "EQUALS_MATCH")
+        return guard.guard_type == "TENSOR_MATCH" or not (guard.name or guard.is_global)
+
+    return [kept(guard) for guard in guards]
+
+
+def _with_own_code(step: Step) -> Step:
+    """
+    torch.compile keeps its graphs, a handful at the most, with the code of a function, which all models share: a study
+    that trains one model after the other would run out. A copy of the code has room of its own, freed with the engine.
+
+    :param step: a bound method
+    :return: the same, with its own code object
+    """
+    function = getattr(step, "__func__", None)
+    if function is None:
+        return step
+    code, variables = function.__code__.replace(), function.__globals__
+    copy = types.FunctionType(code, variables, function.__name__, function.__defaults__, function.__closure__)
+    return types.MethodType(copy, step.__self__)  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def announced_wait(seconds: float = ANNOUNCE_AFTER) -> Iterator[None]:
+    """
+    Say that an update is being compiled, on standard error, if it takes longer than a moment.
+
+    Whatever ``verbose`` is: who watches a progress bar would take the program for frozen.
+
+    :param seconds: how long a moment is
+    """
+
+    def announce() -> None:
+        print(
+            "Compiling the update, once: this usually takes 15 to 40 seconds, and a few when it is run again. "
+            "engine='eager' starts at once, and trains more slowly",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    timer = threading.Timer(seconds, announce)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextlib.contextmanager
+def interrupts_get_through() -> Iterator[None]:
+    """Raise the exception of Ctrl-C even where the compiler has caught it, or has raised another one in its place."""
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+        yield
+        return
+    interrupts: list[BaseException] = []
+
+    def remember(*arguments: Any) -> None:
+        try:
+            previous(*arguments)
+        except BaseException as interrupt:
+            interrupts.append(interrupt)
+            raise
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield
+    except BaseException as error:
+        if interrupts and error is not interrupts[-1]:
+            raise interrupts[-1] from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if interrupts:
+        raise interrupts[-1]
+
+
+def raised_in_compiler(error: BaseException) -> bool:
+    """
+    Tell an error of the compiler from one of a step that was compiled before.
+
+    :param error: what a compiled step raised
+    :return: whether it was raised while compiling
+    """
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__") in ("torch._dynamo.convert_frame", "torch._inductor.compile_fx"):
+            return True
+        trace = trace.tb_next
+    return False

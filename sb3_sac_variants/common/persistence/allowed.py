@@ -1,0 +1,337 @@
+"""
+Read pickles without running code of whoever wrote them.
+
+A pickle is a program: it may name any importable function and have it called. :func:`read_pickle` names nothing that
+is not in memory already, calls only the functions listed here, which check their arguments, and builds objects only of
+known classes, without their constructors.
+"""
+
+import collections
+import enum
+import io
+import os
+import pickle
+import sys
+import types
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from gymnasium.utils import EzPickle
+from stable_baselines3.common.buffers import BaseBuffer
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.type_aliases import TrainFreq
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
+
+from sb3_sac_variants.common.persistence.rebuild import (
+    FUNCTIONS,
+    PLAIN,
+    STATES,
+    Build,
+    NotAllowed,
+    Rebuild,
+    checked_value,
+    name_of,
+    require,
+    set_bit_generator,
+    set_dtype,
+    wrapped,
+)
+
+#: set to 1, everything is loaded as with ``trusted=True``: for commands that cannot pass the argument
+TRUSTED_VARIABLE = "SB3_SAC_VARIANTS_TRUSTED"
+
+OWN_PACKAGE = __name__.partition(".")[0]
+
+#: where this package's classes were in the versions that wrote older files
+_MOVED = {
+    f"{OWN_PACKAGE}.common.buffers": f"{OWN_PACKAGE}.common.replay.buffers",
+    f"{OWN_PACKAGE}.common.storage": f"{OWN_PACKAGE}.common.replay.storage",
+    f"{OWN_PACKAGE}.common.final_observations": f"{OWN_PACKAGE}.common.replay.terminal_observations",
+    f"{OWN_PACKAGE}.common.env_state": f"{OWN_PACKAGE}.common.persistence.env_state",
+    f"{OWN_PACKAGE}.common.policies": f"{OWN_PACKAGE}.common.networks.policies",
+    f"{OWN_PACKAGE}.common.preprocessing": f"{OWN_PACKAGE}.common.networks.preprocessing",
+    "numpy.core.multiarray": "numpy._core.multiarray",
+    "numpy.core.numeric": "numpy._core.numeric",
+}
+_ZOO_SCHEDULE = "rl_zoo3.utils.SimpleLinearSchedule"
+_RENAMED = {"FinalObservations": "TerminalObservations"}
+
+#: classes whose objects are built, with their subclasses
+_BUILT = (spaces.Space, ActionNoise, BaseBuffer, RunningMeanStd)
+#: the same, without subclasses
+_BUILT_EXACTLY = {FloatSchedule, ConstantSchedule, LinearSchedule, TrainFreq, types.SimpleNamespace}
+#: classes that an argument of an algorithm may be, with their subclasses
+_ARGUMENTS = (th.nn.Module, th.optim.Optimizer, BasePolicy, BaseBuffer)
+#: torch's own modules outside these packages compile and load code
+_TORCH = ("torch.nn.", "torch.optim.")
+#: modules whose objects an environment may hold, and a file may not make
+_NEVER = (
+    *("builtins", "cloudpickle", "ctypes", "functools", "importlib", "io", "multiprocessing", "operator"),
+    *("subprocess", "types"),
+)
+#: libraries whose modules hold more than the environment that was passed
+_LIBRARIES = ("gymnasium.", "stable_baselines3.", "torch.", *_NEVER)
+#: what holds nothing that matters
+_LEAVES = (type, types.ModuleType, types.FunctionType, np.ndarray, np.generic, th.Tensor, str, bytes, int, float)
+
+
+class ZooLinearSchedule:
+    """
+    The RL Zoo's ``lin_`` schedule, for programs that have not imported the zoo.
+
+    :param initial_value: its value at the beginning; it ends at 0
+    """
+
+    def __init__(self, initial_value: float):
+        self.initial_value = initial_value
+
+    def __call__(self, progress_remaining: float) -> float:
+        return progress_remaining * self.initial_value
+
+
+def is_trusted(trusted: bool) -> bool:
+    """
+    :param trusted: the argument of a function that loads
+    :return: whether the caller vouches for the file, by the argument or the environment variable
+    """
+    return trusted or os.environ.get(TRUSTED_VARIABLE) == "1"
+
+
+def read_pickle(
+    source: Any,
+    trusted: bool = False,
+    arguments: bool = False,
+    classes: Collection[type] = (),
+    persistent: Collection[Any] = (),
+    functions: dict[str, Callable[..., Any]] | None = None,
+) -> Any:
+    """
+    Read a pickle.
+
+    :param source: bytes, or a file that is open for reading
+    :param trusted: whether to build whatever it names, which may run code
+    :param arguments: whether it may hold classes that are arguments: networks, optimisers, replay buffers
+    :param classes: further classes of which objects may be built, beside the known ones
+    :param persistent: objects that it refers to by their number
+    :param functions: further functions that it may call, by their full name
+    :return: what it holds
+    :raises NotAllowed: if it names anything else
+    """
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    unpickler: Any
+    if is_trusted(trusted):
+        unpickler = _TrustingUnpickler(file)
+    else:
+        unpickler = _AllowListUnpickler(file)
+        unpickler.arguments, unpickler.classes = arguments, frozenset(classes)
+        unpickler.functions = {**FUNCTIONS, **wrapped(functions or {})}
+    unpickler.persistent = list(persistent)
+    return unpickler.load()
+
+
+def classes_of(objects: Sequence[Any]) -> set[type]:
+    """
+    Find the classes of all that some objects hold, and those that are defined beside their own.
+
+    :param objects: any objects
+    :return: the classes that have been imported and whose objects a file may describe
+    """
+    found: set[type] = set()
+    seen: dict[int, Any] = {}
+    waiting = list(objects)
+    while waiting and len(seen) < 100_000:
+        value = waiting.pop()
+        if id(value) in seen or isinstance(value, _LEAVES):
+            continue
+        seen[id(value)] = value
+        found.add(type(value))
+        waiting += getattr(value, "__dict__", {}).values()
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, (list, tuple, set, frozenset, collections.deque)):
+            waiting += value
+    for module in {type(value).__module__ for value in objects}:
+        if not module.startswith(_LIBRARIES):
+            beside = vars(sys.modules.get(module, types)).values()
+            found |= {value for value in beside if isinstance(value, type) and value.__module__ == module}
+    return {cls for cls in found if not cls.__module__.startswith(_NEVER) and cls.__name__ != "CloudpickleWrapper"}
+
+
+def _resolve(module: str, name: str) -> Any:
+    """Look an imported class, or data type of torch, up; never import."""
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = vars(found).get(part) if isinstance(found, (type, types.ModuleType)) else None
+        if not isinstance(found, (type, th.dtype)):
+            return None
+    return found
+
+
+class _TrustingUnpickler(pickle.Unpickler):
+    """Reads whatever a trusted pickle names, old names of this package included."""
+
+    persistent: list[Any]
+
+    def find_class(self, module: str, name: str) -> Any:
+        return super().find_class(_MOVED.get(module, module), _RENAMED.get(name, name))
+
+    def persistent_load(self, pid: Any) -> Any:
+        return self.persistent[pid]
+
+
+#: instructions of old or extended pickles
+_FOREIGN = (pickle.INST, pickle.OBJ, pickle.EXT1, pickle.EXT2, pickle.EXT4)
+#: the standard library's unpickler in Python
+_Unpickler: Any = pickle._Unpickler
+
+
+class _AllowListUnpickler(_Unpickler):
+    """
+    The standard library's unpickler in Python, whose steps can be checked; the one in C looks at names only, and would
+    let a class that is allowed as a value be called.
+    """
+
+    arguments: bool
+    classes: frozenset[type]
+    functions: dict[str, Rebuild]
+    persistent: list[Any]
+    dispatch: ClassVar[dict[int, Any]] = dict(_Unpickler.dispatch)
+
+    def persistent_load(self, pid: Any) -> Any:
+        if type(pid) is not int or not 0 <= pid < len(self.persistent):
+            raise NotAllowed(f"object number {pid!r}")
+        return self.persistent[pid]
+
+    def find_class(self, module: str, name: str) -> Any:
+        module, name = _MOVED.get(module, module), _RENAMED.get(name, name)
+        full_name = f"{module}.{name}"
+        if full_name in self.functions:
+            return self.functions[full_name]
+        found = _resolve(module, name)
+        if found is None and full_name == _ZOO_SCHEDULE:
+            return Build(ZooLinearSchedule)
+        if isinstance(found, th.dtype) or (found is not None and self._may_hold(found)):
+            return found
+        if found is None or not self._may_build(found):
+            by_value = module.startswith("cloudpickle")
+            raise NotAllowed("the code of a function or class (a lambda, say)" if by_value else full_name)
+        return Rebuild(_look_up(found)) if issubclass(found, enum.Enum) else Build(found)
+
+    def _may_hold(self, cls: type) -> bool:
+        """Whether a class may be a value itself."""
+        if cls in PLAIN or issubclass(cls, (np.generic, np.dtype, np.ndarray, np.random.BitGenerator)):
+            return True
+        of_torch = cls.__module__.startswith("torch.") and not cls.__module__.startswith(_TORCH)
+        return cls is np.random.SeedSequence or (self.arguments and issubclass(cls, _ARGUMENTS) and not of_torch)
+
+    def _may_build(self, cls: type) -> bool:
+        if cls in self.classes or cls in _BUILT_EXACTLY or issubclass(cls, _BUILT) or cls is ZooLinearSchedule:
+            return True
+        if issubclass(cls, enum.Enum):
+            return cls.__module__.startswith(("stable_baselines3.", f"{OWN_PACKAGE}."))
+        name = f"{cls.__module__}.{cls.__qualname__}"
+        return name == _ZOO_SCHEDULE or cls.__module__.startswith(f"{OWN_PACKAGE}.common.replay.")
+
+    def _reduce(self) -> None:
+        arguments = self.stack.pop()
+        function = self.stack[-1]
+        if not isinstance(function, Rebuild):
+            raise NotAllowed(f"a call of {name_of(function)}")
+        self.stack[-1] = function.function(*arguments)
+
+    def _new(self, cls: Any, arguments: Any, keywords: Any = None) -> Any:
+        cls = cls.cls if isinstance(cls, Build) else cls
+        if not isinstance(cls, type) or not self._may_build(cls) or keywords:
+            raise NotAllowed(f"an object of {name_of(cls)}")
+        if arguments and not issubclass(cls, tuple):
+            raise NotAllowed(f"an object of {name_of(cls)} with arguments")
+        return cls.__new__(cls, *arguments)
+
+    def _newobj(self) -> None:
+        arguments = self.stack.pop()
+        self.stack.append(self._new(self.stack.pop(), arguments))
+
+    def _newobj_ex(self) -> None:
+        keywords, arguments = self.stack.pop(), self.stack.pop()
+        self.stack.append(self._new(self.stack.pop(), arguments, keywords))
+
+    def _build(self) -> None:
+        state = self.stack.pop()
+        target = self.stack[-1]
+        cls = type(target)
+        if cls in STATES:
+            STATES[cls](target, state)
+        elif isinstance(target, np.dtype):
+            set_dtype(target, state)
+        elif isinstance(target, np.random.BitGenerator):
+            set_bit_generator(target, state)
+        elif isinstance(target, type | enum.Enum) or not self._may_build(cls):
+            raise NotAllowed(f"the state of {name_of(target)}")
+        elif not hasattr(cls, "__setstate__"):
+            state, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
+            for name, value in {**_attributes(state), **_attributes(slots)}.items():
+                object.__setattr__(target, name, value)
+        elif cls.__setstate__ is EzPickle.__setstate__:
+            raise NotAllowed(f"the state of {name_of(cls)}, which would be constructed anew")
+        else:
+            cls.__setstate__(target, state)
+
+    def _append(self) -> None:
+        value = self.stack.pop()
+        _exactly(self.stack[-1], list, collections.deque).append(checked_value(value))
+
+    def _appends(self) -> None:
+        values = self.pop_mark()
+        _exactly(self.stack[-1], list, collections.deque).extend(map(checked_value, values))
+
+    def _setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        _exactly(self.stack[-1], dict, collections.OrderedDict, collections.defaultdict)[key] = checked_value(value)
+
+    def _setitems(self) -> None:
+        items = self.pop_mark()
+        target = _exactly(self.stack[-1], dict, collections.OrderedDict, collections.defaultdict)
+        target.update(zip(items[::2], map(checked_value, items[1::2]), strict=True))
+
+    def _additems(self) -> None:
+        items = self.pop_mark()
+        _exactly(self.stack[-1], set).update(map(checked_value, items))
+
+    def _refuse(self) -> None:
+        raise NotAllowed("an instruction that no file of ours or of Stable-Baselines3 has")
+
+    dispatch |= {
+        pickle.REDUCE[0]: _reduce,
+        pickle.NEWOBJ[0]: _newobj,
+        pickle.NEWOBJ_EX[0]: _newobj_ex,
+        pickle.BUILD[0]: _build,
+        pickle.APPEND[0]: _append,
+        pickle.APPENDS[0]: _appends,
+        pickle.SETITEM[0]: _setitem,
+        pickle.SETITEMS[0]: _setitems,
+        pickle.ADDITEMS[0]: _additems,
+        **dict.fromkeys((code[0] for code in _FOREIGN), _refuse),
+    }
+
+
+def _exactly(value: Any, *classes: type) -> Any:
+    """The value, if its own methods are those of a plain container."""
+    if type(value) not in classes:
+        raise NotAllowed(f"items for {name_of(value)}")
+    return value
+
+
+def _look_up(cls: Any) -> Callable[[Any], Any]:
+    """The members of an enumeration by their values; more arguments would make a new one."""
+    return lambda value: cls(value)
+
+
+def _attributes(state: Any) -> dict[str, Any]:
+    state = {} if state is None else state
+    require(isinstance(state, dict) and all(isinstance(key, str) and key[:2] != "__" for key in state), "attributes")
+    return state

@@ -1,0 +1,147 @@
+"""Write files whole or not at all, find them, and say what is wrong with one that cannot be read."""
+
+import contextlib
+import hashlib
+import io
+import os
+import pathlib
+import pickle
+import struct
+import zipfile
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from sb3_sac_variants.common.persistence.allowed import TRUSTED_VARIABLE
+from sb3_sac_variants.common.persistence.rebuild import NotAllowed
+
+Path = str | pathlib.Path | io.BufferedIOBase
+
+#: what reading a damaged or foreign file may raise, whatever reads it
+_DAMAGE = (
+    *(pickle.UnpicklingError, zipfile.BadZipFile, zipfile.LargeZipFile, struct.error, EOFError),
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, TypeError, ValueError),
+    *(RuntimeError, NotImplementedError, RecursionError),
+)
+
+
+@contextlib.contextmanager
+def written_whole(path: str | pathlib.Path, suffix: str = "") -> Iterator[BinaryIO]:
+    """
+    Write a file that takes its name only when it is complete and on the disk: whatever interrupts the writing, the old
+    file stays. Folders are made where there are none.
+
+    :param path: path of the file, or of a link to it
+    :param suffix: ending to add where the path has none
+    :return: what to write to
+    """
+    final = pathlib.Path(path)
+    if not final.suffix:
+        final = final.with_suffix(suffix)
+    final = final.resolve()  # through a link
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, final)
+        sync_folder(final.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sync_folder(folder: pathlib.Path) -> None:
+    """
+    Wait until the names in a folder are on the disk.
+
+    :param folder: the folder
+    """
+    if os.name == "posix":  # Windows cannot open folders
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sha256(path: pathlib.Path) -> str:
+    """
+    :param path: path of a file
+    :return: the SHA-256 of its content
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def find(path: Path, suffix: str, name: str = "path") -> pathlib.Path:
+    """
+    Find a file as SB3 does, with its ending or without.
+
+    :param path: path as the user gave it
+    :param suffix: ending that may be left out
+    :param name: of the argument, for errors
+    :return: the file
+    :raises TypeError: if it is no path
+    :raises FileNotFoundError: if there is no such file
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"{name}={path!r} is neither a path nor a file open for reading: pass one of these")
+    given = pathlib.Path(path)
+    for candidate in (given, given.with_name(given.name + suffix) if given.name else given):
+        if candidate.is_file():
+            return candidate
+    what = "a folder" if given.is_dir() else "no file"
+    raise FileNotFoundError(f"{name}={str(path)!r} is {what}, and there is no such file with {suffix}: pass a file")
+
+
+def describe(path: Path) -> str:
+    """
+    :param path: a path, or a file that is open
+    :return: what to call it in errors
+    """
+    return str(path) if isinstance(path, str | pathlib.Path) else f"<{type(path).__name__}>"
+
+
+@contextlib.contextmanager
+def file_errors(path: Path, call: str, name: str = "path") -> Iterator[None]:
+    """
+    Give what goes wrong in reading a file one kind of error.
+
+    :param path: what is being read
+    :param call: the method that reads it
+    :param name: of the argument
+    :raises ValueError: in the place of the many errors that a damaged file raises
+    """
+    try:
+        yield
+    except Refusal:
+        raise
+    except NotAllowed as error:
+        raise Refusal(
+            f"{name}={describe(path)!r} asks for {error}, and code of unknown origin is not run. If you trust whoever "
+            f"wrote the file, pass trusted=True to {call}(), or set the environment variable {TRUSTED_VARIABLE}=1 "
+            "where a command calls it. Classes of your own are known once they are imported"
+        ) from error
+    except _DAMAGE as error:
+        raise Refusal(
+            f"{name}={describe(path)!r} is damaged, or holds something else ({type(error).__name__}: {error}): load "
+            "another copy"
+        ) from error
+
+
+class Refusal(ValueError):
+    """A file is not what it should be; the message names it, and says what to do."""
+
+
+def refuse(path: Path, why: str, name: str = "path") -> Any:
+    """
+    :param path: what was read
+    :param why: what is wrong with it, and the remedy
+    :param name: of the argument
+    :raises ValueError: always
+    """
+    raise Refusal(f"{name}={describe(path)!r} {why}")

@@ -1,0 +1,220 @@
+"""Train, look at and report the studies of a file.
+
+``run`` trains what is not finished, through the RL Zoo's own command; started again, it takes up every run where it
+was, and Ctrl-C ends everything that was started. ``status`` shows how far the runs are. ``report`` makes CSV files,
+tables and figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from pathlib import Path
+
+from sb3_sac_variants.study import optional
+from sb3_sac_variants.study.execute import Resources, RunFailed
+from sb3_sac_variants.study.local import Local
+from sb3_sac_variants.study.run_folder import RunFolder, State
+from sb3_sac_variants.study.runs import Run, select
+from sb3_sac_variants.study.studies import load_studies, merge_runs
+
+#: Without a terminal, progress is printed this often.
+REPORT_SECONDS = 60.0
+
+_ASK_ZOO = """
+import json, gymnasium, rl_zoo3.import_envs
+from rl_zoo3.utils import ALGOS
+algos = {name: hasattr(algo, "save_checkpoint") for name, algo in ALGOS.items()}
+print(json.dumps({"algos": algos, "envs": list(gymnasium.registry)}))
+"""
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sb3_sac_variants.study",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("run", help="train and evaluate what is not finished")
+    status = commands.add_parser("status", help="show how far the runs are")
+    report = commands.add_parser("report", help="write CSV files, tables and figures of the finished runs")
+    for command in (train, status, report):
+        command.add_argument("file", type=Path, help="file of studies (YAML)")
+        command.add_argument("studies", nargs="*", help="names of studies (default: all of the file)")
+        command.add_argument("--out", type=Path, default=Path("runs", "study"), help="folder of the runs (%(default)s)")
+    for command in (train, status):
+        command.add_argument(
+            "--only", nargs="+", default=[], metavar="PATTERN",
+            help="keep the runs that match every pattern: a study, algorithm, environment or seed (sac_v1, 'Reacher*', "
+            "seed2) or a whole id ('half_cheetah/sac_v1/*/seed1')",
+        )  # fmt: skip
+    train.add_argument("--jobs", type=int, help="runs side by side on this machine (default: cores / --threads)")
+    train.add_argument("--threads", type=int, default=1, help="threads of each run, and its cores on Ray (%(default)s)")
+    train.add_argument("--device", help="PyTorch device (default: cpu, with --gpus cuda)")
+    train.add_argument("--address", help="Ray cluster that takes the runs, such as auto; this machine must be in it")
+    train.add_argument("--gpus", type=float, default=0.0, help="GPUs of each run on Ray, or a fraction of one")
+    train.add_argument("--evaluate-only", action="store_true", help="train nothing, only evaluate what is trained")
+    train.add_argument("--dry-run", action="store_true", help="list the runs with their states and commands, and stop")
+    report.add_argument("--results", type=Path, help="folder of CSV files and tables (default: results, beside FILE)")
+    report.add_argument("--figures", type=Path, help="folder of figures (default: figures, beside FILE)")
+    report.add_argument("--redraw", action="store_true", help="start from the CSV files instead of the runs")
+    report.add_argument("--check", action="store_true", help="end with status 1 if a result falls short")
+    args = parser.parse_args(arguments)
+    if args.command == "run":
+        args.jobs = args.jobs or max(1, _cores() // max(args.threads, 1))
+        args.device = args.device or ("cuda" if args.gpus else "cpu")
+        for name in ("jobs", "threads"):
+            if getattr(args, name) < 1:
+                parser.error(f"--{name} {getattr(args, name)} must be at least 1")
+        if args.gpus and not args.address:
+            parser.error("--gpus is for Ray; pass --address, or --device cuda --jobs N to share this machine's GPU")
+    return args
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command.
+
+    :return: 0; 1 if something failed, is missing or falls short; 2 for a wrong argument; 130 after an interruption
+    """
+    args = parse_arguments(arguments)
+    try:
+        studies = load_studies(args.file, args.studies)
+        args.out = args.out.resolve()
+        if args.command == "report":
+            optional("pandas")
+            from sb3_sac_variants.study.report import report
+
+            short = [line for study in studies for line in report(study, args)]
+            print(*(f"SHORT {line}" for line in short), sep="\n")
+            return 1 if args.check and short else 0
+        optional("rich")
+        runs = select(merge_runs(studies), args.only)
+        if not runs:
+            raise ValueError(f"no run matches --only {' '.join(args.only)}")
+        folders = {folder: folder.state() for folder in (RunFolder(args.out, run) for run in runs)}
+        return status(folders) if args.command == "status" else train(folders, args)
+    except (ImportError, OSError, ValueError) as error:
+        print(f"error: {error}")
+        return 2
+
+
+def status(folders: dict[RunFolder, State]) -> int:
+    """Show how far the runs are."""
+    from rich.console import Console
+
+    from sb3_sac_variants.study.progress import Progress
+
+    Console().print(Progress(folders))
+    return 0
+
+
+def train(folders: dict[RunFolder, State], args: argparse.Namespace) -> int:
+    """Work on the runs that are not finished, and print what becomes of each."""
+    kinds = {State.TRAINED} if args.evaluate_only else set(State) - {State.FINISHED, State.RUNNING, State.CONFLICT}
+    work = [folder for folder, state in folders.items() if state in kinds]
+    for folder in (folder for folder, state in folders.items() if state is State.CONFLICT):
+        print(
+            f"{folder.root} holds another run: {'; '.join(folder.conflicts())}. Remove the folder, choose another "
+            "--out, or give the algorithm another name in the file."
+        )
+    resumable = ask_zoo([folder.run for folder in work]) if work else frozenset()
+    resources = Resources(args.device, args.threads, resumable)
+    if args.dry_run:
+        for folder, state in folders.items():
+            print(f"{state.value:22} {', '.join(folder.run.ids)}")
+            if folder in work and state is not State.TRAINED:
+                print(
+                    f"    {shlex.join(folder.run.zoo_command(args.device, args.threads, folder.run.algo in resumable))}"
+                )
+        return 0
+    work = [folder for folder in work if folder.claim()]
+    if args.address:
+        from sb3_sac_variants.study.cluster import RayCluster
+
+        backend: Local | RayCluster = RayCluster(args.address, args.out, resources, args.gpus)
+    else:
+        backend = Local(args.jobs, resources)
+    stop = threading.Event()
+    # A closed terminal and a batch system's signal end the runs as Ctrl-C does.
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = {number: signal.signal(number, lambda *_: stop.set()) for number in signals}
+    try:
+        states = follow(folders, {backend.submit(folder): folder for folder in work}, stop)
+    finally:
+        backend.close()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if stop.is_set():
+        print("Interrupted. Start again with the same command to go on.")
+        return 130
+    return 0 if all(state is State.FINISHED for state in states.values()) else 1
+
+
+def follow(
+    folders: dict[RunFolder, State], futures: dict[Future[None], RunFolder], stop: threading.Event
+) -> dict[RunFolder, State]:
+    """Show progress until all runs are over or the user asks to stop, and return their states."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from sb3_sac_variants.study.progress import Progress
+
+    console, progress, waited = Console(highlight=False, markup=False), Progress(folders), 0.0
+    with Live(progress, console=console, refresh_per_second=2, auto_refresh=console.is_terminal) as live:
+        while futures and not stop.is_set():
+            over, _ = wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in over:
+                folder, error = futures.pop(future), future.exception()
+                folder.lock.release()
+                progress.refresh([folder])
+                progress.states[folder] = State.FAILED if error else folder.state()
+                returns = folder.returns("final")
+                if error is not None:
+                    console.print(f"FAILED {folder.run.folder}: {error}", soft_wrap=True)
+                    if not isinstance(error, RunFailed) and "RunFailed" not in str(error):
+                        raise error
+                elif returns is not None:
+                    mean = f"{returns.mean():.1f} +- {returns.std():.1f}"
+                    console.print(f"finished {folder.run.folder}: final return {mean}", soft_wrap=True)
+            progress.refresh(futures.values())
+            waited += 0.5
+            if not console.is_terminal and waited % REPORT_SECONDS == 0:
+                console.print(progress.line(), soft_wrap=True)
+        live.refresh()
+    return progress.states
+
+
+def ask_zoo(runs: list[Run]) -> frozenset[str]:
+    """Ask the zoo, in a process of its own, which of its algorithms save checkpoints.
+
+    :raises ValueError: If it does not know an algorithm or an environment, with the remedy
+    """
+    zoo = subprocess.run([sys.executable, "-c", _ASK_ZOO], capture_output=True, text=True, check=False)
+    if zoo.returncode != 0:
+        raise ValueError(
+            f'the RL Zoo cannot be imported; try pip install "sb3-sac-variants[study]":\n{zoo.stderr.strip()}'
+        )
+    known = json.loads(zoo.stdout.splitlines()[-1])
+    missing = sorted({name for run in runs for name in (run.algo, run.env)} - {*known["algos"], *known["envs"]})
+    if missing:
+        raise ValueError(
+            f"the RL Zoo does not know {', '.join(missing)}; install the package that brings it, or mend the name"
+        )
+    return frozenset(name for name, resumable in known["algos"].items() if resumable)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

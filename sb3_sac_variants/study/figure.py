@@ -1,0 +1,85 @@
+"""The figure of a study: learning curves with intervals."""
+
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from sb3_sac_variants.study.collect import Results
+from sb3_sac_variants.study.statistics import bootstrap_interval, iqm
+from sb3_sac_variants.study.studies import Study, Variant
+
+# Okabe and Ito's palette, told apart with any colour vision, without its yellow, which is faint on white.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+# The same algorithm looks the same in every figure.
+COLOURS = {"sac_v1": "#0072B2", "sac_v2": "#D55E00", "sql": "#009E73", "sac": "#000000", "dqn": "#000000"}
+
+
+def draw(study: Study, results: Results, path: Path) -> None:
+    """Draw one panel for each environment, and below it one for each other scalar that the study collects."""
+    data = pd.concat([results["curves"].rename(columns={"return_mean": "value"}), results["scalars"]])
+    data = data.astype({"value": float, "step": int}).fillna({"name": "return"})
+    envs = [env for env in study.environments if env in set(data["env"])]
+    panels = [(name, env) for name in ("return", *study.scalars) for env in envs]
+    columns = min(3, len(envs) if len(envs) > 1 else len(panels))
+    rows = -(-len(panels) // columns)
+    # A single panel alone would be blown up to the width of the page.
+    figure = Figure(figsize=(4.4 * max(columns, 1.5), 3 * rows + 0.6), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    handles: dict[str, Any] = {}
+    for panel, key in zip_longest(axes, panels):
+        if key is None:
+            panel.set_visible(False)
+            continue
+        name, env = key
+        _draw_panel(panel, study, data[(data["name"] == name) & (data["env"] == env)])
+        panel.set(title=env, xlabel="environment steps", ylabel=name, xlim=(0, study.steps))
+        if name == "return":
+            _draw_marks(panel, study, env)
+            panel.set_ylabel(f"return, mean of {study.eval_episodes} episodes")
+        handles.update(zip(*reversed(panel.get_legend_handles_labels()), strict=True))
+    # As many columns as the longest label leaves room for, at twelve characters an inch
+    ncols = max(1, min(len(handles), int(12 * figure.get_figwidth() // (max(map(len, handles)) + 8))))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=ncols, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Without the program's version, the same data give the same file.
+    figure.savefig(path, dpi=160, metadata={"Software": None})
+
+
+def _draw_panel(panel: Any, study: Study, data: pd.DataFrame) -> None:
+    colour = colours(study.variants)
+    for variant, style in zip(study.variants, ("-", "--", "-.", ":") * len(study.variants), strict=False):
+        mine = data[data["algo"] == variant.name]
+        if mine.empty:
+            continue
+        look = {"data": mine, "x": "step", "y": "value", "color": colour[variant.name], "ax": panel}
+        sns.lineplot(**look, units="seed", estimator=None, linewidth=0.6, alpha=0.35)
+        sns.lineplot(**look, estimator=iqm, errorbar=bootstrap_interval, err_kws={"alpha": 0.15, "linewidth": 0},
+                     linewidth=2.0, linestyle=style, label=variant.label, legend=False)  # fmt: skip
+    panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+    panel.grid(color="0.92")
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_marks(panel: Any, study: Study, env: str) -> None:
+    threshold = study.final.threshold
+    if threshold is not None:
+        panel.axhline(threshold, color="0.4", linewidth=1.0, linestyle=":", label=f"asked for: {threshold:g}")
+    for (label, curve), marker in zip(study.published.get(env, {}).items(), "osD^v<>", strict=False):
+        points = pd.DataFrame(list(curve.values()), columns=["middle", "low", "high"])
+        errors = (points["middle"] - points["low"], points["high"] - points["middle"])
+        panel.errorbar(list(curve), points["middle"], errors, fmt=marker, color="0.45", capsize=3, label=label)
+
+
+def colours(variants: tuple[Variant, ...]) -> dict[str, str]:
+    """Colours by name; none twice while there are enough of them."""
+    fixed = {variant.name: COLOURS[variant.name] for variant in variants if variant.name in COLOURS}
+    # First what is no other algorithm's colour.
+    free = sorted((c for c in PALETTE if c not in fixed.values()), key=lambda c: c in COLOURS.values()) or PALETTE
+    others = [variant.name for variant in variants if variant.name not in fixed]
+    return {**fixed, **{name: free[i % len(free)] for i, name in enumerate(others)}}

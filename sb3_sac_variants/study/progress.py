@@ -1,0 +1,73 @@
+"""How far the runs are: one line for each algorithm and environment, whatever the number of seeds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from rich.console import Group
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from sb3_sac_variants.study.run_folder import RunFolder, State
+
+SIGNS = {
+    State.FINISHED: ("✓", "green"),
+    State.TRAINED: ("e", "cyan"),
+    State.FAILED: ("✗", "red"),
+    State.CONFLICT: ("≠", "red"),
+    State.INTERRUPTED: ("‖", "yellow"),
+    State.RUNNING: ("▶", "cyan"),
+    State.TO_DO: ("·", "dim"),
+}
+
+
+class Progress:
+    """What is known of the runs, and how it is shown.
+
+    :param states: Runs with the states that they were found in
+    """
+
+    def __init__(self, states: dict[RunFolder, State]) -> None:
+        self.states = dict(states)
+        self._started = time.monotonic()
+        self._steps = {folder: folder.steps_done() for folder in states}
+        self._steps_at_start = sum(self._steps.values())
+
+    def refresh(self, running: Iterable[RunFolder]) -> None:
+        """Read how far the runs that are being worked on are; one is running once it has written its record."""
+        for folder in running:
+            state = folder.record().get("state", "")
+            if state in ("running", "trained"):
+                self.states[folder] = State.RUNNING if state == "running" else State.TRAINED
+                self._steps[folder] = max(folder.steps_done(), self._steps[folder])
+
+    def line(self) -> str:
+        """All runs in one line."""
+        done, total = sum(self._steps.values()), sum(folder.run.steps for folder in self.states)
+        counts = {state: list(self.states.values()).count(state) for state in State}
+        parts = [f"{counts[State.FINISHED]} of {len(self.states)} runs finished"]
+        parts += [f"{count} {state.value.removesuffix(' elsewhere')}" for state, count in counts.items()
+                  if count and state not in (State.FINISHED, State.TO_DO)]  # fmt: skip
+        speed = (done - self._steps_at_start) / max(time.monotonic() - self._started, 1e-9)
+        parts.append(f"{100 * done / total:.0f} % of the steps")
+        if speed > 0:
+            minutes = (total - done) / speed / 60
+            left = f"{minutes / 60:.1f} h" if minutes >= 90 else f"{minutes:.0f} min"
+            parts.append(f"{speed:.0f} steps/s, {left} left")
+        return ", ".join(parts)
+
+    def __rich__(self) -> Group:
+        groups: dict[tuple[str, str], list[RunFolder]] = {}
+        for folder in self.states:
+            groups.setdefault((folder.run.name, folder.run.env), []).append(folder)
+        table = Table("algorithm", "environment", "seeds", "steps", "", "return", box=None, pad_edge=False)
+        for (name, env), folders in groups.items():
+            done = sum(self._steps[folder] for folder in folders) / sum(folder.run.steps for folder in folders)
+            last = [found["results"][-1].mean() for folder in folders if (found := folder.evaluations())]
+            seeds = Text.assemble(*(SIGNS[self.states[folder]] for folder in folders))
+            mean = f"{sum(last) / len(last):.1f}" if last else ""
+            table.add_row(name, env, seeds, ProgressBar(1.0, done, width=10), f"{100 * done:.0f} %", mean)
+        legend = ", ".join(f"{sign} {state.value}" for state, (sign, _) in SIGNS.items())
+        return Group(table, Text(legend, style="dim"), Text(self.line()))

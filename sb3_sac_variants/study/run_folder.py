@@ -1,0 +1,214 @@
+"""One run on disk: where its files are, how far it is, and what is left to do."""
+
+from __future__ import annotations
+
+import json
+import time
+import zipfile
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from filelock import FileLock, Timeout
+
+from sb3_sac_variants.study.runs import CHECKPOINT_CALLBACK, Run
+
+# A run without our record that was written to this recently is taken to be still running. Longer than an episode of
+# any usual environment, because the zoo writes to its folder only at the end of episodes and evaluations.
+FRESH_SECONDS = 600.0
+
+
+class State(str, Enum):
+    """What is to be done with a run."""
+
+    TO_DO = "to do"
+    RUNNING = "running elsewhere"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+    TRAINED = "trained, not evaluated"
+    FINISHED = "finished"
+    CONFLICT = "other settings"
+
+
+class ZooLoader(yaml.SafeLoader):
+    """Reads the zoo's ``args.yml``, whose Python tags a safe loader refuses, without running code named in the file."""
+
+
+def _construct_python(loader: yaml.SafeLoader, kind: str, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.SequenceNode):
+        items = loader.construct_sequence(node, deep=True)
+        return dict(items[0]) if kind == "object/apply:collections.OrderedDict" else tuple(items)
+    # A class or a function: its name says enough to compare it.
+    return kind
+
+
+ZooLoader.add_multi_constructor("tag:yaml.org,2002:python/", _construct_python)
+
+
+class RunFolder:
+    """The folder of one run: ``<out>/<name>/<env>/seed<k>``, in it the zoo's ``<algo>/<env>_1``."""
+
+    def __init__(self, out: Path, run: Run) -> None:
+        self.out = out
+        self.run = run
+        self.root = out / run.folder
+        self.zoo = self.root / run.algo / f"{run.env_name}_1"
+        self.model = self.zoo / f"{run.env_name}.zip"
+        self.evaluations_file = self.zoo / "evaluations.npz"
+        self.checkpoint = self.root / "checkpoint" / "checkpoint.json"
+        self.log = self.root / "out.log"
+        self.plays_file = self.root / "plays.json"
+        self.lock = FileLock(out / ".locks" / ("--".join(run.folder.parts) + ".lock"))
+
+    def evaluations(self) -> dict[str, np.ndarray] | None:
+        """``timesteps`` of shape (n,) and ``results`` of shape (n, episodes); None where none can be read yet."""
+        try:
+            with np.load(self.evaluations_file) as data:
+                every = self.run.agents  # each of the agents reports the episode
+                return {"timesteps": data["timesteps"] // every, "results": data["results"][:, ::every]}
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+            return None
+
+    def record(self) -> dict[str, Any]:
+        """What was noted about the run (state, versions, wall time); empty for a run started by hand."""
+        return read_json(self.root / "run.json")
+
+    def write_record(self, **fields: Any) -> None:
+        """Add entries to the record."""
+        write_json(self.root / "run.json", {**self.record(), **fields})
+
+    def returns(self, name: str) -> np.ndarray | None:
+        """Returns, of shape (episodes,), of an evaluation in ``run.plays()``, if it was made as it is wanted now."""
+        play, made = self.run.plays()[name], read_json(self.plays_file).get(name)
+        if made is None or any(made[key] != play[key] for key in ("deterministic", "params")):
+            return None
+        returns = np.asarray(made["returns"], dtype=np.float64)
+        return returns[:: self.run.agents] if len(returns) >= play["episodes"] else None
+
+    def missing_plays(self) -> dict[str, dict[str, Any]]:
+        """The evaluations of the saved model that are still to be made."""
+        return {name: play for name, play in self.run.plays().items() if self.returns(name) is None}
+
+    def zoo_arguments(self) -> dict[str, Any]:
+        """The arguments that the zoo was started with, from its ``args.yml``; empty before training starts."""
+        file = self.zoo / self.run.env_name / "args.yml"
+        return dict(yaml.load(file.read_text(encoding="utf-8"), Loader=ZooLoader) or {}) if file.exists() else {}
+
+    def conflicts(self) -> list[str]:
+        """Settings in which the run on disk differs from the run that is wanted, one line for each."""
+        arguments, wanted = self.zoo_arguments(), self.run.settings()
+        if not arguments:
+            return []
+        found = {key: arguments[key] for key in wanted}
+        for settings in (found, wanted):
+            settings["hyperparams"] = _without_checkpoints(settings["hyperparams"] or {})
+        differences = [
+            f"{key} is {found[key]!r}, wanted {value!r}"
+            for key, value in wanted.items()
+            if not _agree(found[key], value) or (key == "hyperparams" and set(found[key]) != set(value))
+        ]
+        if self.run.scalars and not arguments["tensorboard_log"]:
+            differences.append(f"it has no TensorBoard log with {', '.join(self.run.scalars)}")
+        return differences
+
+    def is_trained(self) -> bool:
+        """Whether the last evaluation and the complete model are there."""
+        evaluations = self.evaluations()
+        # Several environments step together, so that the last evaluation may come a few steps early.
+        if evaluations is None or evaluations["timesteps"][-1] <= self.run.steps - self.run.eval_freq:
+            return False
+        # A zip that was cut off has no central directory.
+        return self.model.is_file() and zipfile.is_zipfile(self.model)
+
+    def claim(self) -> bool:
+        """Keep other processes from the run until ``lock.release()``; false if one holds it."""
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        return True
+
+    def state(self) -> State:
+        """Look at the files and say what is to be done."""
+        if not self.lock.is_locked and Path(self.lock.lock_file).exists():
+            if not self.claim():
+                return State.RUNNING
+            self.lock.release()
+        if not self.root.exists() or not any(self.root.iterdir()):
+            return State.TO_DO
+        record = self.record()
+        if record.get("state") == "failed" and not self.is_trained():
+            return State.FAILED
+        if self.conflicts():
+            return State.CONFLICT
+        if self.is_trained():
+            return State.TRAINED if self.missing_plays() else State.FINISHED
+        if not record and time.time() - max(path.stat().st_mtime for path in self.root.rglob("*")) < FRESH_SECONDS:
+            return State.RUNNING
+        return State.INTERRUPTED
+
+    def steps_done(self) -> int:
+        """Environment steps so far, from the last evaluation and the episodes in the monitor files."""
+        evaluations = self.evaluations()
+        steps = 0
+        for path in self.zoo.glob("*.monitor.csv"):
+            rows = path.read_text(encoding="utf-8").splitlines()[2:]
+            # The last row may be half written.
+            steps += sum(int(cells[1]) for cells in (row.split(",") for row in rows) if len(cells) > 2)
+        return min(max(0 if evaluations is None else int(evaluations["timesteps"][-1]), steps), self.run.steps)
+
+    def log_tail(self, lines: int = 15) -> str:
+        """The last lines of the run's output, indented."""
+        text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
+        return "\n".join(f"    {line}" for line in text.rstrip().splitlines()[-lines:]) or "    (no output)"
+
+    def set_aside(self) -> Path | None:
+        """Rename what an unfinished run has left (``seed1-interrupted-1``), so that it can start in an empty folder."""
+        if not self.root.exists() or not any(self.root.iterdir()):
+            return None
+        word, number = "failed" if self.record().get("state") == "failed" else "interrupted", 1
+        while (target := self.root.with_name(f"{self.root.name}-{word}-{number}")).exists():
+            number += 1
+        return self.root.rename(target)
+
+    def wall_seconds(self) -> float | None:
+        """How long training took, over all attempts that were not killed; None where that is not known."""
+        if "wall_seconds" in self.record():
+            return float(self.record()["wall_seconds"])
+        try:
+            with open(self.zoo / "0.monitor.csv", encoding="utf-8") as file:
+                started = float(json.loads(file.readline().lstrip("#"))["t_start"])
+            return self.model.stat().st_mtime - started  # the zoo writes the model last
+        except (OSError, ValueError, KeyError):
+            return None
+
+
+def _without_checkpoints(hyperparams: Mapping[str, Any]) -> dict[str, Any]:
+    # Checkpoints change nothing about a run.
+    callbacks = hyperparams.get("callback") or []
+    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+    kept = [entry for entry in callbacks if not (isinstance(entry, Mapping) and CHECKPOINT_CALLBACK in entry)]
+    rest = {key: value for key, value in hyperparams.items() if key != "callback"}
+    return {**rest, "callback": kept} if kept else rest
+
+
+def _agree(found: Any, wanted: Any) -> bool:
+    # Stable-Baselines3 adds to the policy_kwargs that it is given (use_sde), before the zoo saves them.
+    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
+        return all(key in found and _agree(found[key], value) for key, value in wanted.items())
+    return bool(found == wanted)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; empty where there is no such file."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON object in one step, so that an interruption leaves the old file or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)

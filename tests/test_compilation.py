@@ -1,0 +1,106 @@
+"""While an update compiles: a line says so, Ctrl-C gets through, and what fails is told from a failing update."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch as th
+from helpers import make
+
+from sb3_sac_variants import SACv2
+from sb3_sac_variants.common.gradient_step import engine as engine_module
+from sb3_sac_variants.common.gradient_step.compilation import announced_wait, interrupts_get_through
+from sb3_sac_variants.common.gradient_step.engine import EngineUnavailableError
+
+
+def swallow() -> None:
+    with contextlib.suppress(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1.0)
+
+
+def replace() -> None:
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1.0)
+    except KeyboardInterrupt:
+        raise KeyError("already exists in dispatch namespace") from None
+
+
+def let_through() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(1.0)
+
+
+@pytest.mark.parametrize("compiler", [swallow, replace, let_through])
+def test_an_interrupt_gets_through_whatever_the_compiler_does(compiler: Callable[[], None]) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), interrupts_get_through():
+        compiler()
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_handler_of_the_users_own_decides() -> None:
+    calls = []
+    handler = signal.signal(signal.SIGINT, lambda *_: calls.append(None))
+    try:
+        with interrupts_get_through():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert len(calls) == 1
+
+
+def test_a_wait_is_announced_and_a_moment_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    with announced_wait(60.0):
+        pass
+    assert capsys.readouterr().err == ""
+    with announced_wait(0.0):
+        deadline = time.monotonic() + 10.0
+        said = ""
+        while not said and time.monotonic() < deadline:
+            said = capsys.readouterr().err
+            time.sleep(0.01)
+    assert said.count("\n") == 1
+    assert "Compiling the update" in said
+    assert "seconds" in said
+    assert "engine='eager'" in said
+
+
+def failing(module: str) -> Callable[..., Any]:
+    """
+    Make a function that fails.
+
+    :param module: where it seems to come from
+    :return: the function
+    """
+    names: dict[str, Any] = {"__name__": module}
+    exec("def fail(*_): raise KeyError('already exists in dispatch namespace')", names)
+    return names["fail"]
+
+
+@pytest.mark.parametrize("module", ["torch._dynamo.convert_frame", "torch._inductor.compile_fx"])
+def test_a_compiler_that_an_interrupt_left_in_disorder_is_given_up(
+    module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(th, "compile", lambda *_, **__: failing(module))
+    monkeypatch.setattr(engine_module, "compile_unsupported", lambda: None)
+    monkeypatch.setattr(engine_module, "COMPILE_PAYS_FROM", 0)
+    model = make(SACv2, engine="auto")
+    with pytest.warns(UserWarning, match=r"chose 'compile', which failed .*namespace.*going on with engine='eager'"):
+        model.learn(20)
+    model = make(SACv2, engine="compile")
+    with pytest.raises(EngineUnavailableError, match=r"cannot compile this update .*pass engine='eager'"):
+        model.learn(20)
+
+
+def test_an_error_of_the_update_itself_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(th, "compile", lambda *_, **__: failing("somebody.elses"))
+    monkeypatch.setattr(engine_module, "compile_unsupported", lambda: None)
+    with pytest.raises(KeyError):
+        make(SACv2, engine="compile").learn(20)

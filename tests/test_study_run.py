@@ -1,0 +1,370 @@
+"""The commands of a study, ``run``, ``status`` and ``report``, as their user starts them.
+
+A stand-in for the zoo writes what the zoo would write, so that nothing is trained.
+"""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from studies import FIELDS, study
+
+from sb3_sac_variants.study import __main__ as commands
+from sb3_sac_variants.study import execute
+from sb3_sac_variants.study.collect import collect, read
+from sb3_sac_variants.study.run_folder import RunFolder, State
+from sb3_sac_variants.study.studies import parse_study
+
+CHECKOUT = Path(__file__).parents[1]
+# Write the files that the zoo and the final evaluation would write; the parameter `act` makes training hang or fail.
+FAKE_TRAIN = """
+import argparse, json, pathlib, signal, sys, time, zipfile
+import numpy, yaml
+parser = argparse.ArgumentParser()
+for name in ("--algo", "--env", "--device", "-f"): parser.add_argument(name)
+for name in ("-n", "--seed", "--eval-freq", "--eval-episodes", "--num-threads", "--verbose"):
+    parser.add_argument(name, type=int)
+parser.add_argument("-params", nargs="+", default=[])
+args = parser.parse_args()
+params = {text.partition(":")[0]: eval(text.partition(":")[2]) for text in args.params}
+zoo = pathlib.Path(args.f, args.algo, args.env + "_1")
+(zoo / args.env).mkdir(parents=True)
+saved = dict(algo=args.algo, env=args.env, seed=args.seed, n_timesteps=args.n, eval_freq=args.eval_freq,
+             eval_episodes=args.eval_episodes, hyperparams=params or None, device=args.device, num_threads=1,
+             tensorboard_log="")
+(zoo / args.env / "args.yml").write_text(yaml.dump(saved))
+def evaluate(steps):
+    results = numpy.full((len(steps), args.eval_episodes), float(args.seed))
+    numpy.savez(zoo / "evaluations.npz", timesteps=steps, results=results, ep_lengths=results)
+evaluate([args.eval_freq])
+for entry in params.get("callback", []):
+    for callback in entry.values():
+        folder = pathlib.Path(callback["path"])
+        folder.mkdir()
+        (folder / "checkpoint.json").write_text(json.dumps(vars(args)))
+if params.get("act") == "fail": sys.exit("no luck with " + args.env)
+if params.get("act") == "hang":
+    if args.env == "Reacher-v5": signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("hanging", flush=True)
+    time.sleep(60)
+evaluate(list(range(args.eval_freq, args.n + 1, args.eval_freq)))
+with zipfile.ZipFile(zoo / (args.env + ".zip"), "w") as archive: archive.writestr("data", "")
+"""
+# Goes on from the checkpoint: the rest of the evaluations, and the model
+FAKE_RESUME = """
+import json, pathlib, sys, zipfile
+import numpy
+zoo = pathlib.Path(sys.argv[1])
+args = json.loads((zoo.parents[1] / "checkpoint" / "checkpoint.json").read_text())
+steps = list(range(args["eval_freq"], args["n"] + 1, args["eval_freq"]))
+results = numpy.full((len(steps), args["eval_episodes"]), float(args["seed"]))
+numpy.savez(zoo / "evaluations.npz", timesteps=steps, results=results, ep_lengths=results)
+with zipfile.ZipFile(zoo / (args["env"] + ".zip"), "w") as archive: archive.writestr("data", "")
+print("resumed")
+"""
+FAKE_EVALUATE = """
+import json, pathlib, sys
+folder, plays = pathlib.Path(sys.argv[1]), json.loads(sys.argv[sys.argv.index("--plays") + 1])
+seed = int(folder.name.removeprefix("seed"))
+file = folder / "plays.json"
+made = json.loads(file.read_text()) if file.exists() else {}
+made |= {name: {**play, "returns": [-float(seed)] * play["episodes"]} for name, play in plays.items()}
+file.write_text(json.dumps(made))
+"""
+HARNESS = """
+import sys
+from sb3_sac_variants.study import __main__, execute
+folder = sys.argv.pop(1)
+execute.RESUME_COMMAND, execute.EVALUATE_COMMAND = ["", folder + "/resume.py"], ["", folder + "/evaluate.py"]
+execute.TERMINATION_SECONDS = 1.0
+__main__.ask_zoo = lambda runs: frozenset(["sac_v2"])
+sys.exit(__main__.main())
+"""
+
+
+class Zoo:
+    """The commands with the stand-in, in a folder of its own."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder = folder
+        self.out = folder / "out"
+        self.capsys = capsys
+        package = folder / "fake" / "rl_zoo3"
+        package.mkdir(parents=True)
+        (package / "__init__.py").touch()
+        (package / "train.py").write_text(FAKE_TRAIN)
+        (folder / "resume.py").write_text(FAKE_RESUME)
+        (folder / "evaluate.py").write_text(FAKE_EVALUATE)
+        self.declare()
+
+    def declare(self, **fields: Any) -> None:
+        self.study = study(**fields)
+        (self.folder / "studies.yml").write_text(yaml.dump({"tiny": {**FIELDS, **fields}}, sort_keys=False))
+
+    def options(self) -> list[str]:
+        return [str(self.folder / "studies.yml"), "--out", str(self.out)]
+
+    def run(self, *arguments: str) -> tuple[int, str]:
+        code = commands.main(["run", *self.options(), "--jobs", "2", *arguments])
+        return code, self.capsys.readouterr().out
+
+    def status(self) -> str:
+        assert commands.main(["status", *self.options()]) == 0
+        return self.capsys.readouterr().out
+
+    def report(self, *arguments: str) -> tuple[int, str]:
+        code = commands.main(["report", *self.options(), *arguments])
+        return code, self.capsys.readouterr().out
+
+    def start(self) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", HARNESS, str(self.folder), "run", *self.options(), "--jobs", "2"]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(CHECKOUT)])}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def folders(self) -> list[RunFolder]:
+        return [RunFolder(self.out, run) for run in self.study.runs()]
+
+    def states(self) -> list[State]:
+        return [folder.state() for folder in self.folders()]
+
+
+@pytest.fixture
+def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Zoo:
+    zoo = Zoo(tmp_path, capsys)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))
+    monkeypatch.setenv("SB3_SAC_VARIANTS_NO_ZOO", "1")
+    monkeypatch.setattr(execute, "RESUME_COMMAND", ["", str(tmp_path / "resume.py")])
+    monkeypatch.setattr(execute, "EVALUATE_COMMAND", ["", str(tmp_path / "evaluate.py")])
+    monkeypatch.setattr(execute, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(commands, "ask_zoo", lambda runs: frozenset(["sac_v2"]))
+    return zoo
+
+
+def wait_for(condition: Any) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "waited for too long"
+        time.sleep(0.02)
+
+
+def test_finished_runs_are_skipped_and_reported(zoo: Zoo) -> None:
+    code, output = zoo.run()
+    assert code == 0, output
+    assert "finished sac/Pendulum-v1/seed2: final return -2.0 +- 0.0" in output
+    assert set(zoo.states()) == {State.FINISHED}
+    before = {path: path.stat().st_mtime_ns for path in zoo.out.rglob("*.zip")}
+    code, output = zoo.run()
+    assert code == 0
+    assert "8 of 8 runs finished" in output
+    assert before == {path: path.stat().st_mtime_ns for path in zoo.out.rglob("*.zip")}
+
+    results, missing = collect(zoo.study, zoo.out, read("tiny", zoo.folder))
+    assert missing == []
+    assert len(results["curves"]) == 8 * 2
+    row = results["summary"].set_index("seed").loc["2"].iloc[0]
+    assert list(row[["final_return_mean", "final_episodes", "threads", "device"]]) == ["-2", "4", "1", "cpu"]
+    assert row["python"]
+    assert float(row["wall_seconds"]) >= 0
+    assert not results["summary"].map(lambda value: str(zoo.folder) in value).any(axis=None)
+
+
+def test_interrupted_runs_go_on_from_their_checkpoints_or_start_again(zoo: Zoo) -> None:
+    zoo.declare(environments=["Pendulum-v1"], params={"act": "hang"}, seeds=[1])
+    process = zoo.start()
+    folders = zoo.folders()
+    try:
+        wait_for(lambda: all(folder.log.exists() and "hanging" in folder.log_tail() for folder in folders))
+        assert zoo.states() == [State.RUNNING] * 2
+        # Another command leaves alone what the first one holds.
+        code, output = zoo.run()
+        assert code == 1
+        assert "2 running" in output
+    finally:
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "Start again with the same command" in output
+    assert zoo.states() == [State.INTERRUPTED] * 2
+    assert folders[0].record()["state"] == "interrupted"
+    assert "‖·" not in zoo.status()
+
+    shutil.copytree(zoo.out, zoo.folder / "before")
+    (zoo.folder / "fake" / "rl_zoo3" / "train.py").write_text(FAKE_TRAIN.replace("time.sleep(60)", ""))
+    code, output = zoo.run()
+    assert code == 0, output
+    assert zoo.states() == [State.FINISHED] * 2
+    # SB3's SAC has no checkpoints: it starts again, and nothing of the first attempt is lost.
+    aside = folders[0].root.with_name("seed1-interrupted-1")
+    assert sorted(path.name for path in aside.rglob("*")) == sorted(
+        path.name for path in (zoo.folder / "before" / "sac" / "Pendulum-v1" / "seed1").rglob("*")
+    )
+    assert not folders[1].root.with_name("seed1-interrupted-1").exists()
+    assert "resumed" in folders[1].log.read_text()
+
+
+def test_runs_do_not_outlive_a_study_that_is_killed(zoo: Zoo) -> None:
+    if sys.platform != "linux":
+        pytest.skip("only Linux ends a process with its parent")
+    zoo.declare(algorithms={"sac": {"params": {"act": "hang"}}}, baseline=None, seeds=[1])
+    process = zoo.start()
+    folders = zoo.folders()
+    wait_for(lambda: all(folder.log.exists() and "hanging" in folder.log_tail() for folder in folders))
+    process.kill()
+    process.communicate()
+    assert zoo.states() == [State.INTERRUPTED] * 2
+    running = Path("/proc").glob("[0-9]*/cmdline")
+    wait_for(lambda: not any(str(folders[0].run.folder) in path.read_text() for path in running if path.exists()))
+
+
+def test_failures_are_reported_with_the_end_of_their_log(zoo: Zoo) -> None:
+    zoo.declare(algorithms={"sac": {"params": {"act": "fail"}}}, seeds=[1])
+    code, output = zoo.run()
+    assert code == 1
+    assert "    no luck with Pendulum-v1" in output
+    assert "FAILED sac/Reacher-v5/seed1: exit status 1" in output
+    assert zoo.states() == [State.FAILED] * 2
+    zoo.run()
+    assert zoo.folders()[0].root.with_name("seed1-failed-1").is_dir()
+
+
+def test_a_run_with_other_settings_is_neither_used_nor_overwritten(zoo: Zoo) -> None:
+    zoo.declare(algorithms=["sac"], seeds=[1])
+    zoo.run()
+    zoo.declare(algorithms=["sac"], seeds=[1], eval_episodes=7, params={"gamma": 0.9})
+    code, output = zoo.run()
+    assert code == 1
+    assert "eval_episodes is 3, wanted 7" in output
+    assert "hyperparams is" in output
+    missing = collect(zoo.study, zoo.out, read("tiny", zoo.folder))[1]
+    assert [entry.split(": ")[1] for entry in missing] == ["other settings"] * 2
+
+
+def test_more_final_episodes_and_tests_need_no_new_training(zoo: Zoo) -> None:
+    zoo.declare(algorithms=["sac"], seeds=[1])
+    zoo.run()
+    final = {"episodes": 6, "deterministic": False}
+    tests = {"episodes": 2, "actions": ["mean", "sampled"], "worlds": {"heavy": {"env_kwargs": {"g": 12.0}}}}
+    zoo.declare(algorithms=["sac"], seeds=[1, 2], final=final, tests=tests)
+    assert zoo.states() == [State.TRAINED] * 2 + [State.TO_DO] * 2
+    models = list(zoo.out.rglob("*.zip"))
+    zoo.run("--evaluate-only")
+    assert list(zoo.out.rglob("*.zip")) == models
+    assert zoo.states() == [State.FINISHED] * 2 + [State.TO_DO] * 2
+    returns = zoo.folders()[0].returns("final")
+    assert returns is not None
+    assert len(returns) == 6
+    assert zoo.report()[0] == 0
+    with open(zoo.folder / "results" / "tiny_tests.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["world"], row["actions"], row["return_mean"]) for row in rows[:2]] == [
+        ("heavy", "mean", "-1"),
+        ("heavy", "sampled", "-1"),
+    ]
+
+
+def test_dry_run_and_wrong_names_start_nothing(zoo: Zoo) -> None:
+    code, output = zoo.run("--dry-run", "--only", "cold", "seed2")
+    assert code == 0
+    assert "python -m rl_zoo3.train --algo sac_v2 --env Reacher-v5 -n 400 -params ent_coef:0.1 'callback:[{" in output
+    assert zoo.run("--only", "td3") == (2, "error: no run matches --only td3\n")
+    file = str(zoo.folder / "studies.yml")
+    assert commands.main(["run", file, "pendulum"]) == 2
+    assert zoo.capsys.readouterr().out == "error: no study named pendulum; studies.yml has tiny\n"
+    assert commands.main(["status", str(zoo.folder / "no.yml")]) == 2
+    assert "no.yml" in zoo.capsys.readouterr().out
+    assert not zoo.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--jobs", "-1"], "--jobs -1"), (["--threads", "0"], "--threads 0"), (["--gpus", "0.5"], "pass --address")],
+)
+def test_wrong_options_are_refused(zoo: Zoo, arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit):
+        zoo.run(*arguments)
+    assert message in zoo.capsys.readouterr().err
+
+
+def test_a_study_of_sixty_runs_has_a_line_for_each_algorithm_and_environment(zoo: Zoo) -> None:
+    zoo.declare(seeds=list(range(1, 16)))
+    zoo.run("--only", "sac", "Pendulum-v1", "seed[1-3]")
+    lines = zoo.status().splitlines()
+    assert len(lines) < 10
+    assert "✓✓✓············" in lines[1]
+    assert "20 %" in lines[1]
+    assert "3 of 60 runs finished, 5 % of the steps" in lines[-1]
+
+
+def test_report_writes_small_files_and_keeps_results_of_runs_that_are_gone(zoo: Zoo) -> None:
+    zoo.run()
+    code, output = zoo.report("--check")
+    assert code == 0, output
+    assert "8 of 8 runs" in output
+    assert "-1.50 ± 0.71 | -1.50 [-2.00, -1.00] | yes (2 of 2 seeds)" in output
+    results = zoo.folder / "results"
+    with open(results / "tiny.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0] == {
+        "study": "tiny", "algo": "sac", "env": "Pendulum-v1", "seed": "1", "step": "200",
+        "return_mean": "1", "return_std": "0",
+    }  # fmt: skip
+    figure = zoo.folder / "figures" / "tiny.png"
+    picture, written = figure.read_bytes(), {path: path.read_bytes() for path in results.iterdir()}
+    for folder in zoo.folders()[:3]:
+        folder.root.rename(folder.root.with_name("gone" + folder.root.name))
+    assert zoo.report("--check")[0] == 0
+    assert written == {path: path.read_bytes() for path in results.iterdir()}
+    # The figure follows from the CSV files alone.
+    figure.unlink()
+    assert zoo.report("--redraw", "--check")[0] == 0
+    assert figure.read_bytes() == picture
+    shutil.rmtree(results)
+    code, output = zoo.report("--check")
+    assert code == 1
+    assert "SHORT tiny: missing tiny/sac/Pendulum-v1/seed1: to do" in output
+
+
+@pytest.mark.slow
+def test_the_zoo_itself_trains_and_normalised_models_are_evaluated_as_trained(tmp_path: Path) -> None:
+    fields = FIELDS | {"environments": ["Pendulum-v1"], "algorithms": ["sac"], "seeds": [1]}
+    fields |= {"params": {"normalize": True}, "scalars": ["train/ent_coef"]}
+    (tmp_path / "studies.yml").write_text(yaml.dump({"tiny": fields}))
+    places = [str(tmp_path / "studies.yml"), "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "sb3_sac_variants.study", "run", *places]
+    assert subprocess.run(command, check=False).returncode == 0
+    (training,) = parse_study("tiny", fields).runs()
+    folder = RunFolder(tmp_path / "out", training)
+    assert "Loading running average" in folder.log.read_text()
+    returns = folder.returns("final")
+    assert returns is not None
+    # Pendulum's own rewards, not normalised ones
+    assert -2000 < returns.mean() < -100
+    results, _ = collect(parse_study("tiny", fields), tmp_path / "out", read("tiny", tmp_path))
+    assert list(results["scalars"]["step"]) == ["200", "400"]
+    assert results["summary"]["command"][0].endswith(
+        "--tensorboard-log sac/Pendulum-v1/seed1/tensorboard -f sac/Pendulum-v1/seed1"
+    )
+
+
+@pytest.mark.slow
+def test_independent_agents_are_reported_in_steps_of_their_environment(tmp_path: Path) -> None:
+    pytest.importorskip("mpe2", reason="needs the extra 'multiagent'")
+    wrapper = {"vec_env_wrapper": "sb3_sac_variants.envs.IndependentAgents", "learning_starts": 300}
+    fields = FIELDS | {"environments": ["SimpleSpread-v3"], "seeds": [1], "params": wrapper, "baseline": None}
+    fields |= {"algorithms": {"split": {"algo": "sac_v2", "agents": 3}}, "scalars": ["train/entropy"]}
+    (tmp_path / "studies.yml").write_text(yaml.dump({"tiny": fields}))
+    places = [str(tmp_path / "studies.yml"), "--out", str(tmp_path / "out")]
+    assert subprocess.run([sys.executable, "-m", "sb3_sac_variants.study", "run", *places], check=False).returncode == 0
+    results, _ = collect(parse_study("tiny", fields), tmp_path / "out", read("tiny", tmp_path))
+    assert list(results["curves"]["step"]) == ["200", "400"]
+    assert list(results["scalars"]["step"]) == ["200", "400"]
+    assert results["summary"]["final_episodes"][0] == "4"
+    assert float(results["curves"]["return_std"][0]) > 0  # episodes, not one of them thrice

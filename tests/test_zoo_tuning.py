@@ -1,0 +1,57 @@
+"""A trial of the zoo's tuning whose networks diverge is pruned, and the study goes on."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from rl_zoo3 import exp_manager
+from rl_zoo3.exp_manager import ExperimentManager
+
+from sb3_sac_variants import SACv2
+from sb3_sac_variants.zoo import register
+
+
+class Diverging(SACv2):
+    """Learns for a while, then reports what a diverged network does."""
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        super().train(gradient_steps, batch_size)
+        if self.num_timesteps > 140 and self.gamma == 0.5:
+            raise ValueError("the actor has diverged")
+
+
+def sample(trial: optuna.Trial, *args: Any) -> dict[str, Any]:
+    return {"gamma": 0.5 if trial.number == 1 else 0.9}
+
+
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "CartPole-v1"])
+def test_diverged_trial_is_pruned(env_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    register()
+    monkeypatch.setitem(exp_manager.ALGOS, "sac_v2", Diverging)
+    monkeypatch.setitem(exp_manager.HYPERPARAMS_SAMPLER, "sac_v2", sample)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    manager = ExperimentManager(
+        argparse.Namespace(),
+        "sac_v2",
+        env_id,
+        str(tmp_path),
+        n_timesteps=200,
+        n_eval_episodes=1,
+        hyperparams={"learning_starts": 100, "policy_kwargs": {"net_arch": [8]}},
+        config=None,
+        optimize_hyperparameters=True,
+        n_trials=3,
+        n_startup_trials=3,
+        storage=storage,
+        study_name="study",
+        no_optim_plots=True,
+        device="cpu",
+        verbose=0,
+    )
+    assert manager.setup_experiment() is None
+    manager.hyperparameters_optimization()
+    states = [trial.state.name for trial in optuna.load_study(storage=storage, study_name="study").trials]
+    assert states == ["COMPLETE", "PRUNED", "COMPLETE"]
