@@ -61,6 +61,7 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
         if re.search(rf"\b{module}\b", "".join(codes)):
             pytest.importorskip(module)
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(CHECKOUT / "examples")
     namespace: dict[str, Any] = {"__name__": "documentation"}
     for number, code in enumerate(codes, 1):
         exec(compile(code, f"{name(page)}, block {number}", "exec"), namespace)
