@@ -1,6 +1,7 @@
 """Configuration of the documentation: ``python -m sphinx -W -b html docs docs/_build/html``."""
 
 import re
+from typing import Any
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
@@ -14,7 +15,7 @@ copyright = author
 release = version = sb3_sac_variants.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.apidoc", "sphinx.ext.viewcode"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "api/modules/modules.rst"]
 nitpicky = False
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "attrs_inline"]
@@ -35,9 +36,7 @@ apidoc_modules = [
         "max_depth": 1,
     }
 ]
-autodoc_default_options = {
-    "ignore-module-all": True
-}  # names that a package re-exports are documented where they are defined
+autodoc_default_options = {"ignore-module-all": True}  # what a package re-exports stands where it is defined
 add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -51,17 +50,34 @@ html_css_files = ["custom.css"]
 html_math_renderer = "mathml"
 
 
-def render_inline(self, node: nodes.math) -> None:
+def render_inline(self: Any, node: nodes.math) -> None:
+    """A formula in a line of text."""
     self.body.append(tex2mathml(node.astext()))
     raise nodes.SkipNode
 
 
-def render_block(self, node: nodes.math_block) -> None:
+def render_block(self: Any, node: nodes.math_block) -> None:
+    """Formulas in lines of their own."""
     formulas = re.split(r"\n\s*\n", node.astext().strip())
     self.body += [f'<div class="formula">{tex2mathml(formula, as_block=True)}</div>' for formula in formulas]
     raise nodes.SkipNode
 
 
+def skip_fields(app: Sphinx, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out the fields of named tuples, which the tuple's own docstring describes."""
+    return True if str(getattr(member, "__doc__", "")).startswith("Alias for field number") else None
+
+
+def shorten_title(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Call a module's page by the last part of the module's name, so that it fits into the navigation."""
+    if docname.startswith("api/modules/"):
+        title = docname.removeprefix("api/modules/").rpartition(".")[2]
+        _, _, text = source[0].split("\n", 2)
+        source[0] = f"{title}\n{'=' * len(title)}\n{text}"
+
+
 def setup(app: Sphinx) -> None:
     """Formulas become MathML, which browsers draw without any script, font or network."""
     app.add_html_math_renderer("mathml", (render_inline, None), (render_block, None))
+    app.connect("autodoc-skip-member", skip_fields)
+    app.connect("source-read", shorten_title)

@@ -15,7 +15,7 @@ dimension is far out; the product keeps the gradient of the others.
 Discrete actions have one dimension, and both mixtures are (1 - eps) pi^j(a) + eps/|A|. The sum over finitely many
 actions is finite without it, so it may be left out ("none"). It is there by default because of what agents do to each
 other: each log-odds is pushed by beta/alpha times the others', so that from |beta|/alpha = 1 on (beta > 0, or
-|beta| (N - 1)/alpha = 1 for beta < 0) they grow without bound, and Q with them. With the floor the term stays below
+``|beta| (N - 1)/alpha`` = 1 for beta < 0) they grow without bound, and Q with them. With the floor the term stays below
 |beta| (N - 1) log(|A|/eps).
 """
 
@@ -195,7 +195,7 @@ class CrossEntropy:
 
     def ratio(self, ent_coef: th.Tensor) -> th.Tensor:
         """
-        The share |beta| (N - 1)/alpha of the temperature that agreement costs.
+        The share ``|beta| (N - 1)/alpha`` of the temperature that agreement costs.
 
         For beta < 0 agents that agree have the temperature alpha (1 - ratio), and from 1 on nothing holds them from
         collapsing to a point.
