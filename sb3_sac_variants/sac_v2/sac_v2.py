@@ -226,7 +226,12 @@ class SACv2(MaxEntAlgorithm):
 
     @classmethod
     def from_sb3(
-        cls, sac_or_path: SAC | Path, env: GymEnv | str | None = None, device: th.device | str = "auto", **kwargs: Any
+        cls,
+        sac_or_path: SAC | Path,
+        env: GymEnv | str | None = None,
+        device: th.device | str = "auto",
+        trusted: bool = False,
+        **kwargs: Any,
     ) -> Self:
         """
         Take over a model of Stable-Baselines3's SAC.
@@ -237,12 +242,13 @@ class SACv2(MaxEntAlgorithm):
         :param sac_or_path: the model, or path to a saved one
         :param env: environment of the new model; by default the one of a model that is given
         :param device: device of the new model
+        :param trusted: whether to build whatever the file describes, lambdas included, which may run code
         :param kwargs: arguments of the new model to change, ``policy_kwargs`` excepted
         :return: the new model
-        :raises ValueError: if it is no model of SAC, or one with networks of its own kind
+        :raises ValueError: if it is no model of SAC, one with networks of its own kind, or needs to be trusted
         :raises TypeError: if ``sac_or_path`` is neither a model nor a path
         """
-        return sb3_conversion.from_sb3(cls, sac_or_path, env, device, **kwargs)
+        return sb3_conversion.from_sb3(cls, sac_or_path, env, device, trusted, **kwargs)
 
     def to_sb3(self, exact: bool = True, **kwargs: Any) -> SAC:
         """

@@ -15,7 +15,8 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
 
 from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature
-from sb3_sac_variants.common.persistence.save_load import Path, describe, read_description
+from sb3_sac_variants.common.persistence.files import refuse
+from sb3_sac_variants.common.persistence.save_load import ModelFile, Path
 from sb3_sac_variants.sac_v2.sb3_weights import Named, optimizer_state, own_copy, stack_critics, unstack_critics
 
 #: arguments that both classes take and keep under their names
@@ -56,7 +57,12 @@ PROGRESS = (
 
 
 def from_sb3(
-    cls: Any, sac_or_path: SAC | Path, env: GymEnv | str | None, device: th.device | str, **kwargs: Any
+    cls: Any,
+    sac_or_path: SAC | Path,
+    env: GymEnv | str | None,
+    device: th.device | str,
+    trusted: bool,
+    **kwargs: Any,
 ) -> Any:
     """
     Build a SACv2 from Stable-Baselines3's SAC.
@@ -65,18 +71,21 @@ def from_sb3(
     :param sac_or_path: Stable-Baselines3's model, or path to a saved one
     :param env: environment of the new model; by default the one of a model that is given
     :param device: device of the new model
+    :param trusted: whether to build whatever the file describes
     :param kwargs: arguments of the new model to change
     :return: the new model; see :meth:`~sb3_sac_variants.sac_v2.sac_v2.SACv2.from_sb3`
     """
     _refuse_other_networks(kwargs)
     env = maybe_make_env(env, verbose=0) if env is not None else None
+    sac: SAC
     if isinstance(sac_or_path, SAC):
         sac = sac_or_path
     else:
-        saved = _read_sac(sac_or_path)
+        file = _find_sac(sac_or_path)
+        variables = ("log_ent_coef", "ent_coef_tensor")
         # Its replay buffer is not wanted
-        sac = SAC.load(sac_or_path, env=env, device=device, buffer_size=1)
-        kwargs.setdefault("buffer_size", saved["buffer_size"])
+        sac = file.load(SAC.load, SAC, None, trusted, variables, env=env, device=device, buffer_size=1)
+        kwargs.setdefault("buffer_size", file.saved["buffer_size"])
         env = sac.get_env()
     policy = _counterpart(sac, SAC.policy_aliases, "SACv2")
     arguments = _shared_arguments(sac)
@@ -191,29 +200,28 @@ def _refuse_other_networks(kwargs: Named) -> None:
         )
 
 
-def _read_sac(path: Path) -> Named:
+def _find_sac(path: Path) -> ModelFile:
     """
-    Read the attributes of a saved SAC.
+    Look at a saved model of Stable-Baselines3's SAC.
 
-    :param path: path to a saved model, or a file-like object
-    :return: its saved attributes
+    :param path: path to the file, or a file-like object
+    :return: the file
     :raises TypeError: if it is none of these
-    :raises ValueError: if it is not a model of Stable-Baselines3's SAC
+    :raises ValueError: if it is not a model of SAC
     """
     if not isinstance(path, str | pathlib.Path | io.BufferedIOBase):
         raise TypeError(
             f"sac_or_path={path!r} is neither a model of stable_baselines3.SAC nor a path to one: pass one of these"
         )
-    saved = read_description(path)
-    policy_class = saved.get("policy_class")
-    origin = policy_class.get("__module__") if isinstance(policy_class, dict) else None
-    if "algorithm" in saved or not str(origin).startswith("stable_baselines3.sac"):
-        found = saved.get("algorithm", origin)
-        raise ValueError(
-            f"sac_or_path={describe(path)!r} holds no model of Stable-Baselines3's SAC, but of {found}: load it with "
-            "the class it was saved with"
+    file = ModelFile(path, "from_sb3", "sac_or_path")
+    if not file.origin.startswith("stable_baselines3.sac"):
+        refuse(
+            path,
+            f"holds no model of Stable-Baselines3's SAC, but of {file.origin}: load it with the class it was saved "
+            "with",
+            file.name,
         )
-    return saved
+    return file
 
 
 def _counterpart(model: Any, aliases: dict[str, Any], other: str) -> str:

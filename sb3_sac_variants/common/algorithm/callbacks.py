@@ -26,6 +26,10 @@ class RunCheckpointCallback(BaseCallback):
         self.path, self.save_freq = path, save_freq
         self._saved_at = 0
 
+    def _init_callback(self) -> None:
+        if self.path is None:
+            raise ValueError("path=None is known in runs of the RL Zoo only: pass the folder for the checkpoint")
+
     def _on_training_start(self) -> None:
         self._saved_at = self.model.num_timesteps
 

@@ -505,8 +505,7 @@ class MaxEntAlgorithm(MaxEntRollout):
         :param exclude: attributes not to save, beside the default ones
         :param include: attributes to save although they are excluded by default
         """
-        with save_load.replaced_when_complete(path) as partial:
-            super().save(partial, exclude, include)
+        save_load.save_model(super().save, path, exclude, include)
 
     @classmethod
     def load(
@@ -517,10 +516,11 @@ class MaxEntAlgorithm(MaxEntRollout):
         custom_objects: dict[str, Any] | None = None,
         print_system_info: bool = False,
         force_reset: bool = True,
+        trusted: bool = False,
         **kwargs: Any,
     ) -> Self:
         """
-        Load a saved model. As SB3's ``load``, after a look at what the file is.
+        Load a saved model. As SB3's ``load``, but no code of whoever wrote the file is run.
 
         :param path: path to the file, or a file-like object
         :param env: environment to run the model on
@@ -528,24 +528,43 @@ class MaxEntAlgorithm(MaxEntRollout):
         :param custom_objects: objects to put in the place of saved ones
         :param print_system_info: whether to print information on the system the model was saved on
         :param force_reset: whether to reset the environment before training goes on
+        :param trusted: whether to build whatever the file describes, lambdas included, which may run code
         :param kwargs: arguments of the algorithm to change
         :return: the model
-        :raises ValueError: if the file is damaged, or is no model of this algorithm
+        :raises ValueError: if the file is damaged, is no model of this algorithm, or needs to be trusted
         :raises TypeError: if an argument is unknown
         """
-        kwargs = save_load.check_model_file(cls, path, kwargs)
-        return super().load(path, env, device, custom_objects, print_system_info, force_reset, **kwargs)
+        return save_load.load_model(
+            cls,
+            super().load,
+            path,
+            trusted,
+            env=env,
+            device=device,
+            custom_objects=custom_objects,
+            print_system_info=print_system_info,
+            force_reset=force_reset,
+            **kwargs,
+        )
 
-    def load_replay_buffer(self, path: Path, truncate_last_traj: bool = True) -> None:
+    def save_replay_buffer(self, path: Path) -> None:
         """
-        Load a replay buffer. As SB3's ``load_replay_buffer``, after a look at whether it is one of this model.
+        Save the replay buffer. As SB3's, but a file that is already there is replaced only by a complete one.
+
+        :param path: path (``.pkl`` is added where there is no ending), or a file-like object
+        """
+        save_load.save_replay_buffer(self, path)
+
+    def load_replay_buffer(self, path: Path, truncate_last_traj: bool = True, trusted: bool = False) -> None:
+        """
+        Load a replay buffer. As SB3's, but no code of whoever wrote the file is run.
 
         :param path: path to the file, or a file-like object
         :param truncate_last_traj: with ``HerReplayBuffer``, whether the last episode in it has ended
-        :raises ValueError: if the file is damaged, or its transitions are not those of this model's environment
+        :param trusted: whether to build whatever the file describes, which may run code
+        :raises ValueError: if the file is damaged, needs to be trusted, or is not of this model's environment
         """
-        with save_load.checked_replay_buffer(self, path):
-            super().load_replay_buffer(path, truncate_last_traj)
+        save_load.load_replay_buffer(self, path, truncate_last_traj, trusted)
         if isinstance(self.replay_buffer, TensorReplayBuffer):
             self.replay_buffer.to(self.device)
 
@@ -561,8 +580,7 @@ class MaxEntAlgorithm(MaxEntRollout):
         and the next environment step, as :class:`~sb3_sac_variants.common.callbacks.RunCheckpointCallback` does.
         Elsewhere (in ``_on_step``, or after a callback stopped the training there) a step is half done: a run resumed
         from there begins a new episode, and a warning says so. The same goes for environments whose state cannot be
-        saved; :mod:`sb3_sac_variants.common.persistence.env_state` says which. Callbacks and loggers keep no state
-        here.
+        saved; :mod:`sb3_sac_variants.common.persistence.env_state` says which.
 
         The new version is written beside the old one and becomes current in a single step, so whenever the writing is
         interrupted, a complete checkpoint is left.
@@ -573,34 +591,46 @@ class MaxEntAlgorithm(MaxEntRollout):
         checkpoint.save_checkpoint(self, path)
 
     @classmethod
-    def load_checkpoint(cls, path: str | pathlib.Path, env: GymEnv | str, device: th.device | str = "auto") -> Self:
+    def load_checkpoint(
+        cls, path: str | pathlib.Path, env: GymEnv | str, device: th.device | str = "auto", trusted: bool = False
+    ) -> Self:
         """
         Take up a run where :meth:`save_checkpoint` left it. ``learn()`` then wants the steps that are left::
 
             model = SACv2.load_checkpoint("run", env)
             model.learn(total_timesteps - model.num_timesteps, reset_num_timesteps=False)
 
-        As with ``load()``, load only files that you trust.
+        As with ``load()``, no code of whoever wrote the files is run.
 
         :param path: folder of the checkpoint
         :param env: environment built as that of the interrupted run, wrappers included, or its id; its state is
             overwritten
         :param device: device to load the model to
+        :param trusted: whether to build whatever the files describe, which may run code
         :return: the model
         :raises FileNotFoundError: if there is no checkpoint in the folder
-        :raises ValueError: if it is damaged, of another algorithm, or of an environment built otherwise
+        :raises ValueError: if it is damaged, of another algorithm, of an environment built otherwise, or needs to be
+            trusted
         """
-        return checkpoint.load_checkpoint(cls, path, env, device)
+        return checkpoint.load_checkpoint(cls, path, env, device, trusted)
 
     def set_parameters(
         self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto"
     ) -> None:
-        super().set_parameters(load_path_or_dict, exact_match, device)
+        """
+        Take over parameters. As SB3's ``set_parameters``.
+
+        :param load_path_or_dict: the parameters, or the path of a saved model
+        :param exact_match: whether they must be all
+        :param device: where the model lives
+        :raises ValueError: if the file is damaged, or of a model with other parts
+        """
+        save_load.set_parameters(self, super().set_parameters, load_path_or_dict, exact_match, device)
         self.updater.refresh()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out of a copy what belongs to this model's memory; the updater leaves out its engine."""
-        return {**vars(self), "_fast_actor": None}
+        return {**vars(self), "_fast_actor": None, "_callback": None}
 
     def _excluded_save_params(self) -> list[str]:
         parts = [name for name, value in vars(self).items() if isinstance(value, Learner | TargetTracker)]

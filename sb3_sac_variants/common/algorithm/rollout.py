@@ -27,6 +27,7 @@ from sb3_sac_variants.common.checks.validation import (
 )
 from sb3_sac_variants.common.networks.fast_inference import PACKAGE, fast_inference
 from sb3_sac_variants.common.networks.policies import MaxEntPolicy
+from sb3_sac_variants.common.persistence import callback_state
 from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
 
 
@@ -37,13 +38,20 @@ class MaxEntRollout(OffPolicyAlgorithm):
     policy: MaxEntPolicy
 
     #: attributes that say where in the loop a run is; a saved model has none
-    rollout_state: ClassVar[tuple[str, ...]] = ("_between_rollouts", "_state_before_rollout", "_resumed", "_fast_actor")
+    rollout_state: ClassVar[tuple[str, ...]] = (
+        *("_between_rollouts", "_state_before_rollout", "_resumed", "_fast_actor"),
+        *("_callback", "_callback_states"),
+    )
     #: whether a run that stopped here could go on exactly: no step is half stored, no rollout waits for its training
     _between_rollouts: bool = True
     #: torch's random state from before the exploration matrices of the rollout were drawn (gSDE only)
     _state_before_rollout: RandomState | None = None
     #: whether the next ``learn()`` goes on with a run restored from a checkpoint
     _resumed: bool = False
+    #: the callback of the last ``learn()``, whose state goes into checkpoints
+    _callback: BaseCallback | None = None
+    #: states of the callbacks of the run that the next ``learn()`` goes on with
+    _callback_states: dict[str, Any] | None = None
     #: the actor as the rollout calls it; made by the first step of each ``learn()`` where nobody has an own predict()
     _fast_actor: Callable[..., th.Tensor] | None = None
 
@@ -172,6 +180,9 @@ class MaxEntRollout(OffPolicyAlgorithm):
         if noise is not None:  # the episode goes on: so does its noise, which SB3 has reset
             self.action_noise = noise
         self._setup_training(self._resumed)
+        if self._callback_states is not None and not reset_num_timesteps:
+            callback_state.set_state(result[1], self._callback_states)
+        self._callback, self._callback_states = result[1], None
         self._resumed = False
         first = self._last_original_obs if self._vec_normalize_env is not None else self._last_obs
         assert first is not None

@@ -1,11 +1,6 @@
-"""Checkpoints from which an interrupted run goes on exactly, and which an interruption cannot destroy."""
+"""Save all of a run, and take it up exactly."""
 
-import json
-import os
 import pathlib
-import pickle
-import shutil
-import uuid
 import warnings
 from typing import Any
 
@@ -16,13 +11,10 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sac_variants.common.checks.random_state import random_state, set_random_state
-from sb3_sac_variants.common.persistence import env_state
-from sb3_sac_variants.common.persistence.save_load import pickle_errors
-
-#: names the folder of a checkpoint's current version; replacing this file is what makes a new version current
-POINTER = "checkpoint.json"
-#: beginning of the names of the folders of versions
-VERSION = "version-"
+from sb3_sac_variants.common.persistence import callback_state, env_state
+from sb3_sac_variants.common.persistence.allowed import read_pickle
+from sb3_sac_variants.common.persistence.checkpoint_folder import current_version, new_version
+from sb3_sac_variants.common.persistence.files import Refusal, file_errors, written_whole
 
 
 def save_checkpoint(model: Any, path: str | pathlib.Path) -> None:
@@ -32,32 +24,20 @@ def save_checkpoint(model: Any, path: str | pathlib.Path) -> None:
     :param model: an algorithm
     :param path: folder of the checkpoint; made where there is none
     :raises ValueError: if the model has no environment, or the path is a file
+    :raises RuntimeError: if another run is writing to the folder
     """
     if model.env is None:
         raise ValueError("env=None leaves nothing to resume: call set_env() first, or save() the model alone")
-    folder = pathlib.Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"path={str(path)!r} is a file: pass a folder, which the checkpoint fills with its files")
-    folder.mkdir(parents=True, exist_ok=True)
-    _remove_versions(folder, but=_current_version(folder))
-    version = folder / f"{VERSION}{model.num_timesteps}-{uuid.uuid4().hex[:8]}"
-    version.mkdir()
-    try:
+    with new_version(pathlib.Path(path), model.algorithm_id, model.num_timesteps) as version:
         model.save(version / "model.zip")
         model.save_replay_buffer(version / "replay_buffer.pkl")
-        (version / "state.pkl").write_bytes(cloudpickle.dumps(_run_state(model, model.env)))
-        description = {"algorithm": model.algorithm_id, "num_timesteps": model.num_timesteps, "version": version.name}
-        (version / POINTER).write_text(json.dumps(description))
-        for file in version.iterdir():
-            _flush_to_disk(file)
-        os.replace(version / POINTER, folder / POINTER)
-    except BaseException:
-        _remove_versions(folder, but=_current_version(folder))
-        raise
-    _remove_versions(folder, but=version.name)
+        with written_whole(version / "state.pkl") as file:
+            file.write(cloudpickle.dumps(_run_state(model, model.env)))
 
 
-def load_checkpoint(cls: Any, path: str | pathlib.Path, env: GymEnv | str, device: th.device | str) -> Any:
+def load_checkpoint(
+    cls: Any, path: str | pathlib.Path, env: GymEnv | str, device: th.device | str, trusted: bool
+) -> Any:
     """
     Take up a run where :func:`save_checkpoint` left it.
 
@@ -65,30 +45,32 @@ def load_checkpoint(cls: Any, path: str | pathlib.Path, env: GymEnv | str, devic
     :param path: folder of the checkpoint
     :param env: environment built as that of the interrupted run, or its id
     :param device: device to load the model to
+    :param trusted: whether to build whatever the files describe
     :return: the model
     :raises FileNotFoundError: if there is no checkpoint in the folder
-    :raises ValueError: if it is damaged, of another algorithm, or of an environment built otherwise
+    :raises ValueError: if it is damaged, of another algorithm, of an environment built otherwise, or needs to be
+        trusted
     """
-    folder = pathlib.Path(path)
-    version = _current_version(folder)
-    if version is None:
-        raise FileNotFoundError(f"path={str(path)!r} holds no checkpoint: pass a folder that save_checkpoint() wrote")
-    files = folder / version
-    if isinstance(env, str):
-        env = maybe_make_env(env, verbose=0)
-    with pickle_errors(files / "state.pkl"), open(files / "state.pkl", "rb") as file:
-        state = pickle.load(file)
-    model = cls.load(files / "model.zip", env, device, force_reset=not state["episode_goes_on"])
-    model.load_replay_buffer(files / "replay_buffer.pkl", truncate_last_traj=not state["episode_goes_on"])
-    _set_run_state(model, state)
+    with current_version(path, cls.algorithm_id) as files:
+        if isinstance(env, str):
+            env = maybe_make_env(env, verbose=0)
+        with file_errors(files / "state.pkl", "load_checkpoint"):
+            state = read_pickle((files / "state.pkl").read_bytes(), trusted)
+            goes_on = bool(state["episode_goes_on"])
+        model = cls.load(files / "model.zip", env, device, force_reset=not goes_on, trusted=trusted)
+        model.load_replay_buffer(files / "replay_buffer.pkl", truncate_last_traj=not goes_on, trusted=trusted)
+        with file_errors(files / "state.pkl", "load_checkpoint"):
+            _set_run_state(model, state, trusted)
     return model
 
 
 def _run_state(model: Any, env: VecEnv) -> dict[str, Any]:
     """
+    Take what of a run is neither in the saved model nor in the replay buffer.
+
     :param model: the model
     :param env: the environment
-    :return: what of a run is neither in the saved model nor in the replay buffer
+    :return: numbers, names and tensors
     """
     groups = env_state.layers(env)
     everything = [layer for group in groups for layer in group]
@@ -111,13 +93,17 @@ def _run_state(model: Any, env: VecEnv) -> dict[str, Any]:
         "random": {**random_state(model.device), **(model._state_before_rollout or {})},
         "action_space": model.action_space,
         "updater": model.updater.state(),
+        "callbacks": callback_state.get_state(model._callback),
     }
 
 
-def _set_run_state(model: Any, state: dict[str, Any]) -> None:
+def _set_run_state(model: Any, state: dict[str, Any], trusted: bool) -> None:
     """
+    Put a model and its environment where the run was.
+
     :param model: the model
     :param state: what :func:`_run_state` gave
+    :param trusted: whether to build whatever it describes
     :raises ValueError: if the environment is not built as the one it is of
     """
     assert model.env is not None
@@ -127,52 +113,18 @@ def _set_run_state(model: Any, state: dict[str, Any]) -> None:
     # Environments whose state was not saved may differ: in another process, there is no telling
     comparable = saved if state["episode_goes_on"] else saved[:-1]
     if present[: len(comparable)] != comparable or len(present) != len(saved):
-        raise ValueError(
+        raise Refusal(
             f"env={model.env} is built of {present}, but the checkpoint is of {saved}: build the environment as in "
             "the interrupted run"
         )
     everything = [layer for group in groups for layer in group]
     for group, (_, layer_state) in zip(groups, state["layers"], strict=True):
         if layer_state is not None and (state["episode_goes_on"] or group is not groups[-1]):
-            env_state.set_state(group, everything, layer_state)
+            env_state.set_state(group, everything, layer_state, trusted)
     if not state["episode_goes_on"] and model.seed is not None:
         # With the seed itself, the environments would repeat the episodes of the beginning
         model.env.seed(model.seed + model.num_timesteps)
     model.action_space = state["action_space"]
-    model.updater.set_state(state["updater"])
-    model._resumed = True
+    model.updater.set_state(state.get("updater", state))  # older checkpoints have its state among the rest
+    model._resumed, model._callback_states = True, state.get("callbacks", {})
     set_random_state(state["random"], model.device)  # last: building the model drew random numbers
-
-
-def _current_version(folder: pathlib.Path) -> str | None:
-    """
-    :param folder: of a checkpoint
-    :return: name of the folder inside it that holds the current version, None if there is none
-    :raises ValueError: if the checkpoint is damaged
-    """
-    pointer = folder / POINTER
-    if not pointer.is_file():
-        return None
-    try:
-        version = json.loads(pointer.read_text())["version"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"path={str(folder)!r}: {POINTER} is damaged ({error}): load another checkpoint") from error
-    return str(version)
-
-
-def _remove_versions(folder: pathlib.Path, but: str | None) -> None:
-    """
-    :param folder: of a checkpoint
-    :param but: version to keep
-    """
-    for version in folder.glob(f"{VERSION}*"):
-        if version.name != but:
-            shutil.rmtree(version, ignore_errors=True)
-
-
-def _flush_to_disk(file: pathlib.Path) -> None:
-    """
-    :param file: what must have reached the disk before anything relies on it
-    """
-    with open(file, "rb+") as stream:
-        os.fsync(stream.fileno())

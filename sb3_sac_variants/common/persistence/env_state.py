@@ -118,6 +118,32 @@ def set_state(group: list[Any], everything: list[Any], state: bytes, trusted: bo
             vars(layer).update(attributes)
 
 
+def get_states(env: VecEnv) -> list[bytes]:
+    """
+    Take the whole state of an environment.
+
+    :param env: vectorised environment
+    :return: the state of each group of layers
+    :raises EnvironmentStateError: if it cannot be pickled
+    """
+    groups = layers(env)
+    everything = [layer for group in groups for layer in group]
+    return [get_state(group, everything) for group in groups]
+
+
+def set_states(env: VecEnv, states: list[bytes]) -> None:
+    """
+    Put a state into a whole environment.
+
+    :param env: vectorised environment, built as the one of which the state is
+    :param states: what :func:`get_states` gave
+    """
+    groups = layers(env)
+    everything = [layer for group in groups for layer in group]
+    for group, state in zip(groups, states, strict=True):
+        set_state(group, everything, state)
+
+
 def names(group: list[Any]) -> list[str]:
     """
     Name the classes of some layers.

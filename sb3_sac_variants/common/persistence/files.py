@@ -9,7 +9,8 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from io import BufferedRandom
+from typing import Any
 
 from sb3_sac_variants.common.persistence.allowed import TRUSTED_VARIABLE
 from sb3_sac_variants.common.persistence.rebuild import NotAllowed
@@ -25,7 +26,7 @@ _DAMAGE = (
 
 
 @contextlib.contextmanager
-def written_whole(path: str | pathlib.Path, suffix: str = "") -> Iterator[BinaryIO]:
+def written_whole(path: str | pathlib.Path, suffix: str = "") -> Iterator[BufferedRandom]:
     """
     Write a file that takes its name only when it is complete and on the disk: whatever interrupts the writing, the old
     file stays. Folders are made where there are none.
@@ -41,7 +42,7 @@ def written_whole(path: str | pathlib.Path, suffix: str = "") -> Iterator[Binary
     final.parent.mkdir(parents=True, exist_ok=True)
     partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
     try:
-        with open(partial, "wb") as file:
+        with open(partial, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

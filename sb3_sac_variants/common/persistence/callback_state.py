@@ -1,0 +1,100 @@
+"""
+Save what callbacks remember, and give it back to callbacks built the same way.
+
+A callback's state is what it holds of plain data, save the arguments of its constructor, and the state of environments
+of its own: counters, the best mean reward and the evaluations of ``EvalCallback``, and where its environment is.
+"""
+
+import collections
+import inspect
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_sac_variants.common.persistence import env_state
+
+CallbackState = dict[str, Any]
+
+_NOT_STATE = ("globals", "locals", "model", "parent")
+_PLAIN = (type(None), bool, int, float, str, bytes, np.generic, np.ndarray)
+
+
+def get_state(root: BaseCallback | None) -> dict[str, CallbackState]:
+    """
+    Take the state of callbacks.
+
+    :param root: the callback of a ``learn()``, None if there is none
+    :return: the state of it and of those inside it, by name
+    """
+    return {name: _state(callback) for name, callback in _named(root)}
+
+
+def set_state(root: BaseCallback, states: dict[str, CallbackState]) -> None:
+    """
+    Give callbacks their state back; one that was not there begins anew.
+
+    :param root: the callback of a ``learn()``
+    :param states: what :func:`get_state` gave
+    """
+    for name, callback in _named(root):
+        state = states.get(name, {"attributes": {}, "envs": {}})
+        known = set(vars(callback)) - _arguments(callback)
+        vars(callback).update({name: value for name, value in state["attributes"].items() if name in known})
+        for attribute, groups in state["envs"].items():
+            env = getattr(callback, attribute, None)
+            if isinstance(env, VecEnv):
+                env_state.set_states(env, groups)
+
+
+def _named(root: BaseCallback | None) -> Iterator[tuple[str, BaseCallback]]:
+    """All callbacks inside one, by their class and how many of it came before."""
+    counts: collections.Counter[str] = collections.Counter()
+    for callback in _all(root, []):
+        cls = f"{type(callback).__module__}.{type(callback).__qualname__}"
+        yield f"{cls} {counts[cls]}", callback
+        counts[cls] += 1
+
+
+def _all(callback: Any, seen: list[Any]) -> Iterator[BaseCallback]:
+    if not isinstance(callback, BaseCallback) or any(callback is other for other in seen):
+        return
+    seen.append(callback)
+    if not isinstance(callback, CallbackList):
+        yield callback
+    inner = [value for name, value in vars(callback).items() if name != "parent"]
+    for value in callback.callbacks if isinstance(callback, CallbackList) else inner:
+        yield from _all(value, seen)
+
+
+def _state(callback: BaseCallback) -> CallbackState:
+    arguments = _arguments(callback)
+    attributes = {name: value for name, value in vars(callback).items() if name not in arguments and _is_plain(value)}
+    envs: dict[str, Any] = {}
+    for name, value in vars(callback).items():
+        if isinstance(value, VecEnv):
+            try:
+                envs[name] = env_state.get_states(value)
+            except env_state.EnvironmentStateError as error:
+                warnings.warn(
+                    f"{type(callback).__name__} of a run resumed from this checkpoint will begin anew with {name}: its "
+                    f"state cannot be saved: {error}",
+                    stacklevel=2,
+                )
+    return {"attributes": attributes, "envs": envs}
+
+
+def _arguments(callback: BaseCallback) -> set[str]:
+    constructors = [vars(cls)["__init__"] for cls in type(callback).__mro__[:-1] if "__init__" in vars(cls)]
+    return {name for constructor in constructors for name in inspect.signature(constructor).parameters}.union(_NOT_STATE)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
+    if isinstance(value, list | tuple | set | collections.deque):
+        return all(map(_is_plain, value))
+    return isinstance(value, _PLAIN) and getattr(value, "dtype", None) != object

@@ -1,0 +1,219 @@
+"""
+The folder of a checkpoint: complete versions of its files, and a pointer to the current one.
+
+A new version is written beside the old one and becomes current in a single step. The pointer holds the hash of every
+file. Only what carries the mark of this package is ever deleted, and not while somebody reads it.
+"""
+
+import contextlib
+import json
+import pathlib
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from sb3_sac_variants.common.persistence.files import refuse, sha256, sync_folder, written_whole
+
+try:
+    import fcntl
+except ImportError:  # Windows, which does not delete files that are open
+    fcntl = None  # type: ignore[assignment]
+
+#: names the current version; replacing this file is what makes a new version current
+POINTER = "checkpoint.json"
+#: version of the format: the first had neither hashes nor marks
+FORMAT = 2
+#: files of a version
+FILES = ("model.zip", "replay_buffer.pkl", "state.pkl")
+#: file in each version by which it is known as written here; locked by who reads it
+MARK = ".written_by_sb3_sac_variants"
+#: file that is locked by who writes
+WRITER = ".writer.lock"
+
+_VERSION = re.compile(r"version-\d+-[0-9a-f]{8}")
+_REMEDY = "load another checkpoint"
+
+
+@contextlib.contextmanager
+def new_version(folder: pathlib.Path, algorithm: str, num_timesteps: int) -> Iterator[pathlib.Path]:
+    """
+    Write a new version of a checkpoint, which becomes the current one at the end.
+
+    :param folder: of the checkpoint; made where there is none
+    :param algorithm: id of the algorithm
+    :param num_timesteps: steps done
+    :return: folder to write the files to
+    :raises ValueError: if the path is a file
+    :raises RuntimeError: if another process is writing to it
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"path={str(folder)!r} is a file: pass a folder, which the checkpoint fills with its files")
+    folder.mkdir(parents=True, exist_ok=True)
+    with _only_writer(folder):
+        with contextlib.suppress(ValueError):  # of a damaged pointer: there is no telling which version it was
+            _remove_versions(folder, but=_read_pointer(folder).get("version"))
+        version = folder / f"version-{num_timesteps}-{uuid.uuid4().hex[:8]}"
+        version.mkdir()
+        try:
+            (version / MARK).touch()
+            yield version
+            sync_folder(version)
+            pointer = {
+                "format": FORMAT,
+                "algorithm": algorithm,
+                "num_timesteps": num_timesteps,
+                "version": version.name,
+                "files": {name: sha256(version / name) for name in FILES},
+            }
+            with written_whole(folder / POINTER) as file:
+                file.write(json.dumps(pointer, indent=1).encode())
+        except BaseException:
+            _remove(version)
+            raise
+        _remove_versions(folder, but=version.name)
+
+
+@contextlib.contextmanager
+def current_version(path: str | pathlib.Path, algorithm: str) -> Iterator[pathlib.Path]:
+    """
+    Find the current version of a checkpoint, and keep it while it is read.
+
+    Nothing but the pointer is opened before the algorithm, the paths and the hashes of all files are checked.
+
+    :param path: folder of the checkpoint
+    :param algorithm: id of the algorithm it has to be of
+    :return: folder with the files
+    :raises FileNotFoundError: if there is no checkpoint in the folder
+    :raises ValueError: if it is damaged, or of another algorithm
+    """
+    folder = pathlib.Path(path)
+    for attempt in range(10):
+        pointer = _read_pointer(folder)
+        if not pointer:
+            raise FileNotFoundError(
+                f"path={str(path)!r} holds no checkpoint: pass a folder that save_checkpoint() wrote"
+            )
+        if pointer["algorithm"] != algorithm:
+            refuse(
+                folder,
+                f"holds a checkpoint of another algorithm ({pointer['algorithm']}), not {algorithm}: load it with the "
+                "class it was saved with",
+            )
+        version = folder / pointer["version"]
+        with contextlib.ExitStack() as stack:
+            try:
+                with contextlib.suppress(FileNotFoundError):
+                    stack.enter_context(_locked(version / MARK, shared=True))
+                _check_files(folder, version, pointer)
+            except (OSError, ValueError):
+                if attempt < 9 and _read_pointer(folder) != pointer:  # a writer was quicker: there is a newer version
+                    time.sleep(0.01 * attempt)
+                    continue
+                raise
+            yield version
+            return
+
+
+def _read_pointer(folder: pathlib.Path) -> dict[str, Any]:
+    """
+    Read which version is current.
+
+    :param folder: of a checkpoint
+    :return: what its pointer says, empty if there is none
+    :raises ValueError: if it is damaged, or leads out of the folder
+    """
+    try:
+        content = (folder / POINTER).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        refuse(folder, f"has a {POINTER} that cannot be read ({error}): {_REMEDY}")
+    try:
+        pointer = json.loads(content)
+        fits = isinstance(pointer["version"], str) and isinstance(pointer["algorithm"], str)
+        hashes = pointer.get("files", dict.fromkeys(FILES, ""))
+        fits = fits and set(hashes) == set(FILES) and all(isinstance(value, str) for value in hashes.values())
+        known = pointer.get("format", 1) in (1, FORMAT) and ("files" in pointer) == ("format" in pointer)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        refuse(folder, f"has a damaged {POINTER} ({type(error).__name__}: {error}): {_REMEDY}")
+    if not known:
+        refuse(folder, f"has a {POINTER} of format {pointer.get('format')!r}, which this version does not know")
+    if not fits or not _VERSION.fullmatch(pointer["version"]):
+        refuse(folder, f"has a damaged {POINTER} (version={pointer['version']!r}): {_REMEDY}")
+    return pointer
+
+
+def _check_files(folder: pathlib.Path, version: pathlib.Path, pointer: dict[str, Any]) -> None:
+    """
+    Check that the files are those that were written.
+
+    :param folder: of the checkpoint
+    :param version: folder of its current version
+    :param pointer: what its pointer says
+    :raises ValueError: if a file is missing, is a link, or does not have the hash that the pointer gives
+    """
+    if version.is_symlink():
+        refuse(folder, f"is damaged ({version.name} is a link): {_REMEDY}")
+    for name in FILES:
+        file = version / name
+        if file.is_symlink() or not file.is_file():
+            what = "a link" if file.is_symlink() else "missing"
+            refuse(folder, f"is damaged ({version.name}/{name} is {what}): {_REMEDY}")
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path, shared: bool = False) -> Iterator[None]:
+    """
+    Lock a file; the system gives it free when the process ends, however it ends.
+
+    :param path: the file
+    :param shared: whether others may hold it likewise
+    :raises BlockingIOError: if somebody else holds it
+    """
+    with open(path, "rb" if shared else "ab") as file:
+        if fcntl is not None:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        yield
+
+
+@contextlib.contextmanager
+def _only_writer(folder: pathlib.Path) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_locked(folder / WRITER))
+        except BlockingIOError as error:
+            raise RuntimeError(
+                f"path={str(folder)!r} is being written by another run: give each run a folder of its own"
+            ) from error
+        yield
+
+
+def _remove_versions(folder: pathlib.Path, but: str | None) -> None:
+    """
+    Remove all versions but one.
+
+    :param folder: of a checkpoint
+    :param but: version to keep
+    """
+    for version in folder.glob("version-*"):
+        if version.name != but and _VERSION.fullmatch(version.name):
+            _remove(version)
+
+
+def _remove(version: pathlib.Path) -> None:
+    """
+    Remove what was written here, unless somebody reads it.
+
+    :param version: folder of a version
+    """
+    mark = version / MARK
+    if version.is_symlink() or mark.is_symlink() or not mark.is_file():
+        return
+    with contextlib.suppress(OSError), _locked(mark):
+        for file in (*(version / name for name in FILES), *version.glob(".*.partial")):
+            file.unlink(missing_ok=True)
+        if {file.name for file in version.iterdir()} == {MARK}:
+            mark.unlink()
+            version.rmdir()
