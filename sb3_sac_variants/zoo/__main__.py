@@ -1,7 +1,8 @@
 """The RL Zoo's commands with our algorithms, without the start-up hook.
 
 ``python -m sb3_sac_variants.zoo train --algo sac_v1 --env Pendulum-v1`` is
-``python -m rl_zoo3.train --algo sac_v1 --env Pendulum-v1``, and so for every other command of the zoo.
+``python -m rl_zoo3.train --algo sac_v1 --env Pendulum-v1``, and so for every other command of the zoo. One more,
+``resume FOLDER``, goes on with a run that was interrupted.
 """
 
 import runpy
@@ -9,7 +10,7 @@ import sys
 
 from sb3_sac_variants.zoo.plugin import register
 
-#: Each is a module of the zoo that can be run; those of ``rl_zoo3.plots`` go by either name.
+#: Each is a module that can be run; those of ``rl_zoo3.plots`` go by either name.
 COMMANDS = {
     "train": "rl_zoo3.train",
     "tune": "sb3_sac_variants.zoo.tune",
@@ -20,6 +21,7 @@ COMMANDS = {
     "plot_train": "rl_zoo3.plots.plot_train",
     "all_plots": "rl_zoo3.plots.all_plots",
     "plot_from_file": "rl_zoo3.plots.plot_from_file",
+    "resume": "sb3_sac_variants.zoo.resume",
 }
 
 

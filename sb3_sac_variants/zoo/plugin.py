@@ -161,6 +161,7 @@ def _extend_manager(exp_manager: Any) -> None:
         zoo_files = Path(exp_manager.__file__).parent / "hyperparams"
         manager.__init__ = _with_defaults(manager.__init__, {file.stem for file in zoo_files.glob("*.yml")})
         manager._preprocess_schedules = staticmethod(_with_schedules(manager._preprocess_schedules, exp_manager))
+        manager.create_callbacks = _with_checkpoints(manager.create_callbacks)
 
 
 def _with_defaults(init: Callable[..., None], zoo_names: set[str]) -> Callable[..., None]:
@@ -200,6 +201,27 @@ def _with_schedules(preprocess: Callable[..., dict[str, Any]], exp_manager: Any)
         return preprocess(hyperparams)
 
     return preprocess_with_schedules
+
+
+def _with_checkpoints(create_callbacks: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Let ``RunCheckpointCallback`` save to the folder of the run, and send who wants to go on with it to ``resume``."""
+
+    @functools.wraps(create_callbacks)
+    def create_with_checkpoints(manager: Any) -> None:
+        from sb3_sac_variants.common.callbacks import RunCheckpointCallback
+        from sb3_sac_variants.common.persistence.checkpoint_folder import MARK
+
+        if (Path(manager.trained_agent).parent / MARK).is_file():
+            raise ValueError(
+                f"trained_agent={manager.trained_agent!r} is part of a checkpoint, which -i would take for a new run: "
+                "python -m sb3_sac_variants.zoo resume FOLDER goes on with the run in that folder"
+            )
+        for callback in manager.callbacks:
+            if isinstance(callback, RunCheckpointCallback) and callback.path is None:
+                callback.path = Path(manager.save_path) / "checkpoint"
+        create_callbacks(manager)
+
+    return create_with_checkpoints
 
 
 _EXTENSIONS: dict[str, Callable[[Any], None]] = {

@@ -89,7 +89,9 @@ def _state(callback: BaseCallback) -> CallbackState:
 
 def _arguments(callback: BaseCallback) -> set[str]:
     constructors = [vars(cls)["__init__"] for cls in type(callback).__mro__[:-1] if "__init__" in vars(cls)]
-    return {name for constructor in constructors for name in inspect.signature(constructor).parameters}.union(_NOT_STATE)
+    return {name for constructor in constructors for name in inspect.signature(constructor).parameters}.union(
+        _NOT_STATE
+    )
 
 
 def _is_plain(value: Any) -> bool:
@@ -97,4 +99,4 @@ def _is_plain(value: Any) -> bool:
         return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
     if isinstance(value, list | tuple | set | collections.deque):
         return all(map(_is_plain, value))
-    return isinstance(value, _PLAIN) and getattr(value, "dtype", None) != object
+    return isinstance(value, _PLAIN) and not getattr(getattr(value, "dtype", None), "hasobject", False)

@@ -1,0 +1,183 @@
+"""Go on with a run of the RL Zoo that was interrupted: ``python -m sb3_sac_variants.zoo resume FOLDER``.
+
+The folder is that of the run, ``logs/sac_v2/Pendulum-v1_1`` say. Its arguments and hyperparameters are read from there,
+its last checkpoint (of :class:`~sb3_sac_variants.common.callbacks.RunCheckpointCallback`) is loaded, and the zoo trains
+on, into the same folder, with the weights and evaluations of a run that was never interrupted. Killed before the first
+checkpoint, the run begins again.
+"""
+
+import argparse
+import os
+from collections import OrderedDict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import yaml
+from rl_zoo3 import train
+from rl_zoo3.exp_manager import ExperimentManager
+from rl_zoo3.utils import ALGOS
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_sac_variants.common.persistence.allowed import TRUSTED_VARIABLE, is_trusted
+from sb3_sac_variants.common.persistence.checkpoint_folder import POINTER
+
+#: folder of the checkpoint in the folder of a run
+CHECKPOINT = "checkpoint"
+
+
+class _SafeLoader(yaml.SafeLoader):
+    """Reads the zoo's files, which are dictionaries in order, and nothing that could run code."""
+
+
+def _ordered(loader: Any, node: Any) -> Any:
+    return OrderedDict(loader.construct_sequence(node, deep=True)[0])
+
+
+_SafeLoader.add_constructor("tag:yaml.org,2002:python/object/apply:collections.OrderedDict", _ordered)
+_SafeLoader.add_constructor(
+    "tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True))
+)
+
+
+def main() -> None:
+    """Go on with the run in the folder that the command line names."""
+    parser = argparse.ArgumentParser(prog="python -m sb3_sac_variants.zoo resume", description=__doc__)
+    parser.add_argument("folder", type=Path, help="folder of the run, e.g. logs/sac_v2/Pendulum-v1_1")
+    resume(parser.parse_args().folder)
+
+
+def resume(folder: Path) -> None:
+    """Go on with a run, to its end.
+
+    :param folder: folder of the run
+    :raises FileNotFoundError: if it holds no run
+    :raises ValueError: if a file of it is damaged, or needs to be trusted
+    """
+    found = sorted(folder.glob("*/args.yml"))
+    if len(found) != 1:
+        raise FileNotFoundError(
+            f"folder={str(folder)!r} holds no run of the zoo (no args.yml, one folder deeper): pass the folder of a "
+            "run. One that was interrupted before it wrote the file has to be started again"
+        )
+    arguments = _read(found[0])
+
+    class SavedArguments(argparse.ArgumentParser):
+        """Gives the arguments of the run, whatever the command line."""
+
+        def parse_args(self, *_: Any, **__: Any) -> Any:
+            return argparse.Namespace(**{**vars(super().parse_args([])), **arguments})
+
+    class ResumedExperiment(_Resumed):
+        """Of this folder."""
+
+        run_folder = folder
+
+    replaced = {"argparse": SimpleNamespace(ArgumentParser=SavedArguments), "ExperimentManager": ResumedExperiment}
+    originals = {name: getattr(train, name) for name in replaced}
+    vars(train).update(replaced)
+    try:
+        train.train()
+    finally:
+        vars(train).update(originals)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    loader = yaml.UnsafeLoader if is_trusted(False) else _SafeLoader
+    try:
+        content = yaml.load(file.read_text(), loader)
+    except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"{str(file)!r} is damaged, or holds Python objects, which are read with {TRUSTED_VARIABLE}=1 only: {error}"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{str(file)!r} is damaged: start the run again")
+    return content
+
+
+class _Resumed(ExperimentManager):
+    """An experiment that goes on in the folder of a run. Arguments as the zoo's ``ExperimentManager``."""
+
+    run_folder: Path
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        if self.optimize_hyperparameters:
+            raise ValueError(
+                f"folder={str(self.run_folder)!r} is of a hyperparameter search: start it again with the same storage"
+            )
+        self.save_path = str(self.run_folder)
+        self.params_path = os.path.join(self.save_path, str(self.env_name))
+        self.checkpoint = self.run_folder / CHECKPOINT
+        self.has_checkpoint = (self.checkpoint / POINTER).is_file()
+        self.continue_training = self.continue_training or self.has_checkpoint
+        print(f"Going on with {self.save_path}" + ("" if self.has_checkpoint else " from the start: no checkpoint"))
+
+    def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        saved = _read(Path(self.params_path) / "config.yml")
+        return dict(saved), OrderedDict(saved)
+
+    def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
+        if self.has_checkpoint:
+            self.monitor_kwargs = {**self.monitor_kwargs, "override_existing": eval_env}
+        return super().create_envs(n_envs, eval_env, no_log)
+
+    def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> Any:
+        if not self.has_checkpoint:
+            return super()._load_pretrained_agent(hyperparams, env)
+        algorithm: Any = ALGOS[self.algo]
+        model = algorithm.load_checkpoint(self.checkpoint, env, self.device)
+        model.tensorboard_log, model.verbose = self.tensorboard_log, self.verbose
+        for monitor in getattr(env.unwrapped, "envs", []):
+            _forget_episodes_after(monitor)
+        return model
+
+    def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
+        print(f"Log path: {self.save_path}")  # the files are there
+
+    def learn(self, model: Any) -> None:
+        super().learn(_GoesOn(model) if self.has_checkpoint else model)
+
+
+class _GoesOn:
+    """A model whose ``learn()`` counts the steps that are done.
+
+    :param model: the model
+    """
+
+    def __init__(self, model: Any):
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def learn(self, total_timesteps: int, **kwargs: Any) -> None:
+        """Train up to a number of steps.
+
+        :param total_timesteps: steps of the whole run
+        :param kwargs: other arguments
+        """
+        left = max(total_timesteps - self._model.num_timesteps, 0)
+        self._model.learn(left, reset_num_timesteps=False, **kwargs)
+
+
+def _forget_episodes_after(env: Any) -> None:
+    """Cut from a monitor's file the episodes that ended after the checkpoint: they are played again.
+
+    :param env: environment inside a ``Monitor``
+    """
+    while not isinstance(env, Monitor):
+        if not hasattr(env, "env"):
+            return
+        env = env.env
+    if env.results_writer is None:
+        return
+    file = Path(env.results_writer.file_handler.name)
+    lines = file.read_bytes().splitlines(keepends=True)
+    kept = 2 + len(env.get_episode_rewards())  # below a comment and the names of the columns
+    os.truncate(file, sum(map(len, lines[:kept])))
+
+
+if __name__ == "__main__":
+    main()
