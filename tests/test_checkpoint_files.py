@@ -26,7 +26,7 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 from sb3_sac_variants import SACv1, SACv2
 from sb3_sac_variants.common.callbacks import RunCheckpointCallback
-from sb3_sac_variants.common.persistence import checkpoint
+from sb3_sac_variants.common.persistence.checkpoint_folder import MARK, POINTER
 
 # ---------------------------------------------------------------- writing is all or nothing
 
@@ -56,7 +56,7 @@ FAILURES = {
     "replay buffer": ("pickle.dump", 0),
     "rest": ("sb3_sac_variants.common.persistence.checkpoint.random_state", 0),
     "flush": ("os.fsync", 3),
-    "pointer": ("os.replace", 1),
+    "pointer": ("os.replace", 3),
 }
 
 
@@ -80,14 +80,15 @@ def test_interrupted_writing_leaves_the_old_checkpoint(
     np.testing.assert_equal(as_arrays(flat_parameters(resumed)), as_arrays(before))
     model.save_checkpoint(tmp_path)
     assert SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu").num_timesteps == 20
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob(f"*/{MARK}"))) == 1
 
 
 def test_remains_of_a_killed_process_do_no_harm(tmp_path: Path) -> None:
     model = make(SACv2, SpacesEnv()).learn(12)
     model.save_checkpoint(tmp_path)
-    remains = tmp_path / f"{checkpoint.VERSION}20-abcdefgh"
+    remains = tmp_path / "version-20-0123abcd"
     remains.mkdir()
+    (remains / MARK).touch()
     (remains / "model.zip").write_bytes(b"half")
     assert SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu").num_timesteps == 12
     model.save_checkpoint(tmp_path)
@@ -143,7 +144,7 @@ def test_damaged_checkpoint(name: str, damage: str, saved: Path) -> None:
 
 
 def test_other_algorithm(saved: Path) -> None:
-    with pytest.raises(ValueError, match=r"sac_v2\), not SACv1: load it with the class"):
+    with pytest.raises(ValueError, match=r"sac_v2\), not sac_v1: load it with the class"):
         SACv1.load_checkpoint(saved, VecNormalize(several()))
 
 
@@ -180,13 +181,13 @@ def test_callback_says_what_it_saved(tmp_path: Path, capsys: pytest.CaptureFixtu
     make(SACv2).learn(25, callback=RunCheckpointCallback(tmp_path, 10, verbose=1))
     # Two on the way, and one at the end
     assert capsys.readouterr().out.count("Saved a checkpoint of step") == 3
-    assert json.loads((tmp_path / checkpoint.POINTER).read_text())["num_timesteps"] == 25
+    assert json.loads((tmp_path / POINTER).read_text())["num_timesteps"] == 25
 
 
 def test_callback_keeps_what_goes_on_exactly_where_the_training_was_stopped(tmp_path: Path) -> None:
     callbacks = [RunCheckpointCallback(tmp_path, 10), StopTrainingOnMaxEpisodes(2)]
     make(SACv2, SpacesEnv(episode_length=8)).learn(100, callback=callbacks)
-    assert json.loads((tmp_path / checkpoint.POINTER).read_text())["num_timesteps"] == 10
+    assert json.loads((tmp_path / POINTER).read_text())["num_timesteps"] == 10
 
 
 def test_environment_by_its_id(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def _with_schedules(preprocess: Callable[..., dict[str, Any]], exp_manager: Any)
 
 
 def _with_checkpoints(create_callbacks: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Let ``RunCheckpointCallback`` save to the folder of the run, and send who wants to go on with it to ``resume``."""
+    """Let ``RunCheckpointCallback`` save to the folder of the run, and refuse ``-i`` with its checkpoint."""
 
     @functools.wraps(create_callbacks)
     def create_with_checkpoints(manager: Any) -> None:

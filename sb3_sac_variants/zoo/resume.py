@@ -36,9 +36,13 @@ def _ordered(loader: Any, node: Any) -> Any:
 
 
 _SafeLoader.add_constructor("tag:yaml.org,2002:python/object/apply:collections.OrderedDict", _ordered)
-_SafeLoader.add_constructor(
-    "tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node, deep=True))
-)
+
+
+def _tuple(loader: Any, node: Any) -> Any:
+    return tuple(loader.construct_sequence(node, deep=True))
+
+
+_SafeLoader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
 
 
 def main() -> None:
@@ -137,7 +141,8 @@ class _Resumed(ExperimentManager):
         print(f"Log path: {self.save_path}")  # the files are there
 
     def learn(self, model: Any) -> None:
-        super().learn(_GoesOn(model) if self.has_checkpoint else model)
+        model = _GoesOn(model) if self.has_checkpoint else model
+        super().learn(model)
 
 
 class _GoesOn:

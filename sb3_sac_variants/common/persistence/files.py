@@ -95,8 +95,9 @@ def find(path: Path, suffix: str, name: str = "path") -> pathlib.Path:
     for candidate in (given, given.with_name(given.name + suffix) if given.name else given):
         if candidate.is_file():
             return candidate
-    what = "a folder" if given.is_dir() else "no file"
-    raise FileNotFoundError(f"{name}={str(path)!r} is {what}, and there is no such file with {suffix}: pass a file")
+    if given.is_dir():
+        raise FileNotFoundError(f"{name}={str(path)!r} is a folder, and there is no {suffix} beside it: pass a file")
+    raise FileNotFoundError(f"{name}={str(path)!r}: there is no such file, with or without {suffix}")
 
 
 def describe(path: Path) -> str:

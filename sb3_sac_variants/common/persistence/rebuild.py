@@ -189,11 +189,9 @@ def _storage(content: Any) -> Any:
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, gradient: Any, hooks: Any) -> th.Tensor:
     require(isinstance(storage, th.storage.TypedStorage) and not hooks, "torch.Tensor")
     require(all(type(number) is int and number >= 0 for number in (offset, *size, *stride)), "torch.Tensor")
-    # torch makes room for what lies beyond the end, and fills it with whatever is in memory
-    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-    require(0 in size or last * storage.dtype.itemsize < storage.untyped().nbytes(), "torch.Tensor")
-    # Private to torch, and part of the format of its tensors
-    return th._utils._rebuild_tensor_v2(storage, offset, size, stride, bool(gradient), collections.OrderedDict())
+    # torch's own function makes room for what lies beyond the end, and fills it with whatever is in memory
+    flat = th.empty(0, dtype=storage.dtype).set_(storage)  # type: ignore[call-overload]
+    return flat.as_strided(size, stride, offset).requires_grad_(bool(gradient))
 
 
 def _parameter(data: Any, gradient: Any, hooks: Any) -> th.nn.Parameter:

@@ -36,6 +36,8 @@ _CLASSES: dict[str, type] = {
 }
 #: attributes of which those hold classes
 _WITH_CLASSES = ("policy_class", "replay_buffer_class", "policy_kwargs", "replay_buffer_kwargs")
+#: attributes that a model without an environment does not have yet
+_SPACES = ("observation_space", "action_space")
 #: attributes that are made anew from others
 _DERIVED = ("lr_schedule", "_qf_lr_schedule", "_ent_coef_lr_schedule")
 
@@ -169,7 +171,7 @@ class ModelFile:
         """
         objects = {**dict.fromkeys(_DERIVED), **custom}
         policy_class = objects.get("policy_class") or self._object("policy_class", trusted)
-        known = vars(cls(policy_class, None, device="cpu", _init_setup_model=False))
+        known = {*_SPACES, *vars(cls(policy_class, None, device="cpu", _init_setup_model=False))}
         unknown = []
         for name, value in self.saved.items():
             if name in objects or not isinstance(value, dict) or ":serialized:" not in value:

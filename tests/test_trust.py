@@ -1,0 +1,491 @@
+"""No loader runs code of whoever wrote a file; what is damaged gives one kind of error, which names the file."""
+
+import base64
+import contextlib
+import io
+import json
+import os
+import pathlib
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import cloudpickle
+import pytest
+import torch as th
+from helpers import SpacesEnv, as_arrays, assert_same_parameters, every_algorithm, make, several
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from stable_baselines3 import SAC
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import nn
+
+from sb3_sac_variants import SACv1, SACv2
+from sb3_sac_variants.common.persistence.checkpoint_folder import MARK, POINTER
+from sb3_sac_variants.common.persistence.files import sha256
+
+CALLS: list[str] = []
+
+
+def canary(*args: Any) -> dict[str, Any]:
+    """What must not be called."""
+    CALLS.append("called")
+    return {}
+
+
+class Code:
+    """A pickle of it calls a function."""
+
+    def __reduce__(self) -> Any:
+        return canary, ()
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs(request: pytest.FixtureRequest) -> Any:
+    CALLS.clear()
+    yield
+    if "trusted" not in request.node.name:
+        assert not CALLS
+
+
+def rewritten(source: pathlib.Path, target: pathlib.Path, **changes: bytes | None) -> pathlib.Path:
+    """
+    :param source: a zip
+    :param target: where to write it, changed
+    :param changes: contents of its files by name, "__" for a dot; None leaves one out
+    :return: the target
+    """
+    names = {name.replace("__", "."): content for name, content in changes.items()}
+    with zipfile.ZipFile(source) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, content in {**contents, **names}.items():
+            if content is not None:
+                archive.writestr(name, content)
+    return target
+
+
+def with_attribute(source: pathlib.Path, target: pathlib.Path, name: str, value: Any) -> pathlib.Path:
+    """
+    :param source: a saved model
+    :param target: where to write it, changed
+    :param name: of an attribute
+    :param value: its value
+    :return: the target
+    """
+    with zipfile.ZipFile(source) as archive:
+        data = json.loads(archive.read("data"))
+    data[name] = {":type:": "", ":serialized:": base64.b64encode(cloudpickle.dumps(value)).decode()}
+    return rewritten(source, target, data=json.dumps(data).encode())
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("saved")
+    model = make(SACv2, VecNormalize(several())).learn(12)
+    model.save(folder / "model.zip")
+    model.save_replay_buffer(folder / "buffer.pkl")
+    model.save_checkpoint(folder / "run")
+    SAC("MlpPolicy", SpacesEnv(), buffer_size=10, device="cpu", policy_kwargs={"net_arch": [4]}).save(
+        folder / "sac.zip"
+    )
+    return folder
+
+
+def load(path: pathlib.Path, **kwargs: Any) -> Any:
+    return SACv2.load(path, device="cpu", **kwargs)
+
+
+def from_sb3(path: pathlib.Path, **kwargs: Any) -> Any:
+    return SACv2.from_sb3(path, device="cpu", **kwargs)
+
+
+# ---------------------------------------------------------------- crafted files
+
+NEEDS_TRUST = r"(?s)path='.*' asks for .*, and code of unknown origin is not run.*trusted=True to \w+\(\).*TRUSTED=1"
+
+
+@pytest.mark.parametrize(("name", "loader"), [("model.zip", load), ("sac.zip", from_sb3)])
+@pytest.mark.parametrize("attribute", ["learning_rate", "policy_kwargs", "_last_obs", "action_space", "policy_class"])
+def test_code_in_an_attribute(
+    name: str, loader: Callable[..., Any], attribute: str, saved: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    crafted = with_attribute(saved / name, tmp_path / name, attribute, Code())
+    with pytest.raises(ValueError, match=NEEDS_TRUST) as error:
+        loader(crafted)
+    assert attribute in str(error.value)
+    assert "test_trust.canary" in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "loader"), [("model.zip", load), ("sac.zip", from_sb3)])
+def test_unknown_attributes_are_left_out(
+    name: str, loader: Callable[..., Any], saved: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    crafted = with_attribute(saved / name, tmp_path / name, "predict", Code())
+    with pytest.warns(UserWarning, match=r"does not know, which are left out: \['predict'\].*trusted=True"):
+        model = loader(crafted)
+    assert "predict" not in vars(model)
+
+
+@pytest.mark.parametrize(("name", "loader"), [("model.zip", load), ("sac.zip", from_sb3)])
+@pytest.mark.parametrize("member", ["policy", "actor.optimizer", "pytorch_variables"])
+def test_code_in_the_weights(
+    name: str, loader: Callable[..., Any], member: str, saved: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    content = io.BytesIO()
+    th.save({"weight": Code()}, content)
+    crafted = rewritten(saved / name, tmp_path / name, **{f"{member.replace('.', '__')}__pth": content.getvalue()})
+    with pytest.raises(ValueError, match=r"path='.*' (is damaged|asks for)"):
+        loader(crafted)
+    if name == "model.zip" and member != "pytorch_variables":
+        with pytest.raises(ValueError, match=r"load_path_or_dict='.*' is damaged"):
+            make(SACv2).set_parameters(crafted)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("features_extractor_class", nn.Linear), ("optimizer_class", nn.ReLU), ("activation_fn", th.optim.Adam)],
+)
+def test_class_of_a_wrong_kind(key: str, value: Any, saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    crafted = with_attribute(saved / "model.zip", tmp_path / "m.zip", "policy_kwargs", {"net_arch": [16], key: value})
+    with pytest.raises(ValueError, match=rf"asks for <class .*> as {key}"):
+        load(crafted)
+
+
+def test_parameters_of_other_parts(saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    content = io.BytesIO()
+    th.save({}, content)
+    crafted = rewritten(saved / "model.zip", tmp_path / "m.zip", env__pth=content.getvalue())
+    with pytest.raises(ValueError, match=r"load_path_or_dict='.*' holds parameters of .*'env'.*, not of"):
+        make(SACv2).set_parameters(crafted)
+
+
+def test_code_in_a_replay_buffer(saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    model = make(SACv2, VecNormalize(several())).learn(8)
+    before = model.replay_buffer
+    model.replay_buffer.infos = Code()
+    model.save_replay_buffer(tmp_path / "buffer.pkl")
+    with pytest.raises(ValueError, match=NEEDS_TRUST):
+        model.load_replay_buffer(tmp_path / "buffer.pkl")
+    assert model.replay_buffer is before
+
+
+def crafted_checkpoint(saved: pathlib.Path, folder: pathlib.Path, name: str, content: bytes | None) -> pathlib.Path:
+    """
+    :param saved: folder with a checkpoint
+    :param folder: where to copy it
+    :param name: of a file in it
+    :param content: its new content, with a fitting hash; None leaves it as it is
+    :return: the new checkpoint
+    """
+    shutil.copytree(saved / "run", folder)
+    pointer = json.loads((folder / POINTER).read_text())
+    if content is not None:
+        file = folder / pointer["version"] / name
+        file.write_bytes(content)
+        pointer["files"][name] = sha256(file)
+        (folder / POINTER).write_text(json.dumps(pointer))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["model.zip", "replay_buffer.pkl", "state.pkl"])
+def test_code_in_a_checkpoint(name: str, saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    content = pickle.dumps(Code())
+    if name == "model.zip":
+        content = with_attribute(saved / "model.zip", tmp_path / "m.zip", "learning_rate", Code()).read_bytes()
+    folder = crafted_checkpoint(saved, tmp_path / "run", name, content)
+    with pytest.raises(ValueError, match=NEEDS_TRUST):
+        SACv2.load_checkpoint(folder, VecNormalize(several()))
+
+
+@pytest.mark.parametrize("layer", [0, 1], ids=["VecNormalize", "environments"])
+def test_code_in_the_state_of_an_environment(layer: int, saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    version = json.loads((saved / "run" / POINTER).read_text())["version"]
+    state = pickle.loads((saved / "run" / version / "state.pkl").read_bytes())
+    names, _ = state["layers"][layer]
+    state["layers"][layer] = (names, pickle.dumps([{"obs_rms": Code()}]))
+    folder = crafted_checkpoint(saved, tmp_path / "run", "state.pkl", cloudpickle.dumps(state))
+    with pytest.raises(ValueError, match=NEEDS_TRUST):
+        SACv2.load_checkpoint(folder, VecNormalize(several()))
+
+
+def test_nothing_of_another_algorithms_checkpoint_is_opened(
+    saved: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = crafted_checkpoint(saved, tmp_path / "run", "state.pkl", pickle.dumps(Code()))
+    monkeypatch.setattr(pickle, "load", canary)
+    with pytest.raises(ValueError, match=r"path='.*run' holds a checkpoint of another algorithm \(sac_v2\), not"):
+        SACv1.load_checkpoint(folder, VecNormalize(several()))
+
+
+@pytest.mark.parametrize("version", ["../elsewhere", "/etc", "version-12-00000000/../..", ".", "", 3, None])
+def test_pointer_out_of_the_folder(version: Any, saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    folder = crafted_checkpoint(saved, tmp_path / "run", "", None)
+    pointer = json.loads((folder / POINTER).read_text())
+    shutil.copytree(folder / pointer["version"], tmp_path / "elsewhere")
+    (folder / POINTER).write_text(json.dumps({**pointer, "version": version}))
+    with pytest.raises(ValueError, match=r"path='.*run' has a damaged checkpoint\.json"):
+        SACv2.load_checkpoint(folder, VecNormalize(several()))
+
+
+@pytest.mark.parametrize("what", ["version", "model.zip"])
+def test_links_in_a_checkpoint(what: str, saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    folder = crafted_checkpoint(saved, tmp_path / "run", "", None)
+    version = folder / json.loads((folder / POINTER).read_text())["version"]
+    path = version if what == "version" else version / what
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"path='.*run' is damaged \(.* is a link\)"):
+        SACv2.load_checkpoint(folder, VecNormalize(several()))
+
+
+# ---------------------------------------------------------------- what is ordinary, and what is trusted
+
+
+class Extractor(FlattenExtractor):
+    """Of the caller's own, imported."""
+
+
+@every_algorithm
+def test_ordinary_models_need_no_trust(algorithm: type, tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("rl_zoo3.utils")
+    from rl_zoo3.utils import SimpleLinearSchedule
+
+    policy_kwargs = {
+        "features_extractor_class": Extractor,
+        "activation_fn": nn.ELU,
+        "optimizer_class": th.optim.RMSprop,
+    }
+    for learning_rate in (SimpleLinearSchedule(1e-3), LinearSchedule(1e-3, 1e-4, 0.5)):
+        model = make(algorithm, learning_rate=learning_rate, policy_kwargs=policy_kwargs).learn(8)
+        model.save(tmp_path / "model")
+        loaded = algorithm.load(tmp_path / "model", SpacesEnv(), device="cpu")
+        assert_same_parameters(loaded, model)
+        assert loaded.lr_schedule(0.7) == model.lr_schedule(0.7)
+        assert loaded.policy.actor.features_extractor.__class__ is Extractor
+
+
+@pytest.mark.parametrize("how", ["argument", "variable", "custom_objects"])
+def test_lambda_as_schedule(how: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(SACv2, learning_rate=lambda left: 1e-3 * left).learn(8)
+    model.save(tmp_path / "model")
+    message = (
+        r"the code of a function or class \(a lambda, say\) for 'learning_rate' \(or pass custom_objects=\{'learning"
+    )
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "model")
+    if how == "argument":
+        assert load(tmp_path / "model", trusted=True).lr_schedule(0.5) == 5e-4
+    elif how == "variable":
+        monkeypatch.setenv("SB3_SAC_VARIANTS_TRUSTED", "1")
+        assert load(tmp_path / "model").lr_schedule(0.5) == 5e-4
+    else:
+        assert load(tmp_path / "model", custom_objects={"learning_rate": 0.1}).lr_schedule(0.5) == 0.1
+    model.save_checkpoint(tmp_path / "run")
+    trusted = how != "custom_objects"
+    if trusted:
+        SACv2.load_checkpoint(tmp_path / "run", SpacesEnv(), "cpu", trusted=True)
+
+
+def test_trusted_files_may_have_code(saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    crafted = with_attribute(saved / "model.zip", tmp_path / "m.zip", "_last_obs", Code())
+    load(crafted, trusted=True)
+    assert CALLS
+
+
+def test_temperature_among_custom_objects(saved: pathlib.Path) -> None:
+    for value, match in ((0.1, "make a new model"), ("often", "ent_coef='often'")):
+        with pytest.raises(ValueError, match=match):
+            load(saved / "model.zip", custom_objects={"ent_coef": value})
+
+
+# ---------------------------------------------------------------- words
+
+
+def test_what_is_no_path() -> None:
+    with pytest.raises(TypeError, match="path=None is neither a path nor a file open for reading"):
+        SACv2.load(None)
+    with pytest.raises(TypeError, match="exclude='gamma' must be several names"):
+        make(SACv2).save("model", exclude="gamma")
+    model = io.BytesIO()
+    make(SACv2).save(model)
+    with pytest.raises(TypeError, match=r"custom_objects=\[\] must be a dictionary"):
+        SACv2.load(model, custom_objects=[])
+
+
+def test_folder_beside_the_file(saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "Pendulum-v1").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"path='.*Pendulum-v1' is a folder"):
+        load(tmp_path / "Pendulum-v1")
+    shutil.copy(saved / "model.zip", tmp_path / "Pendulum-v1.zip")
+    assert load(tmp_path / "Pendulum-v1").num_timesteps == 12
+
+
+# ---------------------------------------------------------------- writing
+
+
+def test_interrupted_saving_of_a_replay_buffer(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(SACv1).learn(8)
+    model.save_replay_buffer(tmp_path / "buffer")
+    before = (tmp_path / "buffer.pkl").read_bytes()
+    model.learn(4)
+
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            model.save_replay_buffer(tmp_path / "buffer")
+    assert (tmp_path / "buffer.pkl").read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["buffer.pkl"]
+
+
+def test_folders_of_the_user_stay(tmp_path: pathlib.Path) -> None:
+    for name in ("version-1", "version-12-0123abcd"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.zip").write_text("mine")
+    model = make(SACv2).learn(8)
+    model.save_checkpoint(tmp_path)
+    first = tmp_path / json.loads((tmp_path / POINTER).read_text())["version"]
+    (first / "notes.txt").write_text("mine")
+    for _ in range(2):
+        model.learn(4, reset_num_timesteps=False).save_checkpoint(tmp_path)
+    for name in ("version-1", "version-12-0123abcd"):
+        assert (tmp_path / name / "model.zip").read_text() == "mine"
+    assert (first / "notes.txt").read_text() == "mine"
+    assert not (first / "model.zip").exists()
+    assert len([folder for folder in tmp_path.glob("version-*") if (folder / "model.zip").exists()]) == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version": 3}', b"\xff\xfe"])
+def test_damaged_pointer_does_not_prevent_saving(content: bytes, tmp_path: pathlib.Path) -> None:
+    model = make(SACv2).learn(8)
+    model.save_checkpoint(tmp_path)
+    (tmp_path / POINTER).write_bytes(content)
+    with pytest.raises(ValueError, match=r"path='.*' has a damaged checkpoint\.json"):
+        SACv2.load_checkpoint(tmp_path, SpacesEnv())
+    model.save_checkpoint(tmp_path)
+    assert SACv2.load_checkpoint(tmp_path, SpacesEnv(), "cpu").num_timesteps == 8
+
+
+def test_second_writer_is_refused(tmp_path: pathlib.Path) -> None:
+    model, other = make(SACv2).learn(8), make(SACv2).learn(9)
+    refused = []
+
+    class WithOther(SpacesEnv):
+        def __getstate__(self) -> dict[str, Any]:
+            with pytest.raises(RuntimeError, match=r"path='.*' is being written by another run: give each"):
+                other.save_checkpoint(tmp_path)
+            refused.append(True)
+            return {}
+
+    model = make(SACv2, WithOther()).learn(8)
+    model.save_checkpoint(tmp_path)
+    assert refused
+    other.save_checkpoint(tmp_path)
+    assert SACv2.load_checkpoint(tmp_path, SpacesEnv(), "cpu").num_timesteps == 9
+
+
+def test_version_that_is_read_stays(tmp_path: pathlib.Path) -> None:
+    model, writer = make(SACv2).learn(8), make(SACv2).learn(12)
+    model.save_checkpoint(tmp_path)
+
+    class Slow(SACv2):
+        def load_replay_buffer(self, *args: Any, **kwargs: Any) -> None:
+            for _ in range(2):
+                writer.save_checkpoint(tmp_path)
+            super().load_replay_buffer(*args, **kwargs)
+
+    loaded = Slow.load_checkpoint(tmp_path, SpacesEnv(), "cpu")
+    assert (loaded.num_timesteps, loaded.replay_buffer.size()) == (8, 8)
+    writer.save_checkpoint(tmp_path)
+    assert len(list(tmp_path.glob(f"*/{MARK}"))) == 1
+
+
+# ---------------------------------------------------------------- damage
+
+FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def damaged(content: bytes, position: float, length: int, with_: bytes, cut: bool) -> bytes:
+    """
+    :param content: of a file
+    :param position: from 0 (beginning) to 1 (end)
+    :param length: bytes to leave out
+    :param with_: bytes to put in their place
+    :param cut: whether to leave out all that follows
+    :return: the damaged content
+    """
+    start = int(position * len(content))
+    return content[:start] + with_ + (b"" if cut else content[start + length :])
+
+
+damage = {
+    "position": st.floats(0, 1),
+    "length": st.integers(0, 8),
+    "with_": st.binary(max_size=8),
+    "cut": st.booleans(),
+}
+
+
+@contextlib.contextmanager
+def or_refused(path: pathlib.Path) -> Iterator[None]:
+    """
+    :param path: what is loaded inside: with success, or an error that names it
+    """
+    try:
+        yield
+    except ValueError as error:
+        if f"path={str(path)!r}" not in str(error):
+            raise
+
+
+@given(**damage)
+@FUZZ
+def test_damaged_models_are_refused_or_whole(saved: pathlib.Path, **how: Any) -> None:
+    file = saved / "damaged.zip"
+    file.write_bytes(damaged((saved / "model.zip").read_bytes(), **how))
+    with or_refused(file):
+        model = load(file)
+        assert_same_parameters(model, load(saved / "model.zip"))
+
+
+@given(**damage)
+@FUZZ
+def test_damaged_models_of_sb3_are_refused_or_load(saved: pathlib.Path, **how: Any) -> None:
+    file = saved / "damaged_sac.zip"
+    file.write_bytes(damaged((saved / "sac.zip").read_bytes(), **how))
+    with or_refused(file):
+        from_sb3(file)
+
+
+@given(**damage)
+@FUZZ
+def test_damaged_replay_buffers_are_refused_or_whole(saved: pathlib.Path, **how: Any) -> None:
+    model = load(saved / "model.zip", env=VecNormalize(several()))
+    file = saved / "damaged.pkl"
+    file.write_bytes(damaged((saved / "buffer.pkl").read_bytes(), **how))
+    samples = []
+    with or_refused(file):
+        for path in (saved / "buffer.pkl", file):
+            model.load_replay_buffer(path)
+            th.manual_seed(0)
+            samples.append(repr(as_arrays(tuple(model.replay_buffer.sample(50)))))
+        assert samples[0] == samples[1]
+
+
+@given(name=st.sampled_from(["model.zip", "replay_buffer.pkl", "state.pkl", POINTER]), **damage)
+@FUZZ
+def test_damaged_checkpoints_are_refused_or_whole(saved: pathlib.Path, name: str, **how: Any) -> None:
+    folder = saved / "damaged_run"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(saved / "run", folder)
+    (file,) = folder.rglob(name)
+    file.write_bytes(damaged(file.read_bytes(), **how))
+    with or_refused(folder):
+        assert SACv2.load_checkpoint(folder, VecNormalize(several()), "cpu").num_timesteps == 12

@@ -1,0 +1,176 @@
+"""A run of the zoo that is killed goes on by one command, and ends as one that was never interrupted."""
+
+import io
+import random
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+import yaml
+from stable_baselines3.common.callbacks import BaseCallback
+
+pytest.importorskip("rl_zoo3")
+
+from rl_zoo3 import train
+
+from sb3_sac_variants.common.callbacks import RunCheckpointCallback
+from sb3_sac_variants.common.persistence.checkpoint_folder import POINTER
+from sb3_sac_variants.zoo import register
+from sb3_sac_variants.zoo.resume import CHECKPOINT, resume
+
+CALLBACK = "sb3_sac_variants.common.callbacks.RunCheckpointCallback"
+#: environment of each algorithm, and its hyperparameters
+RUNS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sac_v1": ("Pendulum-v1", {"n_envs": 2, "gradient_steps": -1}),
+    "sac_v2": ("Pendulum-v1", {"normalize": True, "n_envs": 2, "gradient_steps": -1, "learning_rate": "lin_3e-4"}),
+    "sql": ("CartPole-v1", {"normalize": "dict(norm_obs=True, norm_reward=False)"}),
+    "masac": ("SimpleSpread-v3", {"normalize": True, "n_envs": 2}),
+}
+#: step at which a run crashes, where one is to
+crash_at = 10**9
+
+
+class Crash(Exception):
+    """The power is cut."""
+
+
+class CrashCallback(BaseCallback):
+    """Raises an error at a step."""
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps >= crash_at:
+            raise Crash
+        return True
+
+
+def arguments(algo: str, folder: Path, log_folder: str, steps: int) -> list[str]:
+    """
+    :param algo: the zoo's name of the algorithm
+    :param folder: where to write hyperparameters and runs
+    :param log_folder: of the run, inside it
+    :param steps: of the run
+    :return: arguments of the zoo's ``train``
+    """
+    env_id, hyperparameters = RUNS[algo]
+    if algo == "masac":
+        pytest.importorskip("mpe2")
+    defaults = {
+        "policy": "MlpPolicy",
+        "n_timesteps": steps,
+        "learning_starts": 20,
+        "batch_size": 16,
+        "engine": "eager",
+        "policy_kwargs": "dict(net_arch=[16])",
+        "callback": [{CALLBACK: {"save_freq": steps // 8}}, f"{__name__}.CrashCallback"],
+    }
+    (folder / "hyperparameters.yml").write_text(yaml.safe_dump({env_id: {**defaults, **hyperparameters}}))
+    return [
+        *("--algo", algo, "--env", env_id, "--conf-file", str(folder / "hyperparameters.yml"), "--seed", "1"),
+        *("--eval-freq", str(steps // 5), "--eval-episodes", "1", "-f", str(folder / log_folder), "--device", "cpu"),
+        *("--verbose", "0", "--num-threads", "1"),
+    ]
+
+
+def results(algo: str, folder: Path) -> dict[str, Any]:
+    """
+    :param algo: the zoo's name of the algorithm
+    :param folder: with logs of runs
+    :return: weights, evaluations and returns of the first run
+    """
+    run = folder / algo / f"{RUNS[algo][0]}_1"
+    found: dict[str, Any] = {}
+    for name in (f"{RUNS[algo][0]}.zip", "best_model.zip"):
+        with zipfile.ZipFile(run / name) as archive:
+            weights = th.load(io.BytesIO(archive.read("policy.pth")), weights_only=True)
+        found[name] = {key: value.numpy() for key, value in weights.items()}
+    found["evaluations"] = dict(np.load(run / "evaluations.npz"))
+    # Returns and lengths of the episodes, without the time they took
+    for file in sorted(run.glob("*.monitor.csv")):
+        found[file.name] = [line.split(",")[:2] for line in file.read_text().splitlines()[1:]]
+    return found
+
+
+def run_folder(algo: str, folder: Path) -> Path:
+    return folder / algo / f"{RUNS[algo][0]}_1"
+
+
+@pytest.mark.parametrize("algo", RUNS)
+def test_crashed_run_ends_as_the_whole_one(algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    register()
+    crash = {"whole": 10**9, "crashed": 90}
+    for log_folder, step in crash.items():
+        monkeypatch.setattr(sys, "argv", ["train", *arguments(algo, tmp_path, log_folder, 120)])
+        monkeypatch.setattr(sys.modules[__name__], "crash_at", step)
+        if log_folder == "whole":
+            train.train()
+        else:
+            with pytest.raises(Crash):
+                train.train()
+    assert (run_folder(algo, tmp_path / "crashed") / CHECKPOINT / POINTER).is_file()
+    monkeypatch.setattr(sys.modules[__name__], "crash_at", 10**9)
+    resume(run_folder(algo, tmp_path / "crashed"))
+    np.testing.assert_equal(results(algo, tmp_path / "crashed"), results(algo, tmp_path / "whole"))
+
+
+def test_checkpoint_is_no_trained_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    register()
+    given = arguments("sql", tmp_path, "logs", 60)
+    monkeypatch.setattr(sys, "argv", ["train", *given])
+    train.train()
+    (model,) = run_folder("sql", tmp_path / "logs").glob("checkpoint/*/model.zip")
+    monkeypatch.setattr(sys, "argv", ["train", *given, "-i", str(model)])
+    with pytest.raises(ValueError, match=r"trained_agent='.*' is part of a checkpoint.* resume FOLDER"):
+        train.train()
+
+
+def test_what_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"folder='.*' holds no run of the zoo"):
+        resume(tmp_path)
+    (tmp_path / "Pendulum-v1").mkdir()
+    file = tmp_path / "Pendulum-v1" / "args.yml"
+    for content in ("", "a: [", "!!python/object/apply:os.system ['true']"):
+        file.write_text(content)
+        with pytest.raises(ValueError, match=r"'.*args\.yml' is damaged"):
+            resume(tmp_path)
+
+
+def test_callback_without_the_zoo_needs_a_path() -> None:
+    from helpers import SACv2, make
+
+    with pytest.raises(ValueError, match=r"path=None is known in runs of the RL Zoo only: pass the folder"):
+        make(SACv2).learn(5, callback=RunCheckpointCallback())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", RUNS)
+def test_killed_run_ends_as_the_whole_one(algo: str, tmp_path: Path) -> None:
+    kills = 5  # of each of four algorithms
+    steps = 2000
+    environment = {"PYTHONPATH": ":".join([str(Path(__file__).parent), *sys.path])}
+    command = [sys.executable, "-m", "sb3_sac_variants.zoo"]
+
+    def start(*given: str) -> subprocess.Popen:
+        return subprocess.Popen([*command, *given], env=environment, stdout=subprocess.DEVNULL, cwd=tmp_path)
+
+    begun = time.monotonic()
+    assert start("train", *arguments(algo, tmp_path, "whole", steps)).wait() == 0
+    duration = time.monotonic() - begun
+    folder = run_folder(algo, tmp_path / "killed")
+    process = start("train", *arguments(algo, tmp_path, "killed", steps))
+    moments = random.Random(algo)
+    for _ in range(kills):
+        while not list(folder.glob("*/args.yml")) and process.poll() is None:
+            time.sleep(0.05)
+        time.sleep(moments.uniform(0.05, 0.7) * duration)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process = start("resume", str(folder))
+    assert process.wait() == 0
+    np.testing.assert_equal(results(algo, tmp_path / "killed"), results(algo, tmp_path / "whole"))
