@@ -190,7 +190,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, gradient: Any, ho
     require(isinstance(storage, th.storage.TypedStorage) and not hooks, "torch.Tensor")
     require(all(type(number) is int and number >= 0 for number in (offset, *size, *stride)), "torch.Tensor")
     # torch's own function makes room for what lies beyond the end, and fills it with whatever is in memory
-    flat = th.empty(0, dtype=storage.dtype).set_(storage)  # type: ignore[call-overload]
+    flat = th.empty(0, dtype=storage.dtype).set_(storage)
     return flat.as_strided(size, stride, offset).requires_grad_(bool(gradient))
 
 
