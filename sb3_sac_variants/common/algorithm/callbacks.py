@@ -12,15 +12,16 @@ class RunCheckpointCallback(BaseCallback):
     Saves checkpoints from which an interrupted run goes on exactly.
 
     One is saved whenever at least ``save_freq`` steps have passed, and at the end. The last is kept;
-    ``load_checkpoint()`` of the algorithm takes it up.
+    ``load_checkpoint()`` of the algorithm takes it up. Named in a ``callback:`` entry of the RL Zoo it needs no path, and
+    ``python -m sb3_sac_variants.zoo resume FOLDER`` goes on with the run in that folder.
 
-    :param path: folder of the checkpoint
+    :param path: folder of the checkpoint; in the zoo by default ``checkpoint`` in the folder of the run
     :param save_freq: environment steps from one to the next
     :param verbose: from 1 on, say when one is saved
     :raises ValueError: if ``save_freq`` is no positive integer
     """
 
-    def __init__(self, path: str | pathlib.Path, save_freq: int, verbose: int = 0):
+    def __init__(self, path: str | pathlib.Path | None = None, save_freq: int = 10_000, verbose: int = 0):
         super().__init__(verbose)
         check_range("save_freq", save_freq, 1, integer=True)
         self.path, self.save_freq = path, save_freq
@@ -44,6 +45,7 @@ class RunCheckpointCallback(BaseCallback):
 
     def _save(self) -> None:
         steps = self.model.num_timesteps
+        assert self.path is not None
         self.model.save_checkpoint(self.path)  # type: ignore[attr-defined]
         self._saved_at = steps
         if self.verbose >= 1:

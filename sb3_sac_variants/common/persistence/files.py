@@ -3,11 +3,13 @@
 import contextlib
 import hashlib
 import io
+import lzma
 import os
 import pathlib
 import pickle
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from io import BufferedRandom
 from typing import Any
@@ -21,7 +23,7 @@ Path = str | pathlib.Path | io.BufferedIOBase
 _DAMAGE = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, zipfile.LargeZipFile, struct.error, EOFError),
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, TypeError, ValueError),
-    *(RuntimeError, NotImplementedError, RecursionError),
+    *(OSError, RuntimeError, lzma.LZMAError, zlib.error),
 )
 
 
