@@ -605,6 +605,8 @@ class MaxEntAlgorithm(MaxEntRollout):
     def _excluded_save_params(self) -> list[str]:
         parts = [name for name, value in vars(self).items() if isinstance(value, Learner | TargetTracker)]
         parts += ["temperature", "updater", "_temperature_monitor", *self._network_names()]
+        if not self._between_rollouts:  # in the middle of a step: whoever goes on begins a new episode
+            parts.append("_last_obs")
         return [*super()._excluded_save_params(), *parts, *self.rollout_state]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

@@ -13,6 +13,49 @@ from sb3_sac_variants.common.checks.random_state import random_state, set_random
 
 #: what is beyond it becomes infinite in the replay buffer
 LARGEST = np.finfo(np.float32).max
+#: up to which single precision tells integers apart
+FINEST = 2**24
+
+
+class DivergedError(ValueError):
+    """
+    A network whose output is no number any more. A ``ValueError``, so that the zoo's tuning prunes such a trial.
+
+    :param policy: name of the policy
+    :param step: environment steps so far, where they are known
+    """
+
+    def __init__(self, policy: str, step: int | None = None):
+        self.policy, self.step = policy, step
+        when = "" if step is None else f" at step {step}"
+        super().__init__(
+            f"{policy} has diverged{when}: its actions are not finite, and none of them reached the environment. "
+            "Likely causes: a learning_rate or reward_scale that is too large, or observations or rewards of very "
+            "different sizes. Lower the first two, or wrap the environment in "
+            "stable_baselines3.common.vec_env.VecNormalize"
+        )
+
+    def at(self, step: int) -> "DivergedError":
+        """
+        Say when it happened.
+
+        :param step: environment steps so far
+        :return: the error that says so
+        """
+        return self if self.step is not None else DivergedError(self.policy, step)
+
+
+def check_actions(actions: np.ndarray, policy: str) -> None:
+    """
+    Stop a network that has diverged before its actions reach an environment.
+
+    :param actions: in [-1, 1], or numbers of actions, negative where there is none
+    :param policy: name of the policy
+    :raises DivergedError: if one is NaN or infinite, or none
+    """
+    # The sum of squares is cheap, and finite if each of them is
+    if (actions < 0).any() if actions.dtype.kind == "i" else not np.vdot(actions, actions) <= LARGEST:
+        raise DivergedError(policy)
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -99,6 +142,11 @@ def check_action_space(space: spaces.Space, supported: tuple[type[spaces.Space],
             "gymnasium.wrappers.RescaleAction"
         )
     extent = space.high.astype(np.float64) - space.low.astype(np.float64)
+    if space.dtype.kind in "iu" and (extent > FINEST).any():
+        raise ValueError(
+            f"{algorithm} acts in single precision, which has no number for each action between bounds more than "
+            f"{FINEST} apart, {where}: wrap the environment so that its actions are of a floating-point type"
+        )
     if not ((extent > 0) & (extent <= LARGEST)).all():
         raise ValueError(
             f"{algorithm} needs action bounds with low < high, and no further apart than {LARGEST:.2g}, {where}: leave "

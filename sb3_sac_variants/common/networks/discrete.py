@@ -60,12 +60,13 @@ class CategoricalActor(BasePolicy):
 
         :param obs: observations
         :param deterministic: whether to take the most likely action
-        :return: numbers of actions, ``(B,)``
+        :return: numbers of actions, ``(B,)``; -1 where the network has diverged, for :func:`check_actions` to find
         """
-        log_prob = self.log_prob(obs)
-        if deterministic:
-            return log_prob.argmax(dim=1)
-        return th.multinomial(log_prob.exp(), num_samples=1).squeeze(1)
+        scores = self.log_prob(obs)
+        if not deterministic:  # as th.multinomial draws, which would look at the probabilities on the host
+            scores = scores.exp() / th.empty_like(scores).exponential_()
+        best, action = scores.max(dim=1)
+        return th.where(best.isnan(), -1, action)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self(observation, deterministic)

@@ -10,6 +10,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
+from sb3_sac_variants.common.checks.validation import check_actions
 from sb3_sac_variants.common.networks.actors import SquashedGaussianActor
 from sb3_sac_variants.common.networks.critics import StackedContinuousCritic, StackedCritic
 from sb3_sac_variants.common.networks.discrete import CategoricalActor, DiscreteActor, StackedDiscreteCritic
@@ -51,7 +52,7 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
 
     def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] | None = None, **kwargs: Any):
         self._modules_with_mode: tuple[list[nn.Module], list[nn.Module]] | None = None
-        self._half_range: np.ndarray | None = None
+        self._low_high_half: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         if features_extractor_class is None:
             features_extractor_class = self.default_features_extractor_class
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)  # type: ignore[misc]
@@ -143,22 +144,52 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
         """
         self._modules_with_mode = None
 
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Choose actions, as SB3's policies do.
+
+        :param observation: one observation or several
+        :param state: not used
+        :param episode_start: not used
+        :param deterministic: whether to leave the policy's randomness out
+        :return: the actions, and ``state``
+        :raises DivergedError: if the policy has none, because its parameters or outputs are not finite
+        """
+        actions, state = super().predict(observation, state, episode_start, deterministic)
+        if isinstance(self.action_space, spaces.Box):  # looked at on the way through unscale_action()
+            return actions, state
+        check_actions(actions, type(self).__name__)
+        return actions.astype(self.action_space.dtype, copy=False), state
+
     def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
         """
-        As SB3's, which takes twice as many steps to the same number.
+        Scale actions to the action space, as SB3's policies do, and never beyond its bounds.
 
         :param scaled_action: in [-1, 1]
-        :return: in [low, high]
+        :return: in [low, high], of the action space's type; integers are rounded
+        :raises DivergedError: if an action is not finite
         """
         assert isinstance(self.action_space, spaces.Box)
-        if self._half_range is None:
+        check_actions(scaled_action, type(self).__name__)
+        if self._low_high_half is None:
             low, high = self._bounds()
-            self._half_range = 0.5 * (high - low)
-        return self.action_space.low + (scaled_action + 1.0) * self._half_range
+            self._low_high_half = low, high, 0.5 * (high - low)
+        low, high, half_range = self._low_high_half
+        action = low + (scaled_action + 1.0) * half_range
+        dtype = self.action_space.dtype
+        if dtype.kind != "f":
+            action = np.rint(action)
+        return np.minimum(np.maximum(action, low), high).astype(dtype, copy=False)
 
     def scale_action(self, action: np.ndarray) -> np.ndarray:
         """
-        As SB3's, but for bounds whose difference their integer type cannot hold, too.
+        Scale actions to [-1, 1], as SB3's policies do, also where the type of the bounds cannot hold their difference.
 
         :param action: in [low, high]
         :return: in [-1, 1]
@@ -168,8 +199,10 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
         return 2.0 * ((action - low) / (high - low)) - 1.0
 
     def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        low, high = self.action_space.low, self.action_space.high  # type: ignore[attr-defined]
-        return (low, high) if low.dtype.kind == "f" else (low.astype(np.float32), high.astype(np.float32))
+        space = self.action_space
+        assert isinstance(space, spaces.Box)
+        dtype = np.result_type(space.dtype, np.float32)  # wider than half precision and than integers
+        return space.low.astype(dtype, copy=False), space.high.astype(dtype, copy=False)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
