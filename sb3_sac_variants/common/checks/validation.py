@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,28 @@ def check_actions(actions: np.ndarray, policy: str) -> None:
         raise DivergedError(policy)
 
 
+def plain(value: Any) -> Any:
+    """
+    Make a Python number of a NumPy scalar, which neither JSON nor a schedule takes.
+
+    :param value: anything
+    :return: the same, or the number
+    """
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def check_bool(name: str, value: Any) -> None:
+    """
+    Check a switch: any string would count as True.
+
+    :param name: of the argument
+    :param value: its value
+    :raises ValueError: if it is neither True nor False
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} is not allowed: pass True or False")
+
+
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """
     :param name: of the argument
@@ -92,7 +115,9 @@ def check_range(
     if math.isfinite(high):
         wanted += f" and at most {high:g}"
     types = (int, np.integer) if integer else (int, float, np.integer, np.floating)
-    good = isinstance(value, types) and not isinstance(value, bool) and math.isfinite(value)
+    # A Python integer of any size compares with a float; only floats need not be finite
+    good = isinstance(value, types) and not isinstance(value, bool)
+    good = good and (isinstance(value, int) or math.isfinite(value)) and abs(value) <= sys.float_info.max
     if not good or value > high or value < low or (low_open and value == low):
         raise ValueError(f"{name}={value!r} is not allowed: pass {wanted}")
 
@@ -111,9 +136,11 @@ def parse_ent_coef(ent_coef: str | float) -> tuple[float, bool]:
             if text and not text.startswith("_"):
                 raise ValueError
             value = float(text[1:]) if text else 1.0
+        elif isinstance(ent_coef, bool):
+            raise TypeError
         else:
             value = float(ent_coef)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"ent_coef={ent_coef!r} is not a temperature: {remedy}") from None
     if not math.isfinite(value) or value < 0 or (learned and value == 0):
         raise ValueError(f"ent_coef={ent_coef!r} is not a temperature: {remedy}")
@@ -135,6 +162,12 @@ def check_action_space(space: spaces.Space, supported: tuple[type[spaces.Space],
         )
     if not isinstance(space, spaces.Box):
         return
+    if math.prod(space.shape or (0,)) == 0:
+        raise ValueError(
+            f"action_space={space} is no array of at least one number, which {algorithm} needs: wrap the environment "
+            "so that it is, for example in gymnasium.wrappers.TransformAction(env, lambda action: action[0], "
+            "gymnasium.spaces.Box(low, high, (1,)))"
+        )
     where = f"got action_space={space} with low={space.low} and high={space.high}"
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise ValueError(

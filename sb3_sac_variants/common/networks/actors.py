@@ -204,7 +204,9 @@ class SquashedGaussianActor(TraceablePreprocessing, Actor):
         if self.use_sde:  # keeps the exploration matrix of the rollout in SB3's distribution
             if self.action_dist.exploration_mat.device != self.device:  # the model was moved after it was drawn
                 self.reset_noise()
-            return super().forward(obs, deterministic)
+            mean, _, kwargs = self.get_action_dist_params(obs)
+            # SB3's distribution would draw the same, after a look at the parameters on the host
+            return th.tanh(mean if deterministic else mean + self.action_dist.get_noise(kwargs["latent_sde"]))
         mean, log_std, _ = self.get_action_dist_params(obs)
         if deterministic:
             return th.tanh(mean)

@@ -21,6 +21,22 @@ from sb3_sac_variants.common.networks.actors import ActorNetwork
 from sb3_sac_variants.common.networks.critics import StackedCritic
 
 
+def choose_actions(log_prob: th.Tensor, deterministic: bool) -> th.Tensor:
+    """
+    Draw actions, or take the most likely ones.
+
+    :param log_prob: log-probabilities of all actions, ``(..., |A|)``
+    :param deterministic: whether to take the most likely ones
+    :return: numbers of actions, ``(...)``; -1 where the network has diverged, which
+        :func:`~sb3_sac_variants.common.checks.validation.check_actions` finds
+    """
+    scores = log_prob
+    if not deterministic:  # the draw of th.multinomial, which would look at the probabilities on the host first
+        scores = log_prob.exp() / th.empty_like(log_prob).exponential_()
+    best, action = scores.max(dim=-1)
+    return th.where(best.isnan(), -1, action)
+
+
 class CategoricalActor(BasePolicy):
     """A policy over a finite set of actions; a subclass says with which probabilities."""
 
@@ -60,13 +76,9 @@ class CategoricalActor(BasePolicy):
 
         :param obs: observations
         :param deterministic: whether to take the most likely action
-        :return: numbers of actions, ``(B,)``; -1 where the network has diverged, for :func:`check_actions` to find
+        :return: numbers of actions, ``(B,)``; -1 where the network has diverged
         """
-        scores = self.log_prob(obs)
-        if not deterministic:  # as th.multinomial draws, which would look at the probabilities on the host
-            scores = scores.exp() / th.empty_like(scores).exponential_()
-        best, action = scores.max(dim=1)
-        return th.where(best.isnan(), -1, action)
+        return choose_actions(self.log_prob(obs), deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self(observation, deterministic)

@@ -4,11 +4,14 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from sb3_sac_variants.common.checks.validation import check_actions
 from sb3_sac_variants.common.networks.actors import SquashedGaussianActor
@@ -85,6 +88,24 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
             lr=lr_schedule(1),  # type: ignore[call-arg]
             **self.optimizer_kwargs,
         )
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """
+        Build a features extractor, as SB3; layers that find out their size from their first input do so now.
+
+        :return: the features extractor
+        """
+        extractor = super().make_features_extractor()
+        if any(map(is_lazy, extractor.parameters())):
+            space = self.observation_space
+            zeros: Any = th.zeros((1, *(space.shape or ())))
+            if isinstance(space, spaces.Dict):
+                zeros = {key: th.zeros((1, *(part.shape or ()))) for key, part in space.items()}
+            extractor.eval()
+            with th.no_grad():
+                extractor(preprocess_obs(zeros, space, self.normalize_images))
+            extractor.train()
+        return extractor
 
     def make_actor(  # type: ignore[override]
         self, features_extractor: BaseFeaturesExtractor | None = None

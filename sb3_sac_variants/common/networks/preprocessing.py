@@ -18,10 +18,12 @@ class _Part(NamedTuple):
 
     :param categories: numbers of values, each of which becomes a one-hot vector; empty if it is no category
     :param divisor: 255 for an image that is to be normalised, else 1
+    :param dtype: floating-point type to compute in
     """
 
     categories: tuple[int, ...]
     divisor: float
+    dtype: th.dtype
 
     def apply(self, obs: th.Tensor) -> th.Tensor:
         """
@@ -29,9 +31,9 @@ class _Part(NamedTuple):
         :return: floating-point numbers
         """
         if not self.categories:
-            return obs.float() if self.divisor == 1.0 else obs.float() / self.divisor
+            return obs.to(self.dtype) if self.divisor == 1.0 else obs.to(self.dtype) / self.divisor
         numbers = obs.long().reshape(len(obs), len(self.categories)).unbind(dim=1)
-        return th.cat([F.one_hot(x, n) for x, n in zip(numbers, self.categories, strict=True)], dim=1).float()
+        return th.cat([F.one_hot(x, n) for x, n in zip(numbers, self.categories, strict=True)], dim=1).to(self.dtype)
 
 
 def _part(space: spaces.Space, normalize_images: bool) -> _Part:
@@ -40,7 +42,8 @@ def _part(space: spaces.Space, normalize_images: bool) -> _Part:
         categories = (int(space.n),)
     elif isinstance(space, spaces.MultiDiscrete):
         categories = tuple(int(n) for n in space.nvec)
-    return _Part(categories, 255.0 if normalize_images and is_image_space(space) else 1.0)
+    divisor = 255.0 if normalize_images and is_image_space(space) else 1.0
+    return _Part(categories, divisor, th.get_default_dtype())
 
 
 class TraceablePreprocessing(LoadsInPlace):
