@@ -92,8 +92,9 @@ class MaxEntRollout(OffPolicyAlgorithm):
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         """
-        Choose actions for a step of the rollout, as SB3's, without the way through ``predict()`` (which unscales a Box
-        action that is then scaled again).
+        Choose actions for a step of the rollout, as SB3's.
+
+        The way through ``predict()``, which unscales a Box action that is then scaled again, is left out.
 
         :param learning_starts: steps of random actions
         :param action_noise: noise to add
@@ -203,6 +204,8 @@ class MaxEntRollout(OffPolicyAlgorithm):
 
     def _observation_before(self, index: int) -> Any:
         """
+        Tell where an environment was before the step.
+
         :param index: number of an environment
         :return: the observation that it was in before the step, as its VecEnv would give it
         """
@@ -277,6 +280,8 @@ class MaxEntRollout(OffPolicyAlgorithm):
     @classmethod
     def _check_env(cls, env: GymEnv | None) -> None:
         """
+        Check the environment.
+
         :param env: the environment
         :raises TypeError: if it is none
         :raises ValueError: if its observations or actions are of an unsupported kind

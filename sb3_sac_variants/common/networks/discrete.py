@@ -45,12 +45,16 @@ class CategoricalActor(BasePolicy):
     @abstractmethod
     def log_prob(self, obs: PyTorchObs) -> th.Tensor:
         """
+        Log-probabilities of all actions.
+
         :param obs: observations
         :return: log pi(.|s) of all actions, ``(B, |A|)``
         """
 
     def noise_shape(self, batch_size: int) -> tuple[int, ...]:
         """
+        Tell the shape of the noise that :meth:`sample` takes: no number at all.
+
         :param batch_size: number of states
         :return: shape of the noise that :meth:`sample` takes: no number at all
         """
@@ -102,8 +106,9 @@ class DiscreteActor(CategoricalActor, ActorNetwork):
 
 class StackedDiscreteCritic(StackedCritic):
     """
-    Action-value networks Q_i(s, .), i = 1..n_critics, that give all actions of a discrete space at once. Arguments as
-    :class:`~sb3_sac_variants.common.networks.critics.StackedCritic`.
+    Action-value networks Q_i(s, .), i = 1..n_critics, that give all actions of a discrete space at once.
+
+    Arguments as :class:`~sb3_sac_variants.common.networks.critics.StackedCritic`.
     """
 
     action_space: spaces.Discrete
@@ -113,6 +118,8 @@ class StackedDiscreteCritic(StackedCritic):
 
     def values(self, obs: PyTorchObs) -> th.Tensor:
         """
+        Q of all critics at all actions.
+
         :param obs: observations
         :return: Q of all critics at all actions, ``(n_critics, B, |A|)``
         """

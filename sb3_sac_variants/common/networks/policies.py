@@ -25,6 +25,8 @@ GAUSSIAN_ARGUMENTS: dict[str, Any] = {"use_sde": False, "log_std_init": -3, "use
 
 def modules_with_mode(module: nn.Module) -> Iterator[nn.Module]:
     """
+    List the modules that have to be told of training and evaluation.
+
     :param module: a network
     :return: the modules in it that have to be told of training and evaluation: all, except those below a module with
         a ``train`` of its own, which may want to keep them as they are (frozen batch normalisation, say)
@@ -37,9 +39,10 @@ def modules_with_mode(module: nn.Module) -> Iterator[nn.Module]:
 
 class MaxEntPolicy(LoadsInPlace, SACPolicy):
     """
-    Actor and critics of a maximum-entropy algorithm, for Box or Discrete actions. All arguments are those of SB3's
-    ``SACPolicy`` (``net_arch``, ``activation_fn``, ``n_critics``, ``optimizer_class``, ``features_extractor_class``,
-    gSDE, ...); those of a Gaussian actor are refused where there is none.
+    Actor and critics of a maximum-entropy algorithm, for Box or Discrete actions.
+
+    All arguments are those of SB3's ``SACPolicy`` (``net_arch``, ``activation_fn``, ``n_critics``, ``optimizer_class``,
+    ``features_extractor_class``, gSDE, ...); those of a Gaussian actor are refused where there is none.
 
     Subclasses add the networks their algorithm bootstraps from in :meth:`_build`.
 
@@ -79,6 +82,8 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
 
     def _add_optimizer(self, network: nn.Module, parameters: list[nn.Parameter], lr_schedule: Schedule) -> None:
         """
+        Give a network its optimiser.
+
         :param network: gets the attribute ``optimizer``, as in SB3
         :param parameters: what it optimises
         :param lr_schedule: learning rate schedule
@@ -118,6 +123,8 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
 
     def _actor_kwargs_without_gaussian(self) -> dict[str, Any]:
         """
+        Leave out the arguments of a Gaussian.
+
         :return: arguments of an actor that is no Gaussian
         :raises ValueError: if an argument that would have no effect was passed
         """
@@ -139,8 +146,9 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
 
     def set_training_mode(self, mode: bool) -> None:
         """
-        Put the networks that learn in training or evaluation mode (batch norm, dropout); targets stay in evaluation
-        mode.
+        Put the networks that learn in training or evaluation mode (batch norm, dropout).
+
+        Targets stay in evaluation mode.
 
         :param mode: whether to train
         """
@@ -160,8 +168,10 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
 
     def find_modules(self) -> None:
         """
-        Look anew which modules have a training mode. ``Module.train()`` walks through the tree at each call, which in a
-        rollout of single steps takes longer than the actor does; the walk is therefore done once for each ``learn()``.
+        Look anew which modules have a training mode.
+
+        ``Module.train()`` walks through the tree at each call, which takes longer than the actor in a rollout of single
+        steps; so the walk is done once for each ``learn()``.
         """
         self._modules_with_mode = None
 

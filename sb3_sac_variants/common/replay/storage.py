@@ -57,8 +57,9 @@ class RowStorage:
 
     def _map_to_host(self) -> None:
         """
-        Find the memory that a step is written to, as arrays ``(steps, n_envs, ...)``: the tensors themselves on the
-        CPU, elsewhere room for one step, which is then copied as a whole.
+        Find the memory that a step is written to, as arrays ``(steps, n_envs, ...)``.
+
+        On the CPU these are the tensors themselves, elsewhere room for one step, which is then copied as a whole.
         """
         tensors = self._tensors()
         self._staging: list[th.Tensor] = []
