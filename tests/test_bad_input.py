@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from helpers import ACTION, ALGORITHMS, DICTIONARY, VECTOR, SpacesEnv, goal_env, make, refused
+from mpe2 import simple_spread_v3
 from stable_baselines3 import SAC, HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
@@ -24,12 +26,12 @@ NAN, INF = float("nan"), float("inf")
 
 #: argument: values without a meaning, and what the error advises
 RANGES: dict[str, tuple[list[Any], str]] = {
-    "learning_rate": ([-1e-3, NAN, "fast"], "pass a number at least 0"),
+    "learning_rate": ([-1e-3, NAN, "fast", None, 10**400], "pass a number at least 0"),
     "qf_learning_rate": ([-1e-3, INF, "fast"], "pass a number at least 0"),
-    "buffer_size": ([0, -1, 1e6, NAN, None], "pass an integer at least 1"),
-    "learning_starts": ([-1, 0.5, "soon"], "pass an integer at least 0"),
+    "buffer_size": ([0, -1, 1e6, NAN, None, 10**400], "pass an integer at least 1"),
+    "learning_starts": ([-1, 0.5, "soon", 10**400], "pass an integer at least 0"),
     "batch_size": ([0, -4, 2.5, True, None], "pass an integer at least 1"),
-    "tau": ([0, -0.1, 1.001, NAN, "0.5", None], "pass a number greater than 0 and at most 1"),
+    "tau": ([-0.1, 1.001, NAN, "0.5", None, 10**400], "pass a number at least 0 and at most 1"),
     "gamma": ([-0.1, 1.1, NAN, None], "pass a number at least 0 and at most 1"),
     "gradient_steps": ([-2, 1.5, None], "pass an integer at least 0"),
     "n_steps": ([0, -1, 2.5, None], "pass an integer at least 1"),
@@ -39,8 +41,11 @@ RANGES: dict[str, tuple[list[Any], str]] = {
     "stats_window_size": ([0, -1, 1.5], "pass an integer at least 1"),
     "verbose": ([-1, 3, "loud"], "pass an integer at least 0 and at most 2"),
     "seed": ([-1, 2**32, 1.5, "luck"], "pass an integer at least 0 and at most"),
+    "use_sde": (["no", "False", 1, None], "pass True or False"),
+    "use_sde_at_warmup": (["no", 0], "pass True or False"),
+    "optimize_memory_usage": (["no", "False", 1, None], "pass True or False"),
     "ent_coef": (
-        [-0.1, NAN, INF, "automatic", "auto_", "auto_0", "auto_-1", "autofoo", [1.0], "warm"],
+        [True, 10**400, -0.1, NAN, INF, "automatic", "auto_", "auto_0", "auto_-1", "autofoo", [1.0], "warm"],
         "pass a number of at least 0, 'auto', or 'auto_<initial value>'",
     ),
     "target_entropy": ([NAN, INF, "automatic", "auto_", [1.0]], "pass"),
@@ -66,6 +71,9 @@ TYPES = [
     ("replay_buffer_class", dict, "no subclass of ReplayBuffer: pass one"),
     ("replay_buffer_class", "TensorReplayBuffer", "no subclass of ReplayBuffer: pass one"),
     ("replay_buffer_kwargs", [1], "pass a dictionary"),
+    ("replay_buffer_kwargs", {"a": 1}, "pass those of TensorReplayBuffer (handle_timeout_termination)"),
+    ("replay_buffer_kwargs", {"buffer_size": 1}, "pass those of TensorReplayBuffer"),
+    ("tensorboard_log", 3, "pass the path of a folder, or None"),
     ("policy_kwargs", "small", "pass a dictionary"),
     ("action_noise", 0.1, "pass an ActionNoise"),
 ]
@@ -379,3 +387,68 @@ def test_all_arguments_are_shown(algorithm: type) -> None:
     own = {SACv1: "policy_q", SACv2: "update_order", SQL: "n_value_particles", MASAC: "ce_coef"}
     assert shown[own[algorithm]].kind is inspect.Parameter.KEYWORD_ONLY
     assert shown["gamma"].default == 0.99
+
+
+# ---------------------------------------------------------------- spaces without numbers, small images
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (2, 0)])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_boxes_without_numbers(algorithm: type, shape: tuple[int, ...]) -> None:
+    space = spaces.Box(-1, 1, shape)
+    with refused(ValueError, "observation_space", space, "ReshapeObservation"):
+        make(algorithm, SpacesEnv(space))
+    with refused(ValueError, "observation_space['a']", space, "ReshapeObservation"):
+        make(algorithm, SpacesEnv(spaces.Dict({"a": space})), "MultiInputPolicy")
+    with refused(ValueError, "action_space", space, "TransformAction"):
+        make(algorithm, SpacesEnv(action_space=space))
+
+
+@pytest.mark.parametrize("shape", [(1, 35, 40), (40, 35, 3), (3, 8, 8)])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_images_too_small_for_the_network(algorithm: type, shape: tuple[int, ...]) -> None:
+    space = spaces.Box(0, 255, shape, np.uint8)
+    with pytest.raises(ValueError, match=r"observation_space=Box.*smaller than the 36x36.*ResizeObservation"):
+        make(algorithm, SpacesEnv(space), "CnnPolicy")
+    with pytest.raises(ValueError, match=r"observation_space\['image'\]=Box.*smaller than the 36x36"):
+        make(algorithm, SpacesEnv(spaces.Dict({"image": space, "vector": VECTOR})), "MultiInputPolicy")
+
+
+# ---------------------------------------------------------------- arguments of methods
+
+
+@pytest.mark.parametrize("log_interval", [0, -1, 1.5, "often"])
+def test_log_interval(log_interval: Any) -> None:
+    with refused(ValueError, "log_interval", log_interval, "pass an integer at least 1"):
+        make(SACv2).learn(30, log_interval=log_interval)
+
+
+@pytest.mark.parametrize("name", ["exclude", "include"])
+def test_one_name_in_the_place_of_several(name: str) -> None:
+    with refused(TypeError, name, "gamma", "pass ['gamma']"):
+        make(SACv2).save(io.BytesIO(), **{name: "gamma"})
+
+
+@pytest.mark.parametrize("action", [np.zeros(3), np.zeros((3, 2)), np.full(2, np.nan), [2.0, 0.0], "left", None])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_actions_that_do_not_exist(algorithm: type, action: Any) -> None:
+    model = make(algorithm)
+    with pytest.raises(ValueError, match=r"(?s)action=.*pass one action of Box"):
+        model.q_value(np.zeros(3, np.float32), action)
+    assert model.q_value(np.zeros((3, 3), np.float32), np.ones((3, 2))).shape == (3,)
+
+
+@pytest.mark.parametrize("action", [2, -1, 0.5, [0, 1], np.nan, "left"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_discrete_actions_that_do_not_exist(algorithm: type, action: Any) -> None:
+    model = make(algorithm, "CartPole-v1")
+    with pytest.raises(ValueError, match=r"(?s)action=.*pass one action of Discrete"):
+        model.q_value(np.zeros(4, np.float32), action)
+    for good in (1, np.array([1]), np.array([[1]])):
+        assert model.q_value(np.zeros(4, np.float32), good).shape == (1,)
+
+
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, MASAC])
+def test_environments_of_pettingzoo_hear_of_the_adapter(algorithm: type) -> None:
+    with pytest.raises(TypeError, match=r"several agents: wrap PettingZoo's ParallelEnv in .*ParallelEnvAdapter"):
+        algorithm("MlpPolicy", simple_spread_v3.parallel_env())

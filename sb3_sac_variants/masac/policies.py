@@ -12,6 +12,7 @@ from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from sb3_sac_variants.common.gradient_step.targets import target_copy
 from sb3_sac_variants.common.networks.actors import ActorNetwork, gaussian_log_prob, log_det_tanh
 from sb3_sac_variants.common.networks.critics import stacked_mlp
+from sb3_sac_variants.common.networks.discrete import choose_actions
 from sb3_sac_variants.common.networks.policies import GAUSSIAN_ARGUMENTS, MaxEntPolicy
 from sb3_sac_variants.masac.critics import CentralizedContinuousCritic, CentralizedCritic, CentralizedDiscreteCritic
 from sb3_sac_variants.masac.cross_entropy import gaussian_densities
@@ -212,10 +213,7 @@ class CategoricalActors(DecentralizedActor):
         :return: numbers of actions, ``(B, N)``
         """
         assert isinstance(obs, th.Tensor)
-        log_prob = self.log_prob(obs)
-        if deterministic:
-            return log_prob.argmax(dim=2)
-        return th.multinomial(log_prob.exp().flatten(0, 1), num_samples=1).view(-1, self.n_agents)
+        return choose_actions(self.log_prob(obs), deterministic)
 
 
 class MASACPolicy(MaxEntPolicy):

@@ -17,38 +17,19 @@ from sb3_sac_variants.common.networks.actors import SquashedGaussianActor, gauss
 from sb3_sac_variants.common.networks.critics import stacked_mlp
 from sb3_sac_variants.common.networks.discrete import CategoricalActor
 from sb3_sac_variants.common.networks.policies import MaxEntPolicy
-from sb3_sac_variants.common.networks.preprocessing import TraceablePreprocessing
+from sb3_sac_variants.common.networks.preprocessing import FeatureNetwork
 
 
-class ValueNetwork(TraceablePreprocessing):
+class ValueNetwork(FeatureNetwork):
     """
     State-value network V(s) (Haarnoja et al. 2018, section 4.2).
 
-    :param observation_space: observation space
-    :param action_space: action space
-    :param net_arch: sizes of the hidden layers
-    :param features_extractor: network to extract features
-    :param features_dim: number of features
-    :param activation_fn: activation function
-    :param normalize_images: whether to divide images by 255
+    Arguments as :class:`~sb3_sac_variants.common.networks.preprocessing.FeatureNetwork`.
     """
 
-    features_extractor: BaseFeaturesExtractor
-
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        net_arch: list[int],
-        features_extractor: BaseFeaturesExtractor,
-        features_dim: int,
-        activation_fn: type[nn.Module] = nn.ReLU,
-        normalize_images: bool = True,
-    ):
-        super().__init__(
-            observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
-        )
-        self.value_network = stacked_mlp(1, features_dim, 1, net_arch, activation_fn)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.value_network = stacked_mlp(1, self.features_dim, 1, self.net_arch, self.activation_fn)
 
     def forward(self, obs: PyTorchObs) -> th.Tensor:
         """

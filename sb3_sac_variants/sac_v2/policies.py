@@ -1,11 +1,15 @@
 """Networks of SACv2: actor, critics, and target critics."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from stable_baselines3.common.torch_layers import CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import Schedule
 
 from sb3_sac_variants.common.gradient_step.targets import target_copy
 from sb3_sac_variants.common.networks.critics import StackedCritic
 from sb3_sac_variants.common.networks.policies import MaxEntPolicy
+from sb3_sac_variants.sac_v2.sb3_weights import stack_critics
 
 
 class SACv2Policy(MaxEntPolicy):
@@ -17,6 +21,17 @@ class SACv2Policy(MaxEntPolicy):
         super()._build(lr_schedule)
         # A deep copy: the target never shares the features extractor
         self.critic_target = target_copy(self.critic)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """
+        Load parameters, also those of Stable-Baselines3's SAC policy.
+
+        :param state_dict: parameters by their names here or there
+        :param strict: whether the names have to be the same
+        :param assign: whether to take over the tensors themselves
+        :return: missing and unexpected names
+        """
+        return super().load_state_dict(stack_critics(dict(state_dict)), strict, assign)
 
 
 MlpPolicy = SACv2Policy

@@ -26,6 +26,7 @@ from sb3_sac_variants.common.networks.critics import StackedCritic
 from sb3_sac_variants.common.persistence.save_load import Path
 from sb3_sac_variants.sac_v2 import sb3_conversion
 from sb3_sac_variants.sac_v2.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SACv2Policy
+from sb3_sac_variants.sac_v2.sb3_weights import is_of_sac, parameters_of_sac
 
 
 class Noise(NamedTuple):
@@ -223,6 +224,20 @@ class SACv2(MaxEntAlgorithm):
         return soft_value(self.critic.min_q(obs, sample), sample, self.temperature.value)
 
     # ---------------------------------------------------------------- interchange
+
+    def set_parameters(
+        self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto"
+    ) -> None:
+        """
+        Load parameters of networks and optimisers, also what ``get_parameters()`` of Stable-Baselines3's SAC gives.
+
+        :param load_path_or_dict: states by name, or path to a saved SACv2 (:meth:`from_sb3` takes that of a SAC)
+        :param exact_match: whether there has to be one of each network and optimiser
+        :param device: device to load them to
+        """
+        if is_of_sac(load_path_or_dict):
+            load_path_or_dict = parameters_of_sac(load_path_or_dict, self)
+        super().set_parameters(load_path_or_dict, exact_match, device)
 
     @classmethod
     def from_sb3(

@@ -121,3 +121,46 @@ def optimizer_state(
     group = {**options, **kept, "lr": learning_rate, "params": list(range(len(order)))}
     state = {index: by_name[name] for index, name in enumerate(order) if name in by_name}
     return {"state": state, "param_groups": [group]}
+
+
+def parameters_of_sac(parameters: Named, model: Any) -> Named:
+    """
+    Convert what ``get_parameters()`` of Stable-Baselines3's SAC gives.
+
+    :param parameters: its states, by its names
+    :param model: a SACv2 with the same networks
+    :return: the same for ``set_parameters()`` of the model, whose temperature is left as it is: SAC's is not among them
+    """
+    converted = {name: value for name, value in parameters.items() if name != "ent_coef_optimizer"}
+    if "ent_coef_optimizer" in parameters:
+        converted["temperature.optimizer"] = parameters["ent_coef_optimizer"]
+        converted.setdefault("temperature", model.temperature.state_dict())
+    if "policy" in parameters and "critic.optimizer" in parameters:
+        critic = model.critic
+        own = {name for name, parameter in critic.named_parameters() if id(parameter) in _ids(critic.optimizer)}
+        separate = {
+            name.removeprefix("critic."): th.nn.Parameter(value)
+            for name, value in parameters["policy"].items()
+            if name.startswith("critic.") and stack_critics({name: value}).keys() <= {f"critic.{one}" for one in own}
+        }
+        theirs = type(critic.optimizer)(separate.values(), lr=1.0)
+        theirs.load_state_dict(parameters["critic.optimizer"])
+        rate = float(theirs.param_groups[0]["lr"])
+        converted["critic.optimizer"] = optimizer_state(
+            theirs, separate.items(), critic.optimizer, critic.named_parameters(), stack_critics, rate
+        )
+    return converted
+
+
+def is_of_sac(parameters: Any) -> bool:
+    """
+    Tell whether parameters are named as in Stable-Baselines3's SAC.
+
+    :param parameters: an argument of ``set_parameters()``
+    :return: whether they are a dictionary with such names
+    """
+    return isinstance(parameters, dict) and any(map(SEPARATE.fullmatch, parameters.get("policy", ())))
+
+
+def _ids(optimizer: th.optim.Optimizer) -> set[int]:
+    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}

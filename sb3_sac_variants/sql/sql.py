@@ -175,10 +175,12 @@ class SQL(MaxEntAlgorithm):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        value, _ = parse_ent_coef(self.ent_coef)
-        if value == 0:
-            raise ValueError(f"ent_coef={self.ent_coef!r} is not allowed: exp(Q/ent_coef) needs one greater than 0")
+        self._check_temperature(parse_ent_coef(self.ent_coef)[0])
         self._action_kind.check(self._particle_options, self.ent_coef, self.action_space)
+
+    def _check_temperature(self, value: float) -> None:
+        if value == 0:
+            raise ValueError(f"ent_coef={value!r} is not allowed: exp(Q/ent_coef) needs one greater than 0")
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -194,6 +196,11 @@ class SQL(MaxEntAlgorithm):
             self._action_kind.check(self._particle_options, self.ent_coef, self.action_space)
             self._setup_actions()
         super().train(gradient_steps, batch_size)
+
+    def _set_fixed_temperature(self, value: float) -> None:
+        self._check_temperature(value)
+        super()._set_fixed_temperature(value)
+        self._tell_actor_temperature()
 
     def _tell_actor_temperature(self) -> None:
         if isinstance(self.actor, SoftmaxActor):

@@ -1,5 +1,6 @@
 """What the arguments of an algorithm may be, alone and together."""
 
+import os
 from typing import Any, Literal, get_args
 
 from gymnasium import spaces
@@ -14,13 +15,41 @@ from sb3_sac_variants.common.checks.compatibility import (
     check_replay_buffer,
     check_train_freq,
 )
-from sb3_sac_variants.common.checks.validation import check_choice, check_range, check_sde, parse_ent_coef
+from sb3_sac_variants.common.checks.validation import check_bool, check_choice, check_range, check_sde, parse_ent_coef
 from sb3_sac_variants.common.gradient_step.precision import warn_if_ignored
 from sb3_sac_variants.common.gradient_step.target_entropy import parse_target_entropy
 
 EngineName = Literal["auto", "eager", "compile", "cudagraph"]
 PrecisionName = Literal["float32", "bfloat16"]
 TrainFreqUnit = Literal["step", "episode"]
+
+
+def check_constructor_arguments(
+    learning_rate: Any, verbose: Any, policy_kwargs: Any, replay_buffer_kwargs: Any, others: dict[str, Any]
+) -> None:
+    """
+    Check what SB3's constructors use before :func:`check_arguments` could look at it.
+
+    :param learning_rate: as it was passed, like all that follow
+    :param verbose: likewise
+    :param policy_kwargs: likewise
+    :param replay_buffer_kwargs: likewise
+    :param others: likewise, by name
+    :raises TypeError: if one is of a wrong type
+    :raises ValueError: if one has no meaning
+    """
+    check_range("verbose", verbose, 0, 2, integer=True)
+    for name, value in (("replay_buffer_kwargs", replay_buffer_kwargs), ("policy_kwargs", policy_kwargs)):
+        check_instance(name, value, (dict, type(None)), "a dictionary of arguments, or None")
+    if not callable(learning_rate):
+        check_range("learning_rate", learning_rate, 0)
+    for name in ("use_sde", "use_sde_at_warmup", "optimize_memory_usage"):
+        if name in others:
+            check_bool(name, others[name])
+    if "stats_window_size" in others:
+        check_range("stats_window_size", others["stats_window_size"], 1, integer=True)
+    wanted = "the path of a folder, or None"
+    check_instance("tensorboard_log", others.get("tensorboard_log"), (str, os.PathLike, type(None)), wanted)
 
 
 def check_arguments(model: Any) -> None:
@@ -34,7 +63,7 @@ def check_arguments(model: Any) -> None:
     if getattr(model, "observation_space", None) is None:
         raise ValueError("env=None says nothing about observations and actions: pass an environment, or its id")
     _check_unsupported(model)
-    check_range("tau", model.tau, 0, 1, low_open=True)
+    check_range("tau", model.tau, 0, 1)
     check_range("gamma", model.gamma, 0, 1)
     check_range("batch_size", model.batch_size, 1, integer=True)
     check_range("buffer_size", model.buffer_size, 1, integer=True)

@@ -12,8 +12,8 @@ class RunCheckpointCallback(BaseCallback):
     Saves checkpoints from which an interrupted run goes on exactly.
 
     One is saved whenever at least ``save_freq`` steps have passed, and at the end. The last is kept;
-    ``load_checkpoint()`` of the algorithm takes it up. Named in a ``callback:`` entry of the RL Zoo it needs no path, and
-    ``python -m sb3_sac_variants.zoo resume FOLDER`` goes on with the run in that folder.
+    ``load_checkpoint()`` of the algorithm takes it up. Named in a ``callback:`` entry of the RL Zoo it needs no path,
+    and ``python -m sb3_sac_variants.zoo resume FOLDER`` goes on with the run in that folder.
 
     :param path: folder of the checkpoint; in the zoo by default ``checkpoint`` in the folder of the run
     :param save_freq: environment steps from one to the next

@@ -1,5 +1,6 @@
 """What a trained model thinks of states and actions: NumPy in, NumPy out, for analysis and plots."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,11 @@ def q_value(model: Any, observation: Observation, action: np.ndarray) -> np.ndar
     :param observation: one observation or n of them
     :param action: actions as the environment takes them, ``(n, *action_shape)``
     :return: ``(n,)``
+    :raises ValueError: if an action does not exist, or there is not one for each observation
     """
     model.policy.set_training_mode(False)
     obs, _ = model.policy.obs_to_tensor(observation)
-    if isinstance(model.action_space, spaces.Box):
-        action = np.asarray(action).reshape(-1, *model.action_space.shape)
-        action = model.policy.scale_action(action).astype(np.float32)  # the bounds may be float64
-    actions = th.as_tensor(action, device=model.device)
+    actions = th.as_tensor(_checked_actions(model, action, len(_first(obs))), device=model.device)
     with th.no_grad():
         q_values = model.critic.evaluate(obs, actions.reshape(-1, get_action_dim(model.action_space)))
     return q_values.amin(dim=0).squeeze(1).cpu().numpy()
@@ -46,9 +45,40 @@ def soft_value(model: Any, observation: Observation, n_samples: int) -> np.ndarr
     check_range("n_samples", n_samples, 1, integer=True)
     model.policy.set_training_mode(False)
     obs, _ = model.policy.obs_to_tensor(observation)
-    batch_size = next(iter(obs.values())).shape[0] if isinstance(obs, dict) else obs.shape[0]
+    batch_size = len(_first(obs))
     generator = th.Generator(model.device).manual_seed(0)
     with th.no_grad():
         noise = model._draw_inspection_noise(n_samples, batch_size, generator)
         values = th.stack([model._soft_value(obs, sample_noise) for sample_noise in noise])
     return values.mean(dim=0).squeeze(1).cpu().numpy()
+
+
+def _first(obs: Any) -> th.Tensor:
+    return next(iter(obs.values())) if isinstance(obs, dict) else obs
+
+
+def _checked_actions(model: Any, action: np.ndarray, count: int) -> np.ndarray:
+    """
+    Check actions, and scale them as the replay buffer has them.
+
+    :param model: an algorithm
+    :param action: actions as the environment takes them
+    :param count: how many there must be
+    :return: ``(count, ...)``
+    :raises ValueError: if an action does not exist, or there is another number of them
+    """
+    space, actions = model.action_space, np.asarray(action)
+    wanted = f"pass one action of {space} for each of the {count} observations"
+    kinds = "iuf" if isinstance(space, spaces.Box) else "iu"
+    if actions.dtype.kind not in kinds or actions.size != count * math.prod(space.shape):
+        raise ValueError(f"action={action!r} has not the shape {(count, *space.shape)} or type {space.dtype}: {wanted}")
+    if isinstance(space, spaces.Box):
+        scaled = model.policy.scale_action(actions.reshape(count, *space.shape)).astype(np.float32)
+        good = np.abs(scaled) <= 1 + 1e-4  # rounding may put an action at a bound beyond it
+        actions = scaled
+    else:
+        count_of = space.n if isinstance(space, spaces.Discrete) else space.nvec
+        good = (actions >= 0) & (actions.reshape(count, *space.shape) < count_of).reshape(actions.shape)
+    if not good.all():
+        raise ValueError(f"action={action!r} is not in the action space: {wanted}")
+    return actions

@@ -22,11 +22,17 @@ from stable_baselines3.common.utils import FloatSchedule
 from typing_extensions import Self
 
 from sb3_sac_variants.common.algorithm import inspection
-from sb3_sac_variants.common.algorithm.arguments import EngineName, PrecisionName, check_arguments
+from sb3_sac_variants.common.algorithm.arguments import (
+    EngineName,
+    PrecisionName,
+    check_arguments,
+    check_constructor_arguments,
+)
 from sb3_sac_variants.common.algorithm.inspection import Observation
+from sb3_sac_variants.common.algorithm.logged_metrics import LoggedMetrics
 from sb3_sac_variants.common.algorithm.rollout import MaxEntRollout
-from sb3_sac_variants.common.checks.compatibility import check_instance, check_policy
-from sb3_sac_variants.common.checks.validation import check_range, check_sde, parse_ent_coef
+from sb3_sac_variants.common.checks.compatibility import check_policy
+from sb3_sac_variants.common.checks.validation import check_range, check_sde, parse_ent_coef, plain
 from sb3_sac_variants.common.equations.losses import soft_bellman_error, td_error
 from sb3_sac_variants.common.equations.types import Batch
 from sb3_sac_variants.common.gradient_step.learner import Learner
@@ -139,15 +145,17 @@ class MaxEntAlgorithm(MaxEntRollout):
         _init_setup_model: bool,
         **off_policy_arguments: Any,
     ):
-        check_range("verbose", verbose, 0, 2, integer=True)
+        learning_rate, qf_learning_rate, ent_coef_learning_rate = map(
+            plain, (learning_rate, qf_learning_rate, ent_coef_learning_rate)
+        )
+        off_policy_arguments = {name: plain(value) for name, value in off_policy_arguments.items()}
+        check_constructor_arguments(learning_rate, verbose, policy_kwargs, replay_buffer_kwargs, off_policy_arguments)
         if isinstance(env, str):
             env = maybe_make_env(env, verbose)
         self._check_env(env)
         if env is not None:
             check_sde(off_policy_arguments["use_sde"], env.action_space)
         check_policy(policy, self.policy_aliases)
-        for name, value in (("replay_buffer_kwargs", replay_buffer_kwargs), ("policy_kwargs", policy_kwargs)):
-            check_instance(name, value, (dict, type(None)), "a dictionary of arguments, or None")
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]
@@ -160,7 +168,7 @@ class MaxEntAlgorithm(MaxEntRollout):
             **off_policy_arguments,
         )
         self.algorithm = self.algorithm_id  # saved with the model: a zip knows what it is
-        self.ent_coef = ent_coef
+        self.ent_coef = plain(ent_coef)
         self.target_update_interval = target_update_interval
         self.target_entropy: Any = target_entropy  # a number once the model is set up
         self.engine = engine
@@ -254,13 +262,56 @@ class MaxEntAlgorithm(MaxEntRollout):
         return LearnedTemperature(value, getattr(self, "ent_coef_loss", "alpha")) if learned else Temperature(value)
 
     @property
-    def log_ent_coef(self) -> th.Tensor | None:
+    def ent_coef(self) -> str | float:
         """
-        Log of the learned temperature.
+        The temperature as it was passed: a number, or "auto" where it is learned.
 
-        :return: log of the learned temperature, ``(1,)`` (with several agents, one each); None if it is fixed
+        A fixed one may be changed at any time. A learned one is where ``log_ent_coef`` is.
         """
+        return vars(self)["ent_coef"]
+
+    @ent_coef.setter
+    def ent_coef(self, ent_coef: str | float) -> None:
+        if "temperature" in vars(self):
+            value, learned = parse_ent_coef(ent_coef)
+            if learned != self.temperature.learned or (learned and ent_coef != self.ent_coef):
+                raise ValueError(
+                    f"ent_coef={ent_coef!r} cannot take the place of ent_coef={self.ent_coef!r}: set a learned "
+                    "temperature with model.log_ent_coef.data.fill_(math.log(value)), or make a new model and give its "
+                    "policy the state_dict of this one's"
+                )
+            if not learned:
+                self._set_fixed_temperature(value)
+        vars(self)["ent_coef"] = ent_coef
+
+    def _set_fixed_temperature(self, value: float) -> None:
+        """
+        Change a temperature that is not learned.
+
+        :param value: alpha
+        """
+        self.temperature.value.fill_(value)
+
+    @property
+    def ent_coef_tensor(self) -> th.Tensor:
+        """The fixed temperature, as SB3 has it; to be set as :attr:`ent_coef`."""
+        if self.temperature.learned:
+            raise AttributeError(f"ent_coef_tensor: with ent_coef={self.ent_coef!r}, read log_ent_coef.exp() instead")
+        return self.temperature.value
+
+    @ent_coef_tensor.setter
+    def ent_coef_tensor(self, value: th.Tensor | float) -> None:
+        self.ent_coef = float(value)
+
+    @property
+    def log_ent_coef(self) -> th.Tensor | None:
+        """Log of the learned temperature, ``(1,)`` (with several agents, one each); None if it is fixed."""
         return self.temperature.log_ent_coef if isinstance(self.temperature, LearnedTemperature) else None
+
+    @property
+    def ent_coef_optimizer(self) -> th.optim.Optimizer | None:
+        """Optimiser of the learned temperature; None if it is fixed."""
+        return self.temperature.optimizer if isinstance(self.temperature, LearnedTemperature) else None
 
     def _setup_lr_schedule(self) -> None:
         super()._setup_lr_schedule()
@@ -317,6 +368,7 @@ class MaxEntAlgorithm(MaxEntRollout):
             while self._n_updates < until:
                 self._n_updates += self.updater.run(engine, self._n_updates, until, batch_size, self._engine_signature)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        LoggedMetrics.of(self.logger).announce(self.updater.metrics, self._record_metrics)
 
     def _draw(self, batch_size: int) -> tuple[Batch, Any]:
         """
@@ -400,14 +452,23 @@ class MaxEntAlgorithm(MaxEntRollout):
         return (*replay, *constants, *self.updater.signature())
 
     def dump_logs(self) -> None:
-        """Write the logs: only now are the metrics read from the device, as means since the last time."""
-        metrics = self.updater.metrics.means()
+        """Write the logs: the metrics of the updates are means since the last time."""
+        self._watch(self._record_metrics())
+        super().dump_logs()
+        self.updater.metrics.reset()
+
+    def _record_metrics(self) -> dict[str, float]:
+        """
+        Read the metrics of the updates from the device, and give them to the logger.
+
+        :return: means since the logs were last written, empty if there was no update
+        """
+        metrics = self.updater.metrics.means(begin_anew=False)
         for name, value in metrics.items():
             self.logger.record(f"train/{name}", value)
-        self._watch(metrics)
         if self.num_timesteps > self._num_timesteps_at_start:
             self.logger.record("train/update_to_data", (self._n_updates - self._updates_at_reset) / self.num_timesteps)
-        super().dump_logs()
+        return metrics
 
     def _watch(self, metrics: dict[str, float]) -> None:
         """
@@ -432,12 +493,14 @@ class MaxEntAlgorithm(MaxEntRollout):
 
         :param total_timesteps: environment steps
         :param callback: called at each of them
-        :param log_interval: episodes from one log to the next; None for no logs
+        :param log_interval: episodes from one log to the next, at least 1; None for no logs
         :param tb_log_name: name of the run for TensorBoard, by default the class's
         :param reset_num_timesteps: whether to count from zero, or go on
         :param progress_bar: whether to show one
         :return: the model
         """
+        if log_interval is not None:
+            check_range("log_interval", log_interval, 1, integer=True)
         return super().learn(
             total_timesteps,
             callback,
@@ -635,6 +698,8 @@ class MaxEntAlgorithm(MaxEntRollout):
     def _excluded_save_params(self) -> list[str]:
         parts = [name for name, value in vars(self).items() if isinstance(value, Learner | TargetTracker)]
         parts += ["temperature", "updater", "_temperature_monitor", *self._network_names()]
+        if not self._between_rollouts:  # in the middle of a step: whoever goes on begins a new episode
+            parts.append("_last_obs")
         return [*super()._excluded_save_params(), *parts, *self.rollout_state]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:

@@ -19,8 +19,10 @@ from stable_baselines3.common.utils import obs_as_tensor
 from sb3_sac_variants.common.checks.compatibility import check_env
 from sb3_sac_variants.common.checks.random_state import RandomState, torch_random_state
 from sb3_sac_variants.common.checks.validation import (
+    DivergedError,
     check_action_noise,
     check_action_space,
+    check_actions,
     check_discrete_start,
     check_finite,
     check_range,
@@ -29,6 +31,7 @@ from sb3_sac_variants.common.networks.fast_inference import PACKAGE, fast_infere
 from sb3_sac_variants.common.networks.policies import MaxEntPolicy
 from sb3_sac_variants.common.persistence import callback_state
 from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
+from sb3_sac_variants.common.replay.trajectories import end_trajectory
 
 
 class MaxEntRollout(OffPolicyAlgorithm):
@@ -40,7 +43,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
     #: attributes that say where in the loop a run is; a saved model has none
     rollout_state: ClassVar[tuple[str, ...]] = (
         *("_between_rollouts", "_state_before_rollout", "_resumed", "_fast_actor"),
-        *("_callback", "_callback_states"),
+        *("_callback", "_callback_states", "_warned_of_terminal_observations"),
     )
     #: whether a run that stopped here could go on exactly: no step is half stored, no rollout waits for its training
     _between_rollouts: bool = True
@@ -52,6 +55,8 @@ class MaxEntRollout(OffPolicyAlgorithm):
     _callback: BaseCallback | None = None
     #: states of the callbacks of the run that the next ``learn()`` goes on with
     _callback_states: dict[str, Any] | None = None
+    #: whether it was said that truncated episodes lack their last observation
+    _warned_of_terminal_observations: bool = False
     #: the actor as the rollout calls it; made by the first step of each ``learn()`` where nobody has an own predict()
     _fast_actor: Callable[..., th.Tensor] | None = None
 
@@ -71,33 +76,55 @@ class MaxEntRollout(OffPolicyAlgorithm):
         self._state_before_rollout = None
         return rollout
 
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """
+        Choose actions, as SB3's ``predict``.
+
+        :param args: as SB3's
+        :param kwargs: as SB3's
+        :return: actions, of the action space's type, and the state of a recurrent policy
+        :raises DivergedError: if the policy's parameters or outputs are not finite
+        """
+        try:
+            return super().predict(*args, **kwargs)
+        except DivergedError as error:
+            raise error.at(self.num_timesteps) from None
+
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
         """
-        As SB3's, without the way through ``predict()`` (which unscales a Box action that is then scaled again).
+        Choose actions for a step of the rollout, as SB3's.
+
+        The way through ``predict()``, which unscales a Box action that is then scaled again, is left out.
 
         :param learning_starts: steps of random actions
         :param action_noise: noise to add
         :param n_envs: number of environments
         :return: actions for the environment, and scaled to [-1, 1] for the buffer
+        :raises DivergedError: if the policy's parameters or outputs are not finite
         """
         self._between_rollouts = False
         warm_up = self.num_timesteps < learning_starts and not (self.use_sde and self.use_sde_at_warmup)
         if self._fast_actor is None and self._predicts_as_ever:
             self._fast_actor = fast_inference(self.actor)
-        if warm_up or self._fast_actor is None:
-            return super()._sample_action(learning_starts, action_noise, n_envs)
-        assert self._last_obs is not None, "self._last_obs was not set"
-        with th.no_grad():
-            actions = self._fast_actor(obs_as_tensor(self._last_obs, self.device)).cpu().numpy()
-        assert self.action_space.shape is not None
-        scaled = actions.reshape(-1, *self.action_space.shape)
-        if not isinstance(self.action_space, spaces.Box):
-            return scaled, scaled
-        if action_noise is not None:
-            scaled = np.clip(scaled + action_noise(), -1, 1)
-        return self.policy.unscale_action(scaled), scaled
+        try:
+            if warm_up or self._fast_actor is None:
+                return super()._sample_action(learning_starts, action_noise, n_envs)
+            assert self._last_obs is not None, "self._last_obs was not set"
+            with th.no_grad():
+                actions = self._fast_actor(obs_as_tensor(self._last_obs, self.device)).cpu().numpy()
+            assert self.action_space.shape is not None
+            scaled = actions.reshape(-1, *self.action_space.shape)
+            if not isinstance(self.action_space, spaces.Box):
+                check_actions(scaled, type(self.policy).__name__)
+                scaled = scaled.astype(self.action_space.dtype, copy=False)
+                return scaled, scaled
+            if action_noise is not None:
+                scaled = np.clip(scaled + action_noise(), -1, 1)
+            return self.policy.unscale_action(scaled), scaled
+        except DivergedError as error:
+            raise error.at(self.num_timesteps) from None
 
     @property
     def _predicts_as_ever(self) -> bool:
@@ -132,8 +159,9 @@ class MaxEntRollout(OffPolicyAlgorithm):
         raw_obs = new_obs if normalizer is None else normalizer.get_original_obs()
         check_finite("reward", raw_reward, self.num_timesteps)
         check_finite("observation", raw_obs, self.num_timesteps)
+        new_obs = _own_copy(new_obs)
         if dones.any() or not isinstance(replay_buffer, TensorReplayBuffer):
-            self._check_terminal_observations(dones, infos)
+            infos = self._with_terminal_observations(dones, infos)
             super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
             return
         # Where no episode ended, there is no terminal observation to put into a copy of the observations
@@ -142,15 +170,51 @@ class MaxEntRollout(OffPolicyAlgorithm):
         self._last_obs = new_obs
         self._last_original_obs = last_obs if normalizer is None else raw_obs
 
-    def _check_terminal_observations(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> None:
-        for index in np.flatnonzero(dones):
+    def _with_terminal_observations(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """
+        Look at the observations that ended an episode, and stand in for those that a truncated one does not have.
+
+        What then bootstraps is the value of the observation before, which is a step away from the right one. The first
+        observation of the next episode, which SB3 would take, may be any number of steps away; to take the episode as
+        terminated would be wrong by the whole value.
+
+        :param dones: whether an episode ended
+        :param infos: information of the environments
+        :return: the same, with a terminal observation for each truncated episode
+        :raises ValueError: if a terminal observation is NaN or infinite
+        """
+        infos = list(infos)
+        for index in np.flatnonzero(dones).tolist():
             last = infos[index].get("terminal_observation")
             if isinstance(last, dict):
                 last = {key: np.asarray(value)[None] for key, value in last.items()}
             elif last is not None:
                 last = np.asarray(last)[None]
             if last is not None:
-                check_finite("terminal observation", last, self.num_timesteps, first_env=int(index))
+                check_finite("terminal observation", last, self.num_timesteps, first_env=index)
+            elif infos[index].get("TimeLimit.truncated", False):
+                infos[index] = {**infos[index], "terminal_observation": self._observation_before(index)}
+                if not self._warned_of_terminal_observations:
+                    self._warned_of_terminal_observations = True
+                    warnings.warn(
+                        f"the episode of environment {index} was truncated at step {self.num_timesteps}, and "
+                        'infos[...]["terminal_observation"] does not say where it ended: the observation before takes '
+                        "its place. Have the VecEnv put the last observation of each episode there",
+                        stacklevel=2,
+                    )
+        return infos
+
+    def _observation_before(self, index: int) -> Any:
+        """
+        Tell where an environment was before the step.
+
+        :param index: number of an environment
+        :return: the observation that it was in before the step, as its VecEnv would give it
+        """
+        normalizer = self._vec_normalize_env
+        before: Any = self._last_obs if normalizer is None else self._last_original_obs
+        before = {key: value[index] for key, value in before.items()} if isinstance(before, dict) else before[index]
+        return before if normalizer is None else normalizer.normalize_obs(before)
 
     def _setup_learn(
         self,
@@ -172,6 +236,11 @@ class MaxEntRollout(OffPolicyAlgorithm):
         if isinstance(self.action_noise, VectorizedActionNoise) and self.action_noise.n_envs != self.n_envs:
             self.action_noise = self.action_noise.base_noise  # for as many environments as there are now
         check_action_noise(self.action_noise, self.action_space)
+        if not self._between_rollouts:  # stopped in the middle of a step: the environment has gone on, we have not
+            self._last_obs = None
+        begins_anew = reset_num_timesteps or self._last_obs is None
+        if begins_anew and self.replay_buffer is not None:
+            end_trajectory(self.replay_buffer)
         noise = copy.deepcopy(self.action_noise) if self._resumed and not reset_num_timesteps else None
         try:
             result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
@@ -184,6 +253,8 @@ class MaxEntRollout(OffPolicyAlgorithm):
             callback_state.set_state(result[1], self._callback_states)
         self._callback, self._callback_states = result[1], None
         self._resumed = False
+        if begins_anew:
+            self._last_obs = _own_copy(self._last_obs)
         first = self._last_original_obs if self._vec_normalize_env is not None else self._last_obs
         assert first is not None
         check_finite("observation", first, self.num_timesteps)
@@ -214,6 +285,8 @@ class MaxEntRollout(OffPolicyAlgorithm):
     @classmethod
     def _check_env(cls, env: GymEnv | None) -> None:
         """
+        Check the environment.
+
         :param env: the environment
         :raises TypeError: if it is none
         :raises ValueError: if its observations or actions are of an unsupported kind
@@ -222,3 +295,15 @@ class MaxEntRollout(OffPolicyAlgorithm):
             check_env(env)
             check_action_space(env.action_space, cls.supported_action_spaces, cls.__name__)
             check_discrete_start(env.action_space)
+
+
+def _own_copy(observation: Any) -> Any:
+    """
+    Copy observations: an environment may return the same array at each step.
+
+    :param observation: observations of all environments
+    :return: a copy
+    """
+    if isinstance(observation, dict):
+        return {key: np.array(value) for key, value in observation.items()}
+    return np.array(observation)

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from typing import Any
 
 import gymnasium as gym
@@ -17,6 +18,19 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from sb3_sac_variants.common.checks.validation import check_choice, check_range
+
+#: arguments of a replay buffer that the algorithm passes itself
+PASSED_TO_REPLAY_BUFFER = (
+    "buffer_size",
+    "observation_space",
+    "action_space",
+    "device",
+    "n_envs",
+    "optimize_memory_usage",
+    "env",
+)
+#: height and width from which on something is left after the convolutions of SB3's NatureCNN
+SMALLEST_IMAGE = 36
 
 
 def check_instance(name: str, value: Any, types: type | tuple[type, ...], wanted: str) -> None:
@@ -49,6 +63,11 @@ def check_env(env: Any) -> None:
     :raises ValueError: if its observations are of a kind that SB3 cannot do
     """
     check_not_parallel_env(env)
+    if not isinstance(env, gym.Env | VecEnv) and hasattr(env, "possible_agents"):
+        raise TypeError(
+            f"env={env!r} is an environment of several agents: wrap PettingZoo's ParallelEnv in "
+            "sb3_sac_variants.envs.ParallelEnvAdapter, an AECEnv first in pettingzoo.utils.conversions.aec_to_parallel"
+        )
     check_instance("env", env, (gym.Env, VecEnv), "a gymnasium environment, a VecEnv, or the id of an environment")
     observation_space = env.observation_space
     parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
@@ -59,6 +78,11 @@ def check_env(env: Any) -> None:
                 f"{name}={space} is not supported: wrap the environment, for example with "
                 "gymnasium.wrappers.FlattenObservation, so that its observations are a Box, Discrete, MultiDiscrete or "
                 "MultiBinary, or a Dict of such"
+            )
+        if isinstance(space, spaces.Box) and math.prod(space.shape or (0,)) == 0:
+            raise ValueError(
+                f"{name}={space} is no array of at least one number: wrap the environment so that it is, for example "
+                "with gymnasium.wrappers.ReshapeObservation(env, (1,)) for a single number, or leave out empty parts"
             )
         if isinstance(space, spaces.Discrete) and space.start != 0:
             raise ValueError(
@@ -193,6 +217,20 @@ def check_features_extractor(policy_class: Any, kwargs: dict[str, Any], observat
                 f"{'MultiInputPolicy' if is_dict else 'MlpPolicy'!r}; for images of floating-point numbers or of a "
                 "range other than [0, 255], policy_kwargs=dict(normalize_images=False)"
             )
+    if extractor in (NatureCNN, CombinedExtractor):
+        _check_image_size(observation_space, not kwargs.get("normalize_images", True))
+
+
+def _check_image_size(observation_space: spaces.Space, normalized: bool) -> None:
+    parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
+    for key, space in parts.items():
+        if is_image_space(space, normalized_image=normalized) and min(space.shape[1:]) < SMALLEST_IMAGE:  # type: ignore[index]
+            name = f"observation_space[{key!r}]" if key else "observation_space"
+            raise ValueError(
+                f"{name}={space} is smaller than the {SMALLEST_IMAGE}x{SMALLEST_IMAGE} that NatureCNN needs: resize "
+                f"the images, for example with gymnasium.wrappers.ResizeObservation(env, ({SMALLEST_IMAGE}, "
+                f"{SMALLEST_IMAGE})), or pass a features_extractor_class of your own"
+            )
 
 
 def check_replay_buffer(model: Any) -> None:
@@ -202,9 +240,12 @@ def check_replay_buffer(model: Any) -> None:
     :raises ValueError: if it does not go with the observations or with other arguments
     """
     buffer_class, observation_space = model.replay_buffer_class, model.observation_space
+    if buffer_class is not None:
+        check_subclass("replay_buffer_class", buffer_class, ReplayBuffer)
+    default_class = model.default_replay_buffer_class if model.n_steps == 1 else NStepReplayBuffer
+    _check_replay_buffer_kwargs(buffer_class or default_class, model.replay_buffer_kwargs)
     if buffer_class is None:
         return
-    check_subclass("replay_buffer_class", buffer_class, ReplayBuffer)
     name = f"replay_buffer_class={buffer_class.__name__}"
     is_dict = isinstance(observation_space, spaces.Dict)
     if is_dict and buffer_class in (ReplayBuffer, NStepReplayBuffer):
@@ -230,3 +271,14 @@ def check_replay_buffer(model: Any) -> None:
         )
     if model.env is None:
         raise ValueError(f"env=None does not go with {name}, which asks it for rewards: pass an environment")
+
+
+def _check_replay_buffer_kwargs(buffer_class: type[ReplayBuffer], kwargs: dict[str, Any]) -> None:
+    parameters = inspect.signature(buffer_class).parameters
+    known = [name for name in parameters if name not in PASSED_TO_REPLAY_BUFFER]
+    unknown = sorted(map(str, set(kwargs) - set(known)))
+    if unknown and not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+        raise TypeError(
+            f"replay_buffer_kwargs={kwargs} has the unknown arguments {unknown}: pass those of "
+            f"{buffer_class.__name__} ({', '.join(known)})"
+        )

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,71 @@ from sb3_sac_variants.common.checks.random_state import random_state, set_random
 
 #: what is beyond it becomes infinite in the replay buffer
 LARGEST = np.finfo(np.float32).max
+#: up to which single precision tells integers apart
+FINEST = 2**24
+
+
+class DivergedError(ValueError):
+    """
+    A network whose output is no number any more. A ``ValueError``, so that the zoo's tuning prunes such a trial.
+
+    :param policy: name of the policy
+    :param step: environment steps so far, where they are known
+    """
+
+    def __init__(self, policy: str, step: int | None = None):
+        self.policy, self.step = policy, step
+        when = "" if step is None else f" at step {step}"
+        super().__init__(
+            f"{policy} has diverged{when}: its actions are not finite, and none of them reached the environment. "
+            "Likely causes: a learning_rate or reward_scale that is too large, or observations or rewards of very "
+            "different sizes. Lower the first two, or wrap the environment in "
+            "stable_baselines3.common.vec_env.VecNormalize"
+        )
+
+    def at(self, step: int) -> "DivergedError":
+        """
+        Say when it happened.
+
+        :param step: environment steps so far
+        :return: the error that says so
+        """
+        return self if self.step is not None else DivergedError(self.policy, step)
+
+
+def check_actions(actions: np.ndarray, policy: str) -> None:
+    """
+    Stop a network that has diverged before its actions reach an environment.
+
+    :param actions: in [-1, 1], or numbers of actions, negative where there is none
+    :param policy: name of the policy
+    :raises DivergedError: if one is NaN or infinite, or none
+    """
+    # The sum of squares is cheap, and finite if each of them is
+    if (actions < 0).any() if actions.dtype.kind == "i" else not np.vdot(actions, actions) <= LARGEST:
+        raise DivergedError(policy)
+
+
+def plain(value: Any) -> Any:
+    """
+    Make a Python number of a NumPy scalar, which neither JSON nor a schedule takes.
+
+    :param value: anything
+    :return: the same, or the number
+    """
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def check_bool(name: str, value: Any) -> None:
+    """
+    Check a switch: any string would count as True.
+
+    :param name: of the argument
+    :param value: its value
+    :raises ValueError: if it is neither True nor False
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} is not allowed: pass True or False")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -49,7 +115,9 @@ def check_range(
     if math.isfinite(high):
         wanted += f" and at most {high:g}"
     types = (int, np.integer) if integer else (int, float, np.integer, np.floating)
-    good = isinstance(value, types) and not isinstance(value, bool) and math.isfinite(value)
+    # A Python integer of any size compares with a float; only floats need not be finite
+    good = isinstance(value, types) and not isinstance(value, bool)
+    good = good and (isinstance(value, int) or math.isfinite(value)) and abs(value) <= sys.float_info.max
     if not good or value > high or value < low or (low_open and value == low):
         raise ValueError(f"{name}={value!r} is not allowed: pass {wanted}")
 
@@ -68,9 +136,11 @@ def parse_ent_coef(ent_coef: str | float) -> tuple[float, bool]:
             if text and not text.startswith("_"):
                 raise ValueError
             value = float(text[1:]) if text else 1.0
+        elif isinstance(ent_coef, bool):
+            raise TypeError
         else:
             value = float(ent_coef)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"ent_coef={ent_coef!r} is not a temperature: {remedy}") from None
     if not math.isfinite(value) or value < 0 or (learned and value == 0):
         raise ValueError(f"ent_coef={ent_coef!r} is not a temperature: {remedy}")
@@ -92,6 +162,12 @@ def check_action_space(space: spaces.Space, supported: tuple[type[spaces.Space],
         )
     if not isinstance(space, spaces.Box):
         return
+    if math.prod(space.shape or (0,)) == 0:
+        raise ValueError(
+            f"action_space={space} is no array of at least one number, which {algorithm} needs: wrap the environment "
+            "so that it is, for example in gymnasium.wrappers.TransformAction(env, lambda action: action[0], "
+            "gymnasium.spaces.Box(low, high, (1,)))"
+        )
     where = f"got action_space={space} with low={space.low} and high={space.high}"
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise ValueError(
@@ -99,6 +175,11 @@ def check_action_space(space: spaces.Space, supported: tuple[type[spaces.Space],
             "gymnasium.wrappers.RescaleAction"
         )
     extent = space.high.astype(np.float64) - space.low.astype(np.float64)
+    if space.dtype.kind in "iu" and (extent > FINEST).any():
+        raise ValueError(
+            f"{algorithm} acts in single precision, which has no number for each action between bounds more than "
+            f"{FINEST} apart, {where}: wrap the environment so that its actions are of a floating-point type"
+        )
     if not ((extent > 0) & (extent <= LARGEST)).all():
         raise ValueError(
             f"{algorithm} needs action bounds with low < high, and no further apart than {LARGEST:.2g}, {where}: leave "

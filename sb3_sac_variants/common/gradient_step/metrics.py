@@ -42,23 +42,29 @@ class DeviceMetrics:
             self._sums[: len(values)] += th.stack(scalars)
         self._count += 1
 
-    def means(self) -> dict[str, float]:
+    def means(self, begin_anew: bool = True) -> dict[str, float]:
         """
-        Read the means, and begin anew.
+        Read the means.
 
-        :return: means since the last call, empty if there was no step
+        :param begin_anew: whether to forget them then
+        :return: means since they were last forgotten, empty if there was no step
         """
         count = self._count.item()
         if count == 0:
             return {}
         means = (self._sums / count).tolist()
+        if begin_anew:
+            self.reset()
+        return dict(zip(self.names, means, strict=False))
+
+    def reset(self) -> None:
+        """Forget what has been added up."""
         self._sums.zero_()
         self._count.zero_()
-        return dict(zip(self.names, means, strict=False))
 
     def state(self) -> dict[str, float]:
         """
-        Read what has been added up since the last :meth:`means`, for a checkpoint.
+        Read what has been added up since the last :meth:`reset`, for a checkpoint.
 
         :return: number of steps, and sums by their names
         """

@@ -12,7 +12,6 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, Actor
 from torch import nn
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 
 from sb3_sac_variants.common.equations.types import PolicySample
 from sb3_sac_variants.common.networks.fast_inference import plain_linear
-from sb3_sac_variants.common.networks.preprocessing import TraceablePreprocessing
+from sb3_sac_variants.common.networks.preprocessing import FeatureNetwork, TraceablePreprocessing
 
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -54,8 +53,9 @@ def log_det_tanh(pre_tanh: th.Tensor) -> th.Tensor:
 
 def linear_heads(latent: th.Tensor, *heads: nn.Module) -> tuple[th.Tensor, ...]:
     """
-    Layers on top of the same input, as one matrix product: for a batch, one with six columns takes as long as one with
-    three, and so does its gradient.
+    Evaluate layers on top of the same input as one matrix product.
+
+    For a batch, a product with six columns takes as long as one with three, and so does its gradient.
 
     :param latent: ``(B, latent_dim)``
     :param heads: layers, called one by one if any is not a plain ``nn.Linear`` or has hooks
@@ -71,64 +71,33 @@ def linear_heads(latent: th.Tensor, *heads: nn.Module) -> tuple[th.Tensor, ...]:
     return F.linear(latent, weight, bias).split([layer.out_features for layer in layers], dim=1)
 
 
-class ActorNetwork(TraceablePreprocessing, BasePolicy):
+class ActorNetwork(FeatureNetwork, BasePolicy):
     """
-    What the actors that are not SB3's SAC ``Actor`` have in common: hidden layers on top of a features extractor, and a
-    ``forward(obs, deterministic)`` that gives the action to take, in [-1, 1] if actions are continuous.
+    What the actors that are not SB3's SAC ``Actor`` have in common.
 
-    :param observation_space: observation space
-    :param action_space: action space
-    :param net_arch: sizes of the hidden layers
-    :param features_extractor: network to extract features
-    :param features_dim: number of features
-    :param activation_fn: activation function
-    :param normalize_images: whether to divide images by 255
+    They have a ``forward(obs, deterministic)`` that gives the action to take, in [-1, 1] if actions are continuous.
+    Arguments as :class:`~sb3_sac_variants.common.networks.preprocessing.FeatureNetwork`.
     """
 
-    features_extractor: BaseFeaturesExtractor
-
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        net_arch: list[int],
-        features_extractor: BaseFeaturesExtractor,
-        features_dim: int,
-        activation_fn: type[nn.Module] = nn.ReLU,
-        normalize_images: bool = True,
-    ):
-        super().__init__(
-            observation_space,
-            action_space,
-            features_extractor=features_extractor,
-            normalize_images=normalize_images,
-            squash_output=isinstance(action_space, spaces.Box),
-        )
-        self.net_arch, self.features_dim, self.activation_fn = net_arch, features_dim, activation_fn
+    def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, *args: Any, **kwargs: Any):
+        squash_output = isinstance(action_space, spaces.Box)
+        super().__init__(observation_space, action_space, *args, squash_output=squash_output, **kwargs)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self(observation, deterministic)
 
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        data = super()._get_constructor_parameters()
-        data.update(
-            net_arch=self.net_arch,
-            features_dim=self.features_dim,
-            activation_fn=self.activation_fn,
-            features_extractor=self.features_extractor,
-        )
-        return data
-
 
 class SquashedGaussianActor(TraceablePreprocessing, Actor):
     """
-    The tanh-squashed Gaussian policy (P18, appendix C): SB3's SAC ``Actor``, its networks, parameters and gSDE, with
-    sampling as a pure function. Parameters as there.
+    The tanh-squashed Gaussian policy (P18, appendix C).
+
+    It is SB3's SAC ``Actor``, with its networks, parameters and gSDE, and with sampling as a pure function. Parameters
+    as there.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        # The exploration matrix of SB3's distribution would drag the graph that it was drawn in along, and with it a
-        # node for log_std's gradient that is bound to the stream of its birth: no CUDA graph can be captured then
+        # With a gradient, the exploration matrix of SB3's distribution would keep the autograd graph it was drawn in,
+        # which belongs to one CUDA stream: no CUDA graph could be captured on another
         with th.no_grad():
             super().__init__(*args, **kwargs)
 
@@ -143,6 +112,8 @@ class SquashedGaussianActor(TraceablePreprocessing, Actor):
 
     def noise_shape(self, batch_size: int) -> tuple[int, ...]:
         """
+        Tell the shape of the noise that :meth:`sample` takes.
+
         :param batch_size: number of states
         :return: shape of the standard normal noise that :meth:`sample` takes: one number for each action dimension, or
             one exploration matrix for the whole batch with gSDE
@@ -204,7 +175,9 @@ class SquashedGaussianActor(TraceablePreprocessing, Actor):
         if self.use_sde:  # keeps the exploration matrix of the rollout in SB3's distribution
             if self.action_dist.exploration_mat.device != self.device:  # the model was moved after it was drawn
                 self.reset_noise()
-            return super().forward(obs, deterministic)
+            mean, _, kwargs = self.get_action_dist_params(obs)
+            # SB3's distribution would draw the same, after a look at the parameters on the host
+            return th.tanh(mean if deterministic else mean + self.action_dist.get_noise(kwargs["latent_sde"]))
         mean, log_std, _ = self.get_action_dist_params(obs)
         if deterministic:
             return th.tanh(mean)

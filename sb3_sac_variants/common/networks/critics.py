@@ -9,13 +9,12 @@ from typing import Any
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
 
 from sb3_sac_variants.common.equations.products import stacked_linear
 from sb3_sac_variants.common.equations.types import PolicySample
-from sb3_sac_variants.common.networks.preprocessing import TraceablePreprocessing
+from sb3_sac_variants.common.networks.preprocessing import FeatureNetwork
 
 
 class StackedLinear(nn.Module):
@@ -38,6 +37,8 @@ class StackedLinear(nn.Module):
 
     def forward(self, inputs: th.Tensor) -> th.Tensor:
         """
+        Evaluate all layers.
+
         :param inputs: ``(n, B, in_features)``, or ``(B, in_features)`` shared by all layers
         :return: ``(n, B, out_features)``
         """
@@ -139,52 +140,35 @@ def stacked_mlp(
     return StackedNetworks(*layers, StackedLinear(n, sizes[-1], output_dim))
 
 
-class StackedCritic(TraceablePreprocessing):
+class StackedCritic(FeatureNetwork):
     """
-    Action-value networks Q_i, i = 1..n_critics, evaluated together; what SB3's ``ContinuousCritic`` is for one kind of
-    action space.
+    Action-value networks Q_i, i = 1..n_critics, evaluated together.
 
-    :param observation_space: observation space
-    :param action_space: action space
-    :param net_arch: sizes of the hidden layers of each critic
-    :param features_extractor: network to extract features, shared by the critics
-    :param features_dim: number of features
-    :param activation_fn: activation function
-    :param normalize_images: whether to divide images by 255
+    It is what SB3's ``ContinuousCritic`` is for one kind of action space.
+
+    :param args: as :class:`~sb3_sac_variants.common.networks.preprocessing.FeatureNetwork`, for each critic; the
+        critics share the features extractor
     :param n_critics: number of critics
     :param share_features_extractor: whether the features extractor is the actor's: it then gets no gradient from here
+    :param kwargs: as ``args``
     """
 
-    features_extractor: BaseFeaturesExtractor
-
-    def __init__(
-        self,
-        observation_space: spaces.Space,
-        action_space: spaces.Space,
-        net_arch: list[int],
-        features_extractor: BaseFeaturesExtractor,
-        features_dim: int,
-        activation_fn: type[nn.Module] = nn.ReLU,
-        normalize_images: bool = True,
-        n_critics: int = 2,
-        share_features_extractor: bool = True,
-    ):
-        super().__init__(
-            observation_space, action_space, features_extractor=features_extractor, normalize_images=normalize_images
-        )
+    def __init__(self, *args: Any, n_critics: int = 2, share_features_extractor: bool = True, **kwargs: Any):
+        super().__init__(*args, **kwargs)
         self.share_features_extractor = share_features_extractor
         self.n_critics = n_critics
-        self.q_networks = stacked_mlp(self._n_networks(), *self._network_sizes(features_dim), net_arch, activation_fn)
+        sizes = self._network_sizes(self.features_dim)
+        self.q_networks = stacked_mlp(self._n_networks(), *sizes, self.net_arch, self.activation_fn)
 
     def _n_networks(self) -> int:
-        """
-        :return: how many networks are stacked
-        """
+        """Number of networks that are stacked."""
         return self.n_critics
 
     @abstractmethod
     def _network_sizes(self, features_dim: int) -> tuple[int, int]:
         """
+        Tell the sizes of a network's input and output.
+
         :param features_dim: number of features
         :return: sizes of a network's input and output
         """
@@ -211,6 +195,8 @@ class StackedCritic(TraceablePreprocessing):
 
     def features(self, obs: PyTorchObs) -> th.Tensor:
         """
+        Extract features.
+
         :param obs: observations
         :return: features, ``(B, features_dim)``
         """
@@ -230,6 +216,8 @@ class StackedCritic(TraceablePreprocessing):
 
     def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
         """
+        Q of all critics at one action for each state, as SB3's ``ContinuousCritic`` gives it.
+
         :param obs: observations
         :param actions: actions as the replay buffer has them, ``(B, action_dim)``
         :return: one ``(B, 1)`` for each critic, as SB3's ``ContinuousCritic``
@@ -238,6 +226,8 @@ class StackedCritic(TraceablePreprocessing):
 
     def q1_forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
+        Q of the first critic.
+
         :param obs: observations
         :param actions: actions as the replay buffer has them, ``(B, action_dim)``
         :return: Q of the first critic, ``(B, 1)``

@@ -21,6 +21,22 @@ from sb3_sac_variants.common.networks.actors import ActorNetwork
 from sb3_sac_variants.common.networks.critics import StackedCritic
 
 
+def choose_actions(log_prob: th.Tensor, deterministic: bool) -> th.Tensor:
+    """
+    Draw actions, or take the most likely ones.
+
+    :param log_prob: log-probabilities of all actions, ``(..., |A|)``
+    :param deterministic: whether to take the most likely ones
+    :return: numbers of actions, ``(...)``; -1 where the network has diverged, which
+        :func:`~sb3_sac_variants.common.checks.validation.check_actions` finds
+    """
+    scores = log_prob
+    if not deterministic:  # the draw of th.multinomial, which would look at the probabilities on the host first
+        scores = log_prob.exp() / th.empty_like(log_prob).exponential_()
+    best, action = scores.max(dim=-1)
+    return th.where(best.isnan(), -1, action)
+
+
 class CategoricalActor(BasePolicy):
     """A policy over a finite set of actions; a subclass says with which probabilities."""
 
@@ -29,12 +45,16 @@ class CategoricalActor(BasePolicy):
     @abstractmethod
     def log_prob(self, obs: PyTorchObs) -> th.Tensor:
         """
+        Log-probabilities of all actions.
+
         :param obs: observations
         :return: log pi(.|s) of all actions, ``(B, |A|)``
         """
 
     def noise_shape(self, batch_size: int) -> tuple[int, ...]:
         """
+        Tell the shape of the noise that :meth:`sample` takes: no number at all.
+
         :param batch_size: number of states
         :return: shape of the noise that :meth:`sample` takes: no number at all
         """
@@ -60,12 +80,9 @@ class CategoricalActor(BasePolicy):
 
         :param obs: observations
         :param deterministic: whether to take the most likely action
-        :return: numbers of actions, ``(B,)``
+        :return: numbers of actions, ``(B,)``; -1 where the network has diverged
         """
-        log_prob = self.log_prob(obs)
-        if deterministic:
-            return log_prob.argmax(dim=1)
-        return th.multinomial(log_prob.exp(), num_samples=1).squeeze(1)
+        return choose_actions(self.log_prob(obs), deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         return self(observation, deterministic)
@@ -89,8 +106,9 @@ class DiscreteActor(CategoricalActor, ActorNetwork):
 
 class StackedDiscreteCritic(StackedCritic):
     """
-    Action-value networks Q_i(s, .), i = 1..n_critics, that give all actions of a discrete space at once. Arguments as
-    :class:`~sb3_sac_variants.common.networks.critics.StackedCritic`.
+    Action-value networks Q_i(s, .), i = 1..n_critics, that give all actions of a discrete space at once.
+
+    Arguments as :class:`~sb3_sac_variants.common.networks.critics.StackedCritic`.
     """
 
     action_space: spaces.Discrete
@@ -100,6 +118,8 @@ class StackedDiscreteCritic(StackedCritic):
 
     def values(self, obs: PyTorchObs) -> th.Tensor:
         """
+        Q of all critics at all actions.
+
         :param obs: observations
         :return: Q of all critics at all actions, ``(n_critics, B, |A|)``
         """

@@ -29,6 +29,8 @@ LINEAR = (nn.Linear, products.Linear)
 
 def fast_inference(module: nn.Module) -> Callable[..., Any]:
     """
+    Strip a network of what ``nn.Module`` does at each call.
+
     :param module: a network in evaluation mode
     :return: what calling it computes, from the parameters it has then; layers that are replaced and hooks that are
         added later do not count
@@ -48,6 +50,8 @@ def fast_inference(module: nn.Module) -> Callable[..., Any]:
 
 def plain_linear(layer: Callable[..., Any]) -> nn.Linear | None:
     """
+    Tell a layer that is no more than a matrix product.
+
     :param layer: a layer of a network, or what :func:`fast_inference` made of it
     :return: the layer, if calling it does no more than ``F.linear`` with its parameters
     """
@@ -58,6 +62,8 @@ def plain_linear(layer: Callable[..., Any]) -> nn.Linear | None:
 
 def _double(network: nn.Module) -> nn.Module:
     """
+    Copy a network without its parameters.
+
     :param network: one whose methods keep nothing on it
     :return: one that shares its parameters and buffers, and has the same methods, whose parts are such as well
     """

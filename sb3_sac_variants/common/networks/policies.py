@@ -4,12 +4,16 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
+from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
+from torch.nn.parameter import is_lazy
 
+from sb3_sac_variants.common.checks.validation import check_actions
 from sb3_sac_variants.common.networks.actors import SquashedGaussianActor
 from sb3_sac_variants.common.networks.critics import StackedContinuousCritic, StackedCritic
 from sb3_sac_variants.common.networks.discrete import CategoricalActor, DiscreteActor, StackedDiscreteCritic
@@ -21,6 +25,8 @@ GAUSSIAN_ARGUMENTS: dict[str, Any] = {"use_sde": False, "log_std_init": -3, "use
 
 def modules_with_mode(module: nn.Module) -> Iterator[nn.Module]:
     """
+    List the modules that have to be told of training and evaluation.
+
     :param module: a network
     :return: the modules in it that have to be told of training and evaluation: all, except those below a module with
         a ``train`` of its own, which may want to keep them as they are (frozen batch normalisation, say)
@@ -33,9 +39,10 @@ def modules_with_mode(module: nn.Module) -> Iterator[nn.Module]:
 
 class MaxEntPolicy(LoadsInPlace, SACPolicy):
     """
-    Actor and critics of a maximum-entropy algorithm, for Box or Discrete actions. All arguments are those of SB3's
-    ``SACPolicy`` (``net_arch``, ``activation_fn``, ``n_critics``, ``optimizer_class``, ``features_extractor_class``,
-    gSDE, ...); those of a Gaussian actor are refused where there is none.
+    Actor and critics of a maximum-entropy algorithm, for Box or Discrete actions.
+
+    All arguments are those of SB3's ``SACPolicy`` (``net_arch``, ``activation_fn``, ``n_critics``, ``optimizer_class``,
+    ``features_extractor_class``, gSDE, ...); those of a Gaussian actor are refused where there is none.
 
     Subclasses add the networks their algorithm bootstraps from in :meth:`_build`.
 
@@ -51,7 +58,7 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
 
     def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] | None = None, **kwargs: Any):
         self._modules_with_mode: tuple[list[nn.Module], list[nn.Module]] | None = None
-        self._half_range: np.ndarray | None = None
+        self._low_high_half: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         if features_extractor_class is None:
             features_extractor_class = self.default_features_extractor_class
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)  # type: ignore[misc]
@@ -75,6 +82,8 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
 
     def _add_optimizer(self, network: nn.Module, parameters: list[nn.Parameter], lr_schedule: Schedule) -> None:
         """
+        Give a network its optimiser.
+
         :param network: gets the attribute ``optimizer``, as in SB3
         :param parameters: what it optimises
         :param lr_schedule: learning rate schedule
@@ -84,6 +93,24 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
             lr=lr_schedule(1),  # type: ignore[call-arg]
             **self.optimizer_kwargs,
         )
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """
+        Build a features extractor, as SB3; layers that find out their size from their first input do so now.
+
+        :return: the features extractor
+        """
+        extractor = super().make_features_extractor()
+        if any(map(is_lazy, extractor.parameters())):
+            space = self.observation_space
+            zeros: Any = th.zeros((1, *(space.shape or ())))
+            if isinstance(space, spaces.Dict):
+                zeros = {key: th.zeros((1, *(part.shape or ()))) for key, part in space.items()}
+            extractor.eval()
+            with th.no_grad():
+                extractor(preprocess_obs(zeros, space, self.normalize_images))
+            extractor.train()
+        return extractor
 
     def make_actor(  # type: ignore[override]
         self, features_extractor: BaseFeaturesExtractor | None = None
@@ -96,6 +123,8 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
 
     def _actor_kwargs_without_gaussian(self) -> dict[str, Any]:
         """
+        Leave out the arguments of a Gaussian.
+
         :return: arguments of an actor that is no Gaussian
         :raises ValueError: if an argument that would have no effect was passed
         """
@@ -117,8 +146,9 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
 
     def set_training_mode(self, mode: bool) -> None:
         """
-        Put the networks that learn in training or evaluation mode (batch norm, dropout); targets stay in evaluation
-        mode.
+        Put the networks that learn in training or evaluation mode (batch norm, dropout).
+
+        Targets stay in evaluation mode.
 
         :param mode: whether to train
         """
@@ -138,27 +168,59 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
 
     def find_modules(self) -> None:
         """
-        Look anew which modules have a training mode. ``Module.train()`` walks through the tree at each call, which in a
-        rollout of single steps takes longer than the actor does; the walk is therefore done once for each ``learn()``.
+        Look anew which modules have a training mode.
+
+        ``Module.train()`` walks through the tree at each call, which takes longer than the actor in a rollout of single
+        steps; so the walk is done once for each ``learn()``.
         """
         self._modules_with_mode = None
 
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Choose actions, as SB3's policies do.
+
+        :param observation: one observation or several
+        :param state: not used
+        :param episode_start: not used
+        :param deterministic: whether to leave the policy's randomness out
+        :return: the actions, and ``state``
+        :raises DivergedError: if the policy has none, because its parameters or outputs are not finite
+        """
+        actions, state = super().predict(observation, state, episode_start, deterministic)
+        if isinstance(self.action_space, spaces.Box):  # looked at on the way through unscale_action()
+            return actions, state
+        check_actions(actions, type(self).__name__)
+        return actions.astype(self.action_space.dtype, copy=False), state
+
     def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
         """
-        As SB3's, which takes twice as many steps to the same number.
+        Scale actions to the action space, as SB3's policies do, and never beyond its bounds.
 
         :param scaled_action: in [-1, 1]
-        :return: in [low, high]
+        :return: in [low, high], of the action space's type; integers are rounded
+        :raises DivergedError: if an action is not finite
         """
         assert isinstance(self.action_space, spaces.Box)
-        if self._half_range is None:
+        check_actions(scaled_action, type(self).__name__)
+        if self._low_high_half is None:
             low, high = self._bounds()
-            self._half_range = 0.5 * (high - low)
-        return self.action_space.low + (scaled_action + 1.0) * self._half_range
+            self._low_high_half = low, high, 0.5 * (high - low)
+        low, high, half_range = self._low_high_half
+        action = low + (scaled_action + 1.0) * half_range
+        dtype = self.action_space.dtype
+        if dtype.kind != "f":
+            action = np.rint(action)
+        return np.minimum(np.maximum(action, low), high).astype(dtype, copy=False)
 
     def scale_action(self, action: np.ndarray) -> np.ndarray:
         """
-        As SB3's, but for bounds whose difference their integer type cannot hold, too.
+        Scale actions to [-1, 1], as SB3's policies do, also where the type of the bounds cannot hold their difference.
 
         :param action: in [low, high]
         :return: in [-1, 1]
@@ -168,8 +230,10 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
         return 2.0 * ((action - low) / (high - low)) - 1.0
 
     def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        low, high = self.action_space.low, self.action_space.high  # type: ignore[attr-defined]
-        return (low, high) if low.dtype.kind == "f" else (low.astype(np.float32), high.astype(np.float32))
+        space = self.action_space
+        assert isinstance(space, spaces.Box)
+        dtype = np.result_type(space.dtype, np.float32)  # wider than half precision and than integers
+        return space.low.astype(dtype, copy=False), space.high.astype(dtype, copy=False)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()

@@ -7,6 +7,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import nn
 from torch.nn import functional as F
 
 from sb3_sac_variants.common.networks.parameters import LoadsInPlace
@@ -18,20 +19,24 @@ class _Part(NamedTuple):
 
     :param categories: numbers of values, each of which becomes a one-hot vector; empty if it is no category
     :param divisor: 255 for an image that is to be normalised, else 1
+    :param dtype: floating-point type to compute in
     """
 
     categories: tuple[int, ...]
     divisor: float
+    dtype: th.dtype
 
     def apply(self, obs: th.Tensor) -> th.Tensor:
         """
+        Preprocess a part of the observations.
+
         :param obs: the part
         :return: floating-point numbers
         """
         if not self.categories:
-            return obs.float() if self.divisor == 1.0 else obs.float() / self.divisor
+            return obs.to(self.dtype) if self.divisor == 1.0 else obs.to(self.dtype) / self.divisor
         numbers = obs.long().reshape(len(obs), len(self.categories)).unbind(dim=1)
-        return th.cat([F.one_hot(x, n) for x, n in zip(numbers, self.categories, strict=True)], dim=1).float()
+        return th.cat([F.one_hot(x, n) for x, n in zip(numbers, self.categories, strict=True)], dim=1).to(self.dtype)
 
 
 def _part(space: spaces.Space, normalize_images: bool) -> _Part:
@@ -40,12 +45,15 @@ def _part(space: spaces.Space, normalize_images: bool) -> _Part:
         categories = (int(space.n),)
     elif isinstance(space, spaces.MultiDiscrete):
         categories = tuple(int(n) for n in space.nvec)
-    return _Part(categories, 255.0 if normalize_images and is_image_space(space) else 1.0)
+    divisor = 255.0 if normalize_images and is_image_space(space) else 1.0
+    return _Part(categories, divisor, th.get_default_dtype())
 
 
 class TraceablePreprocessing(LoadsInPlace):
     """
-    A network that preprocesses observations as SB3's do (``preprocess_obs``). There each call reads bounds and sizes
+    A network that preprocesses observations as SB3's do (``preprocess_obs``).
+
+    There each call reads bounds and sizes
     from the observation space, which cannot be traced; here they are read once.
 
     :param args: as ``BaseModel``
@@ -69,3 +77,50 @@ class TraceablePreprocessing(LoadsInPlace):
         if isinstance(obs, dict):
             return features_extractor({key: self._parts[key].apply(value) for key, value in obs.items()})
         return features_extractor(self._parts[""].apply(obs))
+
+
+class FeatureNetwork(TraceablePreprocessing):
+    """
+    Hidden layers on top of a features extractor: what actors, critics and value networks have in common.
+
+    :param observation_space: observation space
+    :param action_space: action space
+    :param net_arch: sizes of the hidden layers
+    :param features_extractor: network to extract features
+    :param features_dim: number of features
+    :param activation_fn: activation function
+    :param normalize_images: whether to divide images by 255
+    :param kwargs: as SB3's ``BaseModel``
+    """
+
+    features_extractor: BaseFeaturesExtractor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        net_arch: list[int],
+        features_extractor: BaseFeaturesExtractor,
+        features_dim: int,
+        activation_fn: type[nn.Module] = nn.ReLU,
+        normalize_images: bool = True,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor=features_extractor,
+            normalize_images=normalize_images,
+            **kwargs,
+        )
+        self.net_arch, self.features_dim, self.activation_fn = net_arch, features_dim, activation_fn
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            net_arch=self.net_arch,
+            features_dim=self.features_dim,
+            activation_fn=self.activation_fn,
+            features_extractor=self.features_extractor,
+        )
+        return data

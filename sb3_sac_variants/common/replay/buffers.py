@@ -196,8 +196,9 @@ class TensorReplayBuffer(ReplayMemory):
     @property
     def draws_on_device(self) -> bool:
         """
-        Whether :meth:`draw` serves, without synchronising with the host: not where a subclass samples in its own way,
-        or one of ``VecNormalize`` normalises in its own.
+        Whether :meth:`draw` serves, without synchronising with the host.
+
+        It does not where a subclass samples in its own way, or one of ``VecNormalize`` normalises in its own.
         """
         own = type(self).sample is not TensorReplayBuffer.sample or self._samples_by_index
         return not own and self._own_normalization is None

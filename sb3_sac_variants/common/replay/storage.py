@@ -45,7 +45,7 @@ class RowStorage:
         try:
             self.numbers = _zeros((rows, sum(widths.values())), np.float32, device)
             self.images = {name: _zeros((rows, *shape), np.uint8, device) for name, shape in images.items()}
-        except (RuntimeError, MemoryError) as error:  # torch has no narrower type for "out of memory"
+        except (RuntimeError, MemoryError, ValueError) as error:  # torch and NumPy have no narrower type for all of it
             raise MemoryError(
                 f"No memory on {device} for buffer_size={rows} transitions: lower buffer_size, or pass "
                 "optimize_memory_usage=True"
@@ -57,8 +57,9 @@ class RowStorage:
 
     def _map_to_host(self) -> None:
         """
-        Find the memory that a step is written to, as arrays ``(steps, n_envs, ...)``: the tensors themselves on the
-        CPU, elsewhere room for one step, which is then copied as a whole.
+        Find the memory that a step is written to, as arrays ``(steps, n_envs, ...)``.
+
+        On the CPU these are the tensors themselves, elsewhere room for one step, which is then copied as a whole.
         """
         tensors = self._tensors()
         self._staging: list[th.Tensor] = []
