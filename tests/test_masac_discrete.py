@@ -53,7 +53,7 @@ def discrete(n_agents: int = N, **kwargs: Any) -> AgentsEnv:
 def model_of(**kwargs: Any) -> MASAC:
     arguments = {"ent_coef": f"auto_{ALPHA}", "gamma": GAMMA, "tau": TAU, "learning_rate": RATE, "net_arch": [8]}
     model = make(discrete(), **{**arguments, **kwargs})
-    model.target_trackers["critic_target"].configure(TAU, 1, 0)  # as train() does
+    model.critic_target_tracker.configure(TAU, 1, 0)  # as train() does
     return model
 
 
