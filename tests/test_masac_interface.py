@@ -132,11 +132,10 @@ def test_replay_keeps_each_agents_reward(optimize_memory_usage: bool) -> None:
     env = several(2, truncate=True)
     model = make(env, optimize_memory_usage=optimize_memory_usage, gradient_steps=-1, gamma=0.9).learn(40)
     assert type(model.replay_buffer) is AgentReplayBuffer
-    batch, _ = model._draw(200)
+    batch = model.replay_buffer.sample(200)
     actions = batch.actions.view(200, 3, 2).numpy()
     targets = np.linspace(-0.5, 0.5, 3)[:, None]
     np.testing.assert_allclose(batch.rewards.numpy(), -np.square(actions - targets).mean(axis=2), atol=1e-6)
-    assert batch.discounts.shape == (200, 3)
     assert not batch.dones.any()
 
 
