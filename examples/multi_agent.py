@@ -7,6 +7,7 @@ assignment of landmarks about -18.
 
     pip install ".[multiagent]" pillow
     python examples/multi_agent.py --timesteps 20000 --ce-coef 0 --gif spread.gif
+    python examples/multi_agent.py --discrete  # standing still, or one push in each of four directions
 
 ``--model`` films what has been trained already, by the zoo for one:
 
@@ -22,26 +23,30 @@ import numpy as np
 from PIL import Image
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sac_variants import MASAC
 
 
-def train(timesteps: int, ce_coef: float) -> MASAC:
+def train(env: VecEnv, timesteps: int, ce_coef: float) -> MASAC:
     """
+    Train with the zoo's hyperparameters.
+
+    :param env: four environments
     :param timesteps: environment steps
     :param ce_coef: coefficient of the cross-entropy: above 0 policies are driven apart, below 0 together
     :return: the trained model
     """
     model = MASAC(
         "MlpPolicy",
-        make_vec_env("SimpleSpread-v3", n_envs=4),
+        env,
         learning_rate=1e-3,
         gamma=0.9,
         tau=0.01,
         batch_size=128,
         gradient_steps=4,
         ent_coef="auto_0.1",
-        target_entropy="auto_0.5",
+        target_entropy="auto_0.5",  # of the actions' dimension, or of log|A| if they are discrete
         learning_starts=1000,
         ce_coef=ce_coef,
         policy_kwargs={"net_arch": [128, 128], "share_actor": True, "share_critic": True},
@@ -53,11 +58,14 @@ def train(timesteps: int, ce_coef: float) -> MASAC:
 
 def film(model: MASAC, path: Path, episodes: int = 6) -> None:
     """
+    Film some episodes.
+
     :param model: who acts
     :param path: of the GIF
     :param episodes: how many to show
     """
-    env = gym.make("SimpleSpread-v3", render_mode="rgb_array")
+    continuous = isinstance(model.action_space, gym.spaces.Box)
+    env = gym.make("SimpleSpread-v3", continuous_actions=continuous, render_mode="rgb_array")
     frames: list[np.ndarray] = []
     for episode in range(episodes):
         observation, _ = env.reset(seed=episode)
@@ -77,16 +85,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--timesteps", type=int, help="environment steps to train (default: 20000)")
     parser.add_argument("--ce-coef", type=float, help="coefficient of the cross-entropy (default: 0)")
+    parser.add_argument("--discrete", action="store_true", help="discrete actions")
     parser.add_argument("--model", type=Path, help="a saved model to film, instead of training one")
     parser.add_argument("--gif", type=Path, default=Path("multi_agent.gif"))
     args = parser.parse_args()
 
+    env = make_vec_env("SimpleSpread-v3", n_envs=4, env_kwargs={"continuous_actions": not args.discrete})
     if args.model is None:
-        model = train(args.timesteps or 20_000, args.ce_coef or 0.0)
+        model = train(env, args.timesteps or 20_000, args.ce_coef or 0.0)
     elif args.timesteps is not None or args.ce_coef is not None:
         parser.error("--timesteps and --ce-coef are for training: leave them out with --model")
     else:
-        model = MASAC.load(args.model, env=make_vec_env("SimpleSpread-v3", n_envs=4), device="cpu")
+        model = MASAC.load(args.model, env=env, device="cpu")
     mean, _ = evaluate_policy(model, model.get_env(), n_eval_episodes=100)
     print(f"Return summed over the agents, 100 deterministic episodes: {model.n_agents * mean:.1f}")
     film(model, args.gif)

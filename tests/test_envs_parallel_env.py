@@ -6,12 +6,15 @@ import pickle
 import gymnasium as gym
 import numpy as np
 import pytest
+from agents import make as make_masac
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
+from helpers import ALGORITHMS
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from sb3_sac_variants import MASAC
 from sb3_sac_variants.envs import ParallelEnvAdapter
 
 AGENTS = ("left", "middle", "right")
@@ -67,7 +70,7 @@ class Corridor:
         self.received.append(actions)
         self.steps += 1
         for agent, action in actions.items():
-            self.position[agent] += float(action[0])
+            self.position[agent] += float(np.ravel(action)[0])
         terminating, truncating = self.ends.get(self.steps, ((), ()))
         observations = self.observe()
         rewards = {agent: self.position[agent] * self.possible_agents.index(agent) for agent in observations}
@@ -302,8 +305,8 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("kind", "space", "remedy"),
         [
-            ("action", spaces.Discrete(5), "continuous actions"),
-            ("action", spaces.MultiDiscrete([2, 2]), "continuous actions"),
+            ("action", spaces.Discrete(5, start=1), "number the actions from 0"),
+            ("action", spaces.MultiDiscrete([2, 2]), "Box or Discrete"),
             ("action", spaces.Box(0, 1, (2, 2)), "flatten"),
             ("action", spaces.Box(0, 5, (1,), dtype=np.int64), "real numbers"),
             ("observation", spaces.Discrete(5), "encode"),
@@ -319,10 +322,107 @@ class TestBadInput:
         assert str(space) in str(caught.value)
 
     @pytest.mark.parametrize("kind", ["observation", "action"])
-    @pytest.mark.parametrize("other", [spaces.Box(0, 1, (3,)), spaces.Box(0, 1, (2,), dtype=np.float64)])
-    def test_mixed_spaces(self, kind, other):
+    @pytest.mark.parametrize(
+        ("other", "what"),
+        [
+            (spaces.Box(0, 1, (3,)), r"size for all agents.*pad the smaller ones:\n.*ParallelEnvAdapter\n.*pad=True\)"),
+            (spaces.Box(0, 1, (2,), dtype=np.float64), "kind and dtype for all agents"),
+        ],
+    )
+    def test_mixed_spaces(self, kind, other, what):
         mixed = dict.fromkeys(AGENTS, spaces.Box(0, 1, (2,))) | {"middle": other}
-        with pytest.raises(ValueError, match=f"{kind} spaces must have the same shape and dtype") as caught:
+        with pytest.raises(ValueError, match=f"(?s){kind} spaces must have the same {what}") as caught:
             ParallelEnvAdapter(Corridor(**{f"{kind}_spaces": mixed}))
         for agent in AGENTS:
             assert f"{agent!r}: {mixed[agent]}" in str(caught.value)
+
+    @pytest.mark.parametrize("pad", [False, True])
+    def test_discrete_beside_continuous_actions(self, pad):
+        mixed = dict.fromkeys(AGENTS, spaces.Box(0, 1, (2,))) | {"middle": spaces.Discrete(2)}
+        with pytest.raises(ValueError, match="same kind and dtype"):
+            ParallelEnvAdapter(Corridor(action_spaces=mixed), pad=pad)
+
+
+class TestDiscreteActions:
+    SPACES = dict.fromkeys(AGENTS, spaces.Discrete(3))
+
+    def test_numbers_reach_their_agents(self):
+        inside = Corridor(action_spaces=self.SPACES)
+        env = ParallelEnvAdapter(inside)
+        assert env.action_space == spaces.MultiDiscrete([3, 3, 3])
+        gymnasium_check_env(env, skip_render_check=True)
+        start, _ = env.reset()
+        observation, *_ = env.step(np.array([2, 0, 1]))
+        assert inside.received[-1] == {"left": 2, "middle": 0, "right": 1}
+        np.testing.assert_allclose(observation[:, 0] - start[:, 0], [2, 0, 1], rtol=1e-6)
+
+    @pytest.mark.parametrize("action", [[0, 1], [0, 1, 3], [-1, 0, 0], [0.5, 0, 0], 0, [[0, 1, 2]]])
+    def test_what_is_no_number_of_an_action(self, action):
+        env = ParallelEnvAdapter(Corridor(action_spaces=self.SPACES))
+        env.reset()
+        with pytest.raises(ValueError, match=r"whole numbers from 0 to 2, of shape \(n_agents,\) = \(3,\)"):
+            env.step(np.array(action))
+
+
+class TestPadding:
+    """One agent has a shorter vector, or fewer actions, than the others."""
+
+    def test_observations_get_zeros_at_their_end(self):
+        longer = spaces.Box(-9, 9, (3,), dtype=np.float32)
+
+        class Uneven(Corridor):
+            def observe(self):
+                observations = super().observe()
+                return observations | {"right": np.append(observations["right"], np.float32(5))}
+
+        inside = Uneven()
+        inside.observation_spaces["right"] = longer
+        env = ParallelEnvAdapter(inside, pad=True)
+        assert env.observation_space.shape == (3, 3)
+        assert env.observation_space.low[:, 2].tolist() == [0, 0, -9]
+        observation, _ = env.reset(seed=0)
+        assert observation[:, 2].tolist() == [0, 0, 5]
+        assert observation in env.observation_space
+        assert env.step(actions(0, 0, 0))[0][:, 2].tolist() == [0, 0, 5]
+
+    def test_superfluous_numbers_of_an_action_are_dropped(self):
+        uneven = {agent: spaces.Box(0, 2, (size,)) for agent, size in zip(AGENTS, (1, 2, 1), strict=True)}
+        inside = Corridor(action_spaces=uneven)
+        env = ParallelEnvAdapter(inside, pad=True)
+        assert env.action_space.low.tolist() == [[0, -1], [0, 0], [0, -1]]
+        assert env.action_space.high.tolist() == [[2, 1], [2, 2], [2, 1]]
+        env.reset()
+        env.step(np.arange(6).reshape(3, 2) / 10)
+        received = {agent: np.round(action, 3).tolist() for agent, action in inside.received[0].items()}
+        assert received == {"left": [0.0], "middle": pytest.approx([0.2, 0.3]), "right": pytest.approx([0.4])}
+
+    def test_an_action_that_an_agent_does_not_have_is_its_action_0(self):
+        uneven = {agent: spaces.Discrete(n) for agent, n in zip(AGENTS, (2, 4, 3), strict=True)}
+        inside = Corridor(action_spaces=uneven)
+        with pytest.raises(ValueError, match="pad=True"):
+            ParallelEnvAdapter(inside)
+        env = ParallelEnvAdapter(inside, pad=True)
+        assert env.action_space == spaces.MultiDiscrete([4, 4, 4])
+        env.reset()
+        for action, expected in (([1, 3, 2], [1, 3, 2]), ([2, 3, 3], [0, 3, 0])):
+            env.step(np.array(action))
+            assert list(inside.received[-1].values()) == expected
+
+    @pytest.mark.parametrize("continuous", [False, True])
+    @pytest.mark.parametrize("name", ["simple_tag_v3", "simple_speaker_listener_v4"])
+    def test_unlike_agents_of_mpe2_train(self, name, continuous):
+        module = pytest.importorskip(f"mpe2.{name}")
+        inside = module.parallel_env(continuous_actions=continuous, max_cycles=10)
+        with pytest.raises(ValueError, match="pad=True"):
+            ParallelEnvAdapter(inside)
+        model = make_masac(Monitor(ParallelEnvAdapter(inside, pad=True))).learn(30)
+        assert len(model.ep_info_buffer) == 3
+        batch = model.replay_buffer.sample(50)
+        assert np.isfinite(batch.observations.numpy()).all()
+        assert batch.rewards.shape == (50, model.n_agents)
+
+
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, MASAC])
+def test_an_environment_of_pettingzoo_as_it_is_hears_of_the_adapter(algorithm):
+    with pytest.raises(TypeError, match=r"env=.*PettingZoo environment.*ParallelEnvAdapter\(env\).*IndependentAgents"):
+        algorithm("MlpPolicy", Corridor())

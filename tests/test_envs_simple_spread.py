@@ -89,6 +89,17 @@ class TestFacts:
         env.reset(seed=0)
         assert not np.allclose(env.step(action + np.eye(5, dtype=np.float32)[1] * 0.2)[0], results[0], atol=1e-3)
 
+    def test_discrete_actions_are_pushes_in_four_directions(self):
+        env = gym.make("SimpleSpread-v3", continuous_actions=False)
+        assert env.action_space == gym.spaces.MultiDiscrete([5, 5, 5])
+        velocities = []
+        for action in range(5):
+            env.reset(seed=0)
+            velocities.append(env.step(np.full(3, action))[0][0, :2])
+        still, *pushed = velocities
+        assert (still == 0).all()
+        assert sorted(np.sign(pushed).astype(int).tolist()) == [[-1, 0], [0, -1], [0, 1], [1, 0]]
+
     def test_arguments_reach_mpe2(self):
         env = gym.make("SimpleSpread-v3", N=2, max_cycles=3, num_agent_neighbors=1, benchmark_data=True)
         env.reset()
@@ -289,10 +300,6 @@ class TestBadInput:
         for make in (SimpleSpreadEnv, lambda: gym.make("SimpleSpread-v3")):
             with pytest.raises(ImportError, match=r'pip install "sb3-sac-variants\[multiagent\]"'):
                 make()
-
-    def test_discrete_actions(self):
-        with pytest.raises(ValueError, match=r"'agent_0' has the action space Discrete\(5\): .*continuous actions"):
-            gym.make("SimpleSpread-v3", continuous_actions=False)
 
     @pytest.mark.parametrize(
         ("kwargs", "error", "message"),

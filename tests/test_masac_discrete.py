@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from sb3_sac_variants import MASAC, SACv2
 from sb3_sac_variants.common.equations.types import Batch
 from sb3_sac_variants.common.gradient_step.engine import compile_unsupported
-from sb3_sac_variants.envs import IndependentAgents
+from sb3_sac_variants.envs import IndependentAgents, MatrixGameEnv
 from sb3_sac_variants.masac.masac import Noise
 
 needs_compiler = pytest.mark.skipif(compile_unsupported() is not None, reason=str(compile_unsupported()))
@@ -53,7 +53,7 @@ def discrete(n_agents: int = N, **kwargs: Any) -> AgentsEnv:
 def model_of(**kwargs: Any) -> MASAC:
     arguments = {"ent_coef": f"auto_{ALPHA}", "gamma": GAMMA, "tau": TAU, "learning_rate": RATE, "net_arch": [8]}
     model = make(discrete(), **{**arguments, **kwargs})
-    model.target_trackers["critic_target"].configure(TAU, 1, 0)  # as train() does
+    model.critic_target_tracker.configure(TAU, 1, 0)  # as train() does
     return model
 
 
@@ -402,6 +402,33 @@ def test_a_single_agents_algorithm_learns_for_all() -> None:
     model = make_single(SACv2, env, gradient_steps=-1).learn(60)
     assert model.replay_buffer.sample(10).actions.shape == (10, 1)
     assert evaluate_policy(model, env, n_eval_episodes=6)[0] < 0
+
+
+# ---------------------------------------------------------------- why there is a floor by default
+
+
+def log_odds_after_driving_each_other_apart(ce_floor: str) -> float:
+    """
+    Two agents of two actions that nothing but the cross-entropy tells apart, with beta = 1.5 alpha.
+
+    :param ce_floor: argument of MASAC
+    :return: of the first action against the second, the larger one of both agents
+    """
+    env = MatrixGameEnv(np.zeros((2, 2)))
+    arguments = {"ent_coef": 0.2, "ce_coef": 0.3, "learning_rate": 0.02, "batch_size": 16, "net_arch": [16]}
+    model = make(env, ce_floor=ce_floor, learning_starts=100, **arguments).learn(50)
+    model.set_logger(Logger(None, []))
+    model.train(400, batch_size=16)
+    with th.no_grad():
+        log_prob = model.actor.log_prob(th.ones(1, 2, 1))[0]
+    return (log_prob[:, 0] - log_prob[:, 1]).abs().max().item()
+
+
+def test_a_floor_bounds_what_agents_do_to_each_other() -> None:
+    """Each one's best log-odds are -beta/alpha times the other's: without a floor they grow as long as one trains."""
+    bound = 1.5 * math.log((0.95 + 0.025) / 0.025)
+    assert log_odds_after_driving_each_other_apart("product") < bound + 0.1
+    assert log_odds_after_driving_each_other_apart("none") > 2 * bound
 
 
 # ---------------------------------------------------------------- refusals

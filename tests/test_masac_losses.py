@@ -8,6 +8,7 @@ import pytest
 import torch as th
 from helpers import refused
 
+from sb3_sac_variants.common.equations.losses import soft_bellman_error, soft_bellman_target
 from sb3_sac_variants.common.equations.types import Batch
 from sb3_sac_variants.masac.cross_entropy import (
     LOG_DENSITY_LIMIT,
@@ -21,8 +22,6 @@ from sb3_sac_variants.masac.cross_entropy import (
 )
 from sb3_sac_variants.masac.losses import (
     JointSample,
-    agent_bellman_error,
-    agent_bellman_target,
     agent_policy_improvement,
     agent_soft_value,
     agent_temperature_loss,
@@ -216,7 +215,7 @@ def test_losses_are_their_formulas(rng: np.random.Generator, n_own: int) -> None
     empty = th.zeros(B, 1)
     batch = Batch(empty, empty, empty, th.tensor(dones), th.tensor(rewards), th.full((B, N), 0.9).double())
 
-    target = agent_bellman_target(batch, th.tensor(next_value), reward_scale=3.0).numpy()
+    target = soft_bellman_target(batch, th.tensor(next_value), reward_scale=3.0).numpy()
     error, value_sum, alpha_loss = 0.0, 0.0, 0.0
     values = agent_soft_value(th.tensor(q), sample, th.tensor(alpha), th.tensor(cross_entropy))
     for b, i in np.ndindex(B, N):
@@ -229,7 +228,7 @@ def test_losses_are_their_formulas(rng: np.random.Generator, n_own: int) -> None
         value_sum += value
         error += sum((critics[k, b, i] - target[b, i]) ** 2 / 2 for k in range(2))
         alpha_loss -= alpha[i] * (weights[b, i] @ log_prob[b, i] - 2.0)
-    assert agent_bellman_error(th.tensor(critics), th.tensor(target)).item() == pytest.approx(error / B)
+    assert soft_bellman_error(th.tensor(critics), th.tensor(target)).item() == pytest.approx(error / B)
     assert agent_policy_improvement(values).item() == pytest.approx(-value_sum / B)
     found = agent_temperature_loss(th.tensor(alpha), sample, -2.0)
     assert found.item() == pytest.approx(alpha_loss / B)
@@ -256,11 +255,11 @@ WRONG_SHAPES: dict[str, Any] = {
     "cross_entropy": lambda: agent_soft_value(zeros(B, N, 4), sample_with(), zeros(N), zeros(B, N, 1)),
     "weights": lambda: policy_divergence(zeros(B, N, N, 4, 1), zeros(B, N)),
     "values ": lambda: own_expectation(sample_with(), zeros(B, N)),
-    "next_value": lambda: agent_bellman_target(batch_with(), zeros(B)),
-    "batch.rewards": lambda: agent_bellman_target(batch_with(rewards=zeros(B, 1)), zeros(B, N)),
-    "batch.discounts": lambda: agent_bellman_target(batch_with(discounts=zeros(B, 1)), zeros(B, N)),
-    "batch.dones": lambda: agent_bellman_target(batch_with(dones=zeros(B)), zeros(B, N)),
-    "target_q": lambda: agent_bellman_error(zeros(2, B, N), zeros(N)),
+    "next_value": lambda: soft_bellman_target(batch_with(), zeros(B)),
+    "batch.rewards": lambda: soft_bellman_target(batch_with(rewards=zeros(B, 1)), zeros(B, N)),
+    "batch.discounts": lambda: soft_bellman_target(batch_with(discounts=zeros(B, 1)), zeros(B, N)),
+    "batch.dones": lambda: soft_bellman_target(batch_with(dones=zeros(B)), zeros(B, N)),
+    "target_q": lambda: soft_bellman_error(zeros(2, B, N), zeros(N)),
     "values": lambda: agent_policy_improvement(zeros(B)),
     "pre_tanh": lambda: gaussian_densities(zeros(B, N), zeros(B, 1, N, D), zeros(B, 1, N, D)),
     "mean": lambda: gaussian_densities(zeros(B, N, D), zeros(B, N, D), zeros(B, 1, N, D)),

@@ -88,7 +88,7 @@ def solve(
     model = make(
         GameEnv(game), net_arch={"pi": [], "qf": [32]}, gamma=game.gamma, ent_coef=ALPHA, tau=0.05, **arguments
     )
-    model.target_trackers["critic_target"].configure(model.tau, 1, 0)  # as train() does
+    model.critic_target_tracker.configure(model.tau, 1, 0)  # as train() does
     generator = th.Generator().manual_seed(0)
     for parameter in model.actor.parameters():  # policies that are neither uniform nor alike
         parameter.data.copy_(th.randn(parameter.shape, generator=generator))
@@ -96,7 +96,7 @@ def solve(
     batch = transitions(game, copies)
     with th.no_grad():
         for step in range(steps):
-            for learner in model.learners.values():
+            for learner in model.updater.learners.values():
                 learner.set_learning_rate(0.02 * (1 - step / steps) ** 2)
             model.update(batch, model.draw_noise(len(batch.actions)))
             for parameter, old in zip(model.actor.parameters(), start, strict=True):

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from sb3_sac_variants import MASAC
 from sb3_sac_variants.common.equations.types import Batch
 from sb3_sac_variants.common.gradient_step.compilation import compile_unsupported
+from sb3_sac_variants.masac.losses import agent_policy_improvement, agent_soft_value
 from sb3_sac_variants.masac.masac import Noise
 
 needs_compiler = pytest.mark.skipif(compile_unsupported() is not None, reason=str(compile_unsupported()))
@@ -280,8 +281,11 @@ def test_policies_of_others_are_constants_in_the_cross_entropy() -> None:
         action, _ = plain.act(i, batch.observations, noise.actions)
         total = total - plain.bonus(i, batch.observations, action, 0.0).mean()
     total.backward()
-    loss, _ = model._policy_loss(model.actor, batch.observations, noise.actions, model.temperature.value)
-    loss.backward()
+    alpha, sample = model.temperature.value, model.actor.sample(batch.observations, noise.actions)
+    log_densities = model.actor.log_densities(batch.observations, sample, "theirs")
+    bonus = model.cross_entropy.bonus(log_densities, sample.weights, alpha)
+    q_values = model.critic.min_q_of_own_action(batch.observations, sample)
+    agent_policy_improvement(agent_soft_value(q_values, sample, alpha, bonus)).backward()
     expected = [tensor.grad for actor in plain.actors for tensor in actor]
     found = [
         tensor

@@ -1,6 +1,7 @@
 """MASAC in the zoo: its hyperparameters, its sampler, and the zoo's commands on several agents."""
 
 import argparse
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import optuna
 import pytest
 import yaml
 from agents import AgentsEnv
+from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from rl_zoo3.exp_manager import ExperimentManager
 
@@ -58,31 +60,44 @@ def test_other_environments_take_the_default(capsys: pytest.CaptureFixture[str])
     assert model.ce_coef == 0.1
 
 
-def test_sampled_hyperparameters_make_a_model() -> None:
+def test_simple_spread_with_discrete_actions() -> None:
+    pytest.importorskip("mpe2")
+    model, manager = experiment("SimpleSpread-v3", env_kwargs={"continuous_actions": False})
+    assert model.action_space == spaces.MultiDiscrete([5, 5, 5])
+    assert manager.n_actions == 0  # which tells the sampler
+    assert 0 < model.target_entropy < math.log(5)
+
+
+@pytest.mark.parametrize("n_actions", [None, 4])
+def test_sampled_hyperparameters_make_a_model(n_actions: int | None) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(n_startup_trials=5, seed=0))
     shares: set[tuple[str, bool]] = set()
     factors = []
 
     def objective(trial: optuna.Trial) -> float:
-        hyperparams = sample_masac_params(trial, 3, 1, {"using_her_replay_buffer": False, "her_kwargs": {}})
-        model = MASAC("MlpPolicy", AgentsEnv(), **hyperparams)
+        zoo_n_actions = 3 if n_actions is None else 0
+        hyperparams = sample_masac_params(trial, zoo_n_actions, 1, {"using_her_replay_buffer": False, "her_kwargs": {}})
+        model = MASAC("MlpPolicy", AgentsEnv(n_actions=n_actions), **hyperparams)
         assert convert_masac_params(trial.params) == hyperparams
         assert model.policy.net_arch == hyperparams["policy_kwargs"]["net_arch"]
         shares.update([("actor", model.policy.share_actor), ("critic", model.policy.share_critic)])
-        factors.append(model.target_entropy / -2)  # -dim(A) of an agent
+        factors.append(model.target_entropy / (-2 if n_actions is None else math.log(n_actions)))
         return model.gamma
 
     study.optimize(objective, n_trials=8)
     assert len(shares) == 4
-    assert 0.25 <= min(factors) < 1 < max(factors) <= 2
+    low, middle, high = (0.25, 1, 2) if n_actions is None else (0.1, 0.5, 0.9)
+    assert low <= min(factors) < middle < max(factors) <= high
 
 
 @pytest.mark.slow
-def test_train_enjoy_and_tune(tmp_path: Path) -> None:
+@pytest.mark.parametrize("continuous", [True, False])
+def test_train_enjoy_and_tune(tmp_path: Path, continuous: bool) -> None:
     """The zoo's own commands, in processes of their own."""
     pytest.importorskip("mpe2")
     task = ["--algo", "masac", "--env", "SimpleSpread-v3", "-f", "logs"]
+    task += ["--env-kwargs", f"continuous_actions:{continuous}"]
     quick = ["-params", "learning_starts:20", "batch_size:16", "policy_kwargs:dict(net_arch=[16])"]
 
     def run(command: str, *arguments: str) -> str:

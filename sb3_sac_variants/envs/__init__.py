@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 
 from .changed_physics import ChangedPhysics
+from .matrix_game import MatrixGameEnv
 from .multi_goal import MultiGoalEnv
 from .parallel_env import ParallelEnvAdapter, SimpleSpreadEnv
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ChangedPhysics",
     "IndependentAgents",
+    "MatrixGameEnv",
     "MultiGoalEnv",
     "ParallelEnvAdapter",
     "SimpleSpreadEnv",
@@ -31,7 +33,7 @@ def __getattr__(name: str) -> Any:
 
 def register_envs() -> None:
     """
-    Register ``MultiGoal-v0`` and ``SimpleSpread-v3`` with Gymnasium.
+    Register ``MultiGoal-v0``, ``PenaltyGame-v0`` and ``SimpleSpread-v3`` with Gymnasium.
 
     May be called any number of times. An id that is already taken, by an earlier call or by the user, is left as it is.
     Nothing beyond Gymnasium is imported: Simple Spread asks for its extra when it is made.
@@ -42,6 +44,8 @@ def register_envs() -> None:
             entry_point="sb3_sac_variants.envs.multi_goal:MultiGoalEnv",
             max_episode_steps=30,  # the horizon of the authors' experiment
         )
+    if "PenaltyGame-v0" not in gym.registry:
+        gym.register(id="PenaltyGame-v0", entry_point="sb3_sac_variants.envs.matrix_game:MatrixGameEnv")
     if "SimpleSpread-v3" not in gym.registry:
         # No max_episode_steps: the environment truncates itself after max_cycles, a second clock could only disagree.
         gym.register(

@@ -60,10 +60,10 @@ class MASAC(MaxEntAlgorithm):
 
     J(pi^i) = E sum_t gamma^t (r^i + alpha_i H(pi^i) + beta sum_{j != i} CE(pi^i, pi^j)).
 
-    The environment is a :class:`~sb3_sac_variants.envs.ParallelEnvAdapter`, or another one with observations ``(N,
-    d)``, actions ``(N, D)`` or MultiDiscrete ``[n] * N``, and the agents' rewards in ``info["agent_rewards"]``. On
-    discrete actions every expectation over an agent's own action is an exact sum, at a drawn action of each other
-    one. ``VecNormalize`` may normalise observations, but not rewards, of which it knows only the mean.
+    The environment is a :class:`~sb3_sac_variants.envs.ParallelEnvAdapter`, or another one with observations
+    ``(N, d)``, actions ``(N, D)`` or MultiDiscrete ``[n] * N``, and the agents' rewards in ``info["agent_rewards"]``.
+    On discrete actions every expectation over an agent's own action is an exact sum, with one action drawn of each
+    other agent. ``VecNormalize`` may normalise observations, but not rewards, of which it knows only the mean.
     :meth:`q_value` and :meth:`soft_value` give ``(n, N)``, a value for each agent.
 
     The sign of beta: the source of the term says in words that beta > 0 makes policies alike; its objective and closed

@@ -1,6 +1,7 @@
 """
-Exact soft dynamic programming on finite processes, NumPy in float64: the theory of the deep algorithms as a program,
-and the oracle that they are tested against.
+Exact soft dynamic programming on finite processes, NumPy in float64.
+
+The theory of the deep algorithms as a program, and the oracle that they are tested against.
 """
 
 from sb3_sac_variants.tabular.cross_entropy import (

@@ -20,8 +20,9 @@ def cross_entropy_bonus(
     ce_floor: float = 0.0,
 ) -> FloatArray:
     """
-    What the cross-entropy term adds to agent i's reward for each of its actions, -beta sum_{j != i} log pi^j(a|s). Its
-    mean under pi^i is beta sum_{j != i} CE(pi^i, pi^j).
+    What the cross-entropy term adds to agent i's reward for each of its actions.
+
+    That is -beta sum_{j != i} log pi^j(a|s). Its mean under pi^i is beta sum_{j != i} CE(pi^i, pi^j).
 
     :param policies: Every agent's policy, shape (N, S, A)
     :param agent: i, from 0
@@ -56,8 +57,10 @@ def consensus_temperature(
     alpha: float, n_agents: int, ce_coef: float, ce_convention: CrossEntropyConvention = "objective"
 ) -> float:
     """
-    The temperature of agents that agree: where all policies are the same, CE(pi, pi) = H(pi), so that alpha H and the
-    cross-entropy terms add up to (alpha + beta (N - 1)) H.
+    The temperature of agents that agree.
+
+    Where all policies are the same, CE(pi, pi) = H(pi), so that alpha H and the cross-entropy terms add up to
+    (alpha + beta (N - 1)) H.
 
     :param alpha: Temperature, positive
     :param n_agents: N

@@ -97,8 +97,10 @@ class FiniteMDP:
     @classmethod
     def from_gymnasium(cls, env: gymnasium.Env[Any, Any], gamma: float) -> FiniteMDP:
         """
-        The process behind a toy-text environment of Gymnasium, from its table of transitions ``env.unwrapped.P``
-        (FrozenLake, CliffWalking, Taxi and any other environment with such a table).
+        The process behind a toy-text environment of Gymnasium.
+
+        Read from its table of transitions ``env.unwrapped.P``: FrozenLake, CliffWalking, Taxi and any other environment
+        with such a table.
 
         States and actions keep the environment's numbers. A state that is entered when an episode ends is terminal: it
         absorbs, pays nothing and has value 0. Time limits do not end an episode in this sense.

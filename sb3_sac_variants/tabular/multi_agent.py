@@ -119,9 +119,10 @@ def agent_policy_improvement(
     terminal: ArrayLike | None = None,
 ) -> SoftSolution:
     """
-    The best policy of one agent against its marginal Q, in closed form for either sign of beta: proportional to
-    exp(marginal_q / alpha) prod_{j != i} pi^j^(-beta / alpha). With the other agents' policies unchanged, Q^i does not
-    fall in any state and joint action. For the other agents that says nothing.
+    The best policy of one agent against its marginal Q, in closed form for either sign of beta.
+
+    It is proportional to exp(marginal_q / alpha) prod_{j != i} pi^j^(-beta / alpha). With the other agents' policies
+    unchanged, Q^i does not fall in any state and joint action. For the other agents that says nothing.
 
     :param marginal_q: Q^i of the old policies, averaged over the other agents' actions, shape (S, A)
     :param policies: Every agent's policy, shape (N, S, A); agent i's own does not matter
@@ -183,8 +184,10 @@ def alternating_improvement(
     initial_policies: ArrayLike | None = None,
 ) -> AlternatingImprovement:
     """
-    Evaluate and improve one agent after the other, round after round. Each step is an improvement for the agent that
-    takes it; whether the rounds settle is a property of the game, not a theorem: read ``history``.
+    Evaluate and improve one agent after the other, round after round.
+
+    Each step is an improvement for the agent that takes it; whether the rounds settle is a property of the game, not a
+    theorem: read ``history``.
 
     :param game: The game
     :param alpha: Temperature of every agent, positive

@@ -90,8 +90,10 @@ def soft_policy_backup(mdp: FiniteMDP, q: ArrayLike, policy: ArrayLike, alpha: f
 
 def soft_optimality_backup(mdp: FiniteMDP, q: ArrayLike, alpha: float) -> FloatArray:
     """
-    The soft Bellman optimality backup, r + gamma E_s'[ alpha logsumexp_a' q(s', a') / alpha ] (Haarnoja et al. 2017,
-    Theorem 3). It contracts at rate gamma in the largest entry; its fixed point is the optimal soft q.
+    The soft Bellman optimality backup, r + gamma E_s'[ alpha logsumexp_a' q(s', a') / alpha ].
+
+    Haarnoja et al. 2017, Theorem 3. It contracts at rate gamma in the largest entry; its fixed point is the optimal
+    soft q.
 
     :param mdp: The process
     :param q: State-action values, shape (S, A)
@@ -126,8 +128,9 @@ def soft_policy_evaluation(mdp: FiniteMDP, policy: ArrayLike, alpha: float) -> S
 
 def soft_policy_improvement(q: ArrayLike, alpha: float, terminal: ArrayLike | None = None) -> SoftSolution:
     """
-    The policy softmax(q / alpha), which is at least as good as the one that q evaluates, in every state and action
-    (Haarnoja et al. 2018, Lemma 2).
+    The policy softmax(q / alpha).
+
+    It is at least as good as the one that q evaluates, in every state and action (Haarnoja et al. 2018, Lemma 2).
 
     :param q: Soft values of the old policy, shape (S, A)
     :param alpha: Temperature, positive
@@ -147,8 +150,10 @@ def soft_policy_iteration(
     mdp: FiniteMDP, alpha: float, tolerance: float = 1e-8, initial_policy: ArrayLike | None = None
 ) -> SoftPolicyIteration:
     """
-    Evaluate and improve in turn until q stands still (Haarnoja et al. 2018, Theorem 1). Each round raises q everywhere
-    or leaves it; near the end the number of correct digits doubles, so that a few rounds suffice at any gamma.
+    Evaluate and improve in turn until q stands still (Haarnoja et al. 2018, Theorem 1).
+
+    Each round raises q everywhere or leaves it; near the end the number of correct digits doubles, so that a few rounds
+    suffice at any gamma.
 
     :param mdp: The process
     :param alpha: Temperature, positive
@@ -184,8 +189,9 @@ def soft_q_iteration(
     mdp: FiniteMDP, alpha: float, tolerance: float = 1e-8, initial_q: ArrayLike | None = None
 ) -> SoftQIteration:
     """
-    Repeat q <- r + gamma E_s'[ alpha logsumexp_a' q(s', a') / alpha ] until no entry changes by more than the tolerance
-    (Haarnoja et al. 2017, Theorem 3). As alpha falls to 0 this becomes value iteration.
+    Repeat q <- r + gamma E_s'[ alpha logsumexp_a' q(s', a') / alpha ] until it changes by no more than the tolerance.
+
+    Haarnoja et al. 2017, Theorem 3. As alpha falls to 0 this becomes value iteration.
 
     The backup contracts at rate gamma, so q is then within ``tolerance * gamma / (1 - gamma)`` of the optimum, and the
     number of sweeps is known in advance; at gamma near 1 :func:`soft_policy_iteration` needs far fewer.
@@ -259,8 +265,10 @@ def _evaluate(mdp: FiniteMDP, policy: FloatArray, alpha: float) -> FloatArray:
 
 def _sweeps_needed(gamma: float, first_change: float, tolerance: float) -> int:
     """
-    Sweeps after which exact arithmetic has certainly met the tolerance: the n-th changes q by no more than
-    gamma^(n-1) times the first. Half the tolerance leaves room for rounding where float64 can resolve it.
+    Sweeps after which exact arithmetic has certainly met the tolerance.
+
+    The n-th changes q by no more than gamma^(n-1) times the first. Half the tolerance leaves room for rounding where
+    float64 can resolve it.
     """
     if gamma == 0:
         return 2

@@ -126,18 +126,19 @@ def sample_masac_params(
     trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """
-    Sample hyperparameters for MASAC: SAC's, the target entropy of each agent (from a quarter to twice the usual one),
-    the first temperature, and whether the agents share an actor and critics.
+    Sample hyperparameters for MASAC: SAC's, target entropy, first temperature, and which networks the agents share.
 
-    The cross-entropy's coefficient is part of the task, as rewards are, and stays what it was.
+    The target entropy of each agent lies between a quarter and twice the usual one; with discrete actions it is 0.1 to
+    0.9 of the uniform policy's. The cross-entropy's coefficient is part of the task, as rewards are, and stays what it
+    was.
 
     :param trial: Optuna trial
-    :param n_actions: What the zoo takes for the dimension of the actions: the number of agents
+    :param n_actions: Number of agents, which the zoo takes for the dimension of the actions; 0 when they are discrete
     :param n_envs: Number of training environments
     :param additional_args: The zoo's ``using_her_replay_buffer`` and ``her_kwargs``
     :return: Arguments of the algorithm
     """
-    trial.suggest_float("target_entropy_factor", 0.25, 2.0)
+    trial.suggest_float("target_entropy_factor", *((0.25, 2.0) if n_actions > 0 else (0.1, 0.9)))
     trial.suggest_float("initial_ent_coef", 0.01, 1.0, log=True)
     for name in _SHARED_NETWORKS:
         trial.suggest_categorical(name, [False, True])

@@ -61,7 +61,7 @@ def bellman_loss(
 
     :param critic: Q-functions
     :param batch: transitions
-    :param target_q: y, ``(B, 1)``
+    :param target_q: y, ``(B, N)``
     :return: the error; the mean of the critics' values (to log); the error of each transition, ``(B,)``, if the replay
         wants to know it
     """

@@ -1,0 +1,66 @@
+"""Matrix games, and MASAC in the penalty game beside the exact solution."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from agents import make
+from gymnasium.utils.env_checker import check_env
+from helpers import refused
+
+from sb3_sac_variants.envs import MatrixGameEnv, register_envs
+from sb3_sac_variants.tabular import FiniteMarkovGame, alternating_improvement
+
+register_envs()
+
+
+@pytest.mark.filterwarnings("error")
+def test_gymnasium_checker_passes_without_a_warning() -> None:
+    check_env(gym.make("PenaltyGame-v0").unwrapped, skip_render_check=True)
+
+
+def test_payoffs_are_shared() -> None:
+    payoff = np.arange(8.0).reshape(2, 2, 2)
+    env = MatrixGameEnv(payoff)
+    for joint in np.ndindex(2, 2, 2):
+        env.reset()
+        _, reward, terminated, truncated, info = env.step(np.array(joint))
+        assert (reward, terminated, truncated) == (payoff[joint], True, False)
+        assert info["agent_rewards"].tolist() == [reward] * 3
+
+
+@pytest.mark.parametrize("payoff", [1.0, [[1, 2, 3], [4, 5, 6]], [[1, float("nan")], [0, 1]]], ids=str)
+def test_payoffs_of_a_wrong_kind_are_refused(payoff: object) -> None:
+    with refused(ValueError, "payoff", payoff, "an axis of the same length for each agent"):
+        MatrixGameEnv(payoff)
+
+
+def markov_game(env: MatrixGameEnv) -> FiniteMarkovGame:
+    """One state in which the game is played, and one in which it is over."""
+    transition = np.zeros((2, *env.payoff.shape, 2))
+    transition[..., 1] = 1
+    reward = np.zeros((env.n_agents, 2, *env.payoff.shape))
+    reward[:, 0] = env.payoff
+    return FiniteMarkovGame(transition, reward, 0.9, [False, True])
+
+
+def test_the_oracle_knows_two_good_equilibria_and_a_safe_one() -> None:
+    game = markov_game(MatrixGameEnv())
+    for action in range(3):
+        start = np.full((2, 2, 3), 0.01)
+        start[:, :, action] = 0.98
+        policies = alternating_improvement(game, 0.5, initial_policies=start).policies[:, 0]
+        assert (policies.argmax(axis=1) == action).all()
+
+
+def test_masac_ends_where_each_policy_answers_the_other() -> None:
+    """A fixed point of the exact improvement, to three hundredths; which one is a matter of the start."""
+    env = gym.make("PenaltyGame-v0")
+    model = make(env, ent_coef=2.0, learning_rate=1e-2, batch_size=64, buffer_size=2000, net_arch=[32])
+    model.learn(800)
+    with th.no_grad():
+        policies = model.actor.log_prob(th.ones(1, 2, 1)).exp()[0].double().numpy()
+    payoff = MatrixGameEnv().payoff
+    for own, other, table in ((0, 1, payoff), (1, 0, payoff.T)):
+        response = np.exp((table @ policies[other]) / 2.0)
+        np.testing.assert_allclose(policies[own], response / response.sum(), atol=0.03)
