@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -419,3 +421,13 @@ def test_what_is_not_installed_is_named_with_the_extra_that_brings_it() -> None:
     message = 'a study needs no_such_module, which is not installed: pip install "sb3-sac-variants[cluster]"'
     with pytest.raises(ImportError, match=re.escape(message)):
         optional("no_such_module.part", "cluster")
+
+
+def test_without_the_extra_the_command_names_it() -> None:
+    start = "runpy.run_module('sb3_sac_variants.study', run_name='__main__')"
+    command = [sys.executable, "-c", f"import runpy, sys; sys.modules['pydantic'] = None; {start}"]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
+    assert process.returncode == 1
+    assert process.stderr.endswith(
+        'a study needs pydantic, which is not installed: pip install "sb3-sac-variants[study]"\n'
+    )

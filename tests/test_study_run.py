@@ -72,7 +72,8 @@ print("resumed")
 """
 FAKE_EVALUATE = """
 import json, pathlib, sys
-folder, plays = pathlib.Path(sys.argv[1]), json.loads(sys.argv[sys.argv.index("--plays") + 1])
+wanted = json.loads(sys.argv[1])
+folder, plays = pathlib.Path(wanted["folder"]), wanted["plays"]
 seed = int(folder.name.removeprefix("seed"))
 file = folder / "plays.json"
 made = json.loads(file.read_text()) if file.exists() else {}

@@ -19,11 +19,15 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 
 from sb3_sac_variants.study import optional
-from sb3_sac_variants.study.execute import Resources, RunFailed
-from sb3_sac_variants.study.local import Local
-from sb3_sac_variants.study.run_folder import RunFolder, State
-from sb3_sac_variants.study.runs import Run, select
-from sb3_sac_variants.study.studies import load_studies, merge_runs
+
+try:
+    from sb3_sac_variants.study.execute import Resources, RunFailed
+    from sb3_sac_variants.study.local import Local
+    from sb3_sac_variants.study.run_folder import RunFolder, State
+    from sb3_sac_variants.study.runs import Run, select
+    from sb3_sac_variants.study.studies import load_studies, merge_runs
+except ImportError as error:
+    sys.exit(f'a study needs {error.name}, which is not installed: pip install "sb3-sac-variants[study]"')
 
 #: Without a terminal, progress is printed this often.
 REPORT_SECONDS = 60.0
@@ -200,15 +204,11 @@ def ask_zoo(runs: list[Run]) -> frozenset[str]:
     """
     zoo = subprocess.run([sys.executable, "-c", _ASK_ZOO], capture_output=True, text=True, check=False)
     if zoo.returncode != 0:
-        raise ValueError(
-            f'the RL Zoo cannot be imported; try pip install "sb3-sac-variants[study]":\n{zoo.stderr.strip()}'
-        )
+        raise ValueError(f'the RL Zoo fails; try pip install "sb3-sac-variants[study]":\n{zoo.stderr.strip()}')
     known = json.loads(zoo.stdout.splitlines()[-1])
     missing = sorted({name for run in runs for name in (run.algo, run.env)} - {*known["algos"], *known["envs"]})
     if missing:
-        raise ValueError(
-            f"the RL Zoo does not know {', '.join(missing)}; install the package that brings it, or mend the name"
-        )
+        raise ValueError(f"the RL Zoo does not know {', '.join(missing)}; install what brings it, or mend the name")
     return frozenset(name for name, resumable in known["algos"].items() if resumable)
 
 

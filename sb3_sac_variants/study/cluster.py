@@ -41,13 +41,7 @@ class Collector:
 
 
 class RayCluster:
-    """Hands runs to a Ray cluster; offers the same as ``local.Local``.
-
-    :param address: Of the cluster; the driver must run on one of its nodes
-    :param out: Folder of all runs
-    :param resources: What each run gets, its threads as cores
-    :param gpus: GPUs for each run, or a fraction of one
-    """
+    """Hands runs to the Ray cluster of this node; offers the same as ``local.Local``."""
 
     def __init__(self, address: str, out: Path, resources: Resources, gpus: float) -> None:
         if address.startswith("ray://"):

@@ -1,10 +1,7 @@
 """Let the saved model of a zoo run play, and keep the returns beside it; started by the study after each training."""
 
-from __future__ import annotations
-
-import argparse
 import json
-from collections.abc import Mapping
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +17,14 @@ from sb3_sac_variants.study.run_folder import ZooLoader, read_json, write_json
 
 
 def evaluate_run(
-    folder: Path,
+    folder: str,
     algo: str,
     env_id: str,
-    episodes: int,
+    device: str,
     seed: int,
-    deterministic: bool = True,
-    params: Mapping[str, Any] | None = None,
-    device: str = "cpu",
+    episodes: int,
+    deterministic: bool,
+    params: dict[str, Any],
 ) -> tuple[Any, Any]:
     """Load the last model of a zoo run, with its wrappers and normalisation, and let it play.
 
@@ -37,12 +34,12 @@ def evaluate_run(
     """
     set_random_seed(seed)
     env_name = EnvironmentName(env_id)
-    _, model_path, log_path = get_model_path(1, str(folder), algo, env_name)
+    _, model_path, log_path = get_model_path(1, folder, algo, env_name)
     stats_folder = Path(log_path) / env_name
     hyperparams, stats_path = get_saved_hyperparams(str(stats_folder), test_mode=True)
     arguments = yaml.load((stats_folder / "args.yml").read_text(encoding="utf-8"), Loader=ZooLoader)
     env_kwargs = arguments["env_kwargs"] or hyperparams.get("env_kwargs") or {}
-    hyperparams.update(params or {})
+    hyperparams.update(params)
     env_kwargs |= hyperparams.pop("env_kwargs", {})
     env = create_test_env(env_id, stats_path=stats_path, seed=seed, should_render=False, hyperparams=hyperparams,
                           env_kwargs=env_kwargs)  # fmt: skip
@@ -58,21 +55,13 @@ def evaluate_run(
 
 
 def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="log folder of the zoo run")
-    parser.add_argument("--algo", required=True, choices=sorted(ALGOS))
-    parser.add_argument("--env", required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--plays", type=json.loads, required=True, help="JSON: name to episodes, deterministic, params")
-    args = parser.parse_args()
-    th.set_num_threads(args.threads)
-    file = args.folder / "plays.json"
-    for name, play in args.plays.items():
-        returns, lengths = evaluate_run(args.folder, args.algo, args.env, seed=args.seed, device=args.device, **play)
-        played = {**play, "seed": args.seed, "returns": list(map(float, returns)), "lengths": list(map(int, lengths))}
+    """Make the evaluations that the JSON text of the only argument asks for."""
+    wanted = json.loads(sys.argv[1])
+    th.set_num_threads(wanted["threads"])
+    for name, play in wanted["plays"].items():
+        returns, lengths = evaluate_run(*(wanted[key] for key in ("folder", "algo", "env", "device", "seed")), **play)
+        played = {**play, "seed": wanted["seed"], "returns": [*map(float, returns)], "lengths": [*map(int, lengths)]}
+        file = Path(wanted["folder"], "plays.json")
         write_json(file, {**read_json(file), name: played})
         print(f"{name}: mean return {sum(returns) / len(returns):.2f} over {len(returns)} episodes", flush=True)
 

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from sb3_sac_variants.study.provenance import describe, describe_finished
 from sb3_sac_variants.study.run_folder import RunFolder
@@ -41,34 +40,22 @@ class Stopped(RuntimeError):
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run gets.
-
-    :param device: PyTorch device
-    :param threads: Threads of PyTorch
-    :param resumable: Ids of the algorithms that save checkpoints
-    """
+    """What a run gets; ``resumable`` are the ids of the algorithms that save checkpoints."""
 
     device: str = "cpu"
     threads: int = 1
     resumable: frozenset[str] = frozenset()
 
 
-def prepare(folder: RunFolder) -> Path | None:
-    """Set aside what an earlier attempt has left, unless the run can go on from it.
-
-    :param folder: The run
-    :return: Where it was moved to, if anything was
-    """
-    if folder.is_trained() or (folder.checkpoint.exists() and not folder.conflicts()):
-        return None
-    return folder.set_aside()
+def prepare(folder: RunFolder) -> None:
+    """Set aside what an earlier attempt has left, unless the run can go on from it."""
+    if not folder.is_trained() and (not folder.checkpoint.exists() or folder.conflicts()):
+        folder.set_aside()
 
 
 def execute(folder: RunFolder, resources: Resources, tick: Callable[[], bool]) -> None:
     """Train, or go on with it, and evaluate the model; what is done already is not done again.
 
-    :param folder: The run, prepared
-    :param resources: What it gets
     :param tick: Called twice a second; false stops the run
     :raises RunFailed: If one of its processes ends with an error
     :raises Stopped: If ``tick`` asked for it
@@ -94,10 +81,9 @@ def execute(folder: RunFolder, resources: Resources, tick: Callable[[], bool]) -
         folder.write_record(device=folder.zoo_arguments()["device"], **describe_finished(folder.model))
     folder.write_record(state="trained")
     if plays := folder.missing_plays():
-        command = [*EVALUATE_COMMAND, str(run.folder), "--algo", run.algo]
-        command += ["--env", run.env, "--seed", str(FINAL_SEED), "--device", resources.device]
-        command += ["--threads", str(resources.threads), "--plays", json.dumps(plays)]
-        _run(folder, command, resources, tick, "trained")
+        wanted = {"folder": str(run.folder), "algo": run.algo, "env": run.env, "seed": FINAL_SEED, "plays": plays}
+        wanted |= {"device": resources.device, "threads": resources.threads}
+        _run(folder, [*EVALUATE_COMMAND, json.dumps(wanted)], resources, tick, "trained")
     folder.write_record(state="finished")
 
 

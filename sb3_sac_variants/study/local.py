@@ -8,11 +8,7 @@ from sb3_sac_variants.study.run_folder import RunFolder
 
 
 class Local:
-    """Executes some runs at a time, each in a process of its own; offers the same as ``cluster.RayCluster``.
-
-    :param jobs: How many
-    :param resources: What each gets
-    """
+    """Executes some runs at a time, each in a process of its own; offers the same as ``cluster.RayCluster``."""
 
     def __init__(self, jobs: int, resources: Resources) -> None:
         self._resources = resources

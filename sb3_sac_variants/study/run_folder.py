@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 import zipfile
@@ -165,14 +166,12 @@ class RunFolder:
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
         return "\n".join(f"    {line}" for line in text.rstrip().splitlines()[-lines:]) or "    (no output)"
 
-    def set_aside(self) -> Path | None:
+    def set_aside(self) -> None:
         """Rename what an unfinished run has left (``seed1-interrupted-1``), so that it can start in an empty folder."""
-        if not self.root.exists() or not any(self.root.iterdir()):
-            return None
-        word, number = "failed" if self.record().get("state") == "failed" else "interrupted", 1
-        while (target := self.root.with_name(f"{self.root.name}-{word}-{number}")).exists():
-            number += 1
-        return self.root.rename(target)
+        word = "failed" if self.record().get("state") == "failed" else "interrupted"
+        if self.root.exists() and any(self.root.iterdir()):
+            names = (f"{self.root.name}-{word}-{number}" for number in itertools.count(1))
+            self.root.rename(next(path for path in map(self.root.with_name, names) if not path.exists()))
 
     def wall_seconds(self) -> float | None:
         """How long training took, over all attempts that were not killed; None where that is not known."""

@@ -11,9 +11,7 @@ def iqm(values: np.ndarray, axis: int = 0) -> np.ndarray:
     Values on the border of that half count with the part of them that lies inside. Trimming whole values only, as
     ``scipy.stats.trim_mean`` does, would trim nothing from three seeds; for multiples of four both are the same.
 
-    :param values: Array with the seeds along ``axis``
     :param axis: Axis of the seeds
-    :return: Array without that axis
     :raises ValueError: If there is no value, or one is NaN or infinite
     """
     values = np.moveaxis(np.asarray(values, dtype=np.float64), axis, -1)
@@ -35,8 +33,6 @@ def bootstrap_interval(
     The same resampled seeds serve a whole curve, so that the band of a curve is one of curves, not of separate points.
 
     :param values: Array of shape (seeds, ...)
-    :param confidence: Mass of the interval
-    :param resamples: Number of resamples
     :param seed: Of the resampling, so that a report can be repeated
     :return: Lower and upper end, each of shape (...); NaN with a single seed, which says nothing about the spread
     :raises ValueError: If ``confidence`` is outside (0, 1)
@@ -57,8 +53,6 @@ def bootstrap_interval(
 def not_below(returns: np.ndarray, baseline: np.ndarray) -> bool | None:
     """Whether results are not below others by more than the seeds' spread.
 
-    :param returns: One value for each seed
-    :param baseline: One value for each seed
     :return: Whether the difference of the means is above minus the standard deviation of a difference of two seeds,
         ``sqrt(std^2 + std_baseline^2)``; None with a single seed on either side, which has no spread
     """
