@@ -80,6 +80,8 @@ VARIANTS = {
 
 def parameters_after(variant: Variant, engine: str, updates: int, device: str) -> tuple[th.Tensor, th.Tensor]:
     """
+    Train a little and give the parameters.
+
     :param variant: what is checked
     :param engine: its engine
     :param updates: gradient steps to do, each after a step in the environment
@@ -164,6 +166,8 @@ def check(engines: list[str], arguments: argparse.Namespace) -> list[dict[str, A
 
 def describe(exception: Exception) -> str:
     """
+    Put an exception into one line.
+
     :param exception: what went wrong
     :return: its type and the first line of its message, for a table
     """
@@ -174,6 +178,8 @@ def side_by_side(
     what: str, setting: str, candidates: dict[str, Callable[[], Callable[[], float]]], rounds: int
 ) -> list[dict[str, Any]]:
     """
+    Measure candidates in turn.
+
     :param what: is measured
     :param setting: and how
     :param candidates: what makes each of them ready and gives what measures it; the first is the baseline
@@ -216,6 +222,8 @@ def side_by_side(
 
 def speed_of_updates(engines: list[str], device: str, seconds: float, rounds: int) -> list[dict[str, Any]]:
     """
+    Measure gradient steps per second.
+
     :param engines: engines to measure
     :param device: where
     :param seconds: of each measurement
@@ -248,6 +256,8 @@ def speed_of_updates(engines: list[str], device: str, seconds: float, rounds: in
 
 def speed_of_learning(engine: str, device: str, env: str, steps: int, rounds: int) -> list[dict[str, Any]]:
     """
+    Measure environment steps per second of ``learn()``.
+
     :param engine: our engine
     :param device: where
     :param env: environment id
@@ -277,6 +287,8 @@ def speed_of_learning(engine: str, device: str, env: str, steps: int, rounds: in
 
 def main() -> int:
     """
+    Run all parts and write the tables.
+
     :return: 1 if an engine failed or differs from eager
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,11 +1,8 @@
 """What the speed benchmarks share: random environments, filled replay buffers, timing side by side."""
 
 import csv
-import importlib.metadata
 import math
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +94,8 @@ def prepare(model: Any, transitions: int = 5_000, seed: int = 0) -> Any:
 
 def synchronize(device: th.device) -> None:
     """
+    Wait for a device.
+
     :param device: wait until it has done all it was asked to
     """
     if device.type == "cuda":
@@ -105,6 +104,8 @@ def synchronize(device: th.device) -> None:
 
 def updates_per_second(model: Any, steps_a_call: int, seconds: float) -> float:
     """
+    Time ``train()``.
+
     :param model: prepared model
     :param steps_a_call: gradient steps in each ``train()``
     :param seconds: how long to measure
@@ -119,6 +120,37 @@ def updates_per_second(model: Any, steps_a_call: int, seconds: float) -> float:
         done += steps_a_call
     synchronize(model.device)
     return done / (time.perf_counter() - start)
+
+
+def flop_an_update(model: Any) -> int:
+    """
+    Count the operations of matrix products in a gradient step.
+
+    :param model: prepared model of this package or of SB3, with an eager engine
+    :return: floating-point operations
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        model.train(gradient_steps=1, batch_size=model.batch_size)
+    return counter.get_total_flops()
+
+
+def flop_per_second(seconds: float = 0.3, size: int = 256) -> float:
+    """
+    Measure what the machine does of large products: nothing in float32 goes beyond.
+
+    :param seconds: how long to measure
+    :param size: of the square matrices
+    :return: floating-point operations per second, of torch's threads together
+    """
+    x, y = th.randn(2, size, size)
+    done, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        for _ in range(20):
+            th.mm(x, y)
+        done += 20
+    return 2 * size**3 * done / (time.perf_counter() - start)
 
 
 def alternate(measures: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -138,6 +170,8 @@ def alternate(measures: dict[str, Callable[[], float]], rounds: int) -> dict[str
 
 def median_ratio(results: dict[str, list[float]], baseline: str) -> dict[str, tuple[float, float]]:
     """
+    Compare with a baseline, round by round.
+
     :param results: of :func:`alternate`
     :param baseline: what the others are compared to
     :return: median, and median of the ratios to the baseline round by round (NaN if it was not measured)
@@ -154,40 +188,23 @@ def median_ratio(results: dict[str, list[float]], baseline: str) -> dict[str, tu
 
 def where(device: str) -> dict[str, str]:
     """
+    Describe the machine.
+
     :param device: what was measured on
     :return: hardware, versions and commit, for the record
     """
-    hardware = th.cuda.get_device_name() if device == "cuda" else _cpu_name()
-    record = {"device": hardware, "threads": str(th.get_num_threads()), "python": platform.python_version()}
-    for package in ("torch", "stable-baselines3", "gymnasium", "mujoco"):
-        try:
-            record[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            record[package] = "-"
-    record["commit"] = _commit()
-    return record
+    from sb3_sac_variants.study import provenance  # SBX's interpreter, which needs the rest of this file, has it not
 
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown"
-
-
-def _commit() -> str:
-    try:
-        command = ["git", "describe", "--always", "--dirty"]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+    record = provenance.describe()
+    cpu = record.pop("cpu")
+    hardware = th.cuda.get_device_name() if device == "cuda" else cpu
+    return {"device": hardware, "threads": str(th.get_num_threads()), **record}
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """
+    Write rows to a CSV file.
+
     :param path: file
     :param rows: one dictionary a row, all with the keys of the first
     """
@@ -200,6 +217,8 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def markdown_table(rows: list[dict[str, Any]]) -> str:
     """
+    Format rows as a table.
+
     :param rows: as :func:`write_csv`
     :return: a Markdown table
     """

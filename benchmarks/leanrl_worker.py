@@ -52,6 +52,8 @@ class Turns:
 
     def set_description(self, text: str) -> None:
         """
+        Show nothing.
+
         :param text: not shown
         """
 

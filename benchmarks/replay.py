@@ -38,6 +38,8 @@ BATCH_SIZE = 256
 
 def full_buffer(buffer_class: type, task: str, once: bool) -> tuple[Any, Callable[[], None]]:
     """
+    Make a full buffer.
+
     :param buffer_class: class of the buffer
     :param task: key of ``TASKS``
     :param once: whether it stores each observation once
@@ -69,6 +71,8 @@ def full_buffer(buffer_class: type, task: str, once: bool) -> tuple[Any, Callabl
 
 def microseconds(function: Callable[[], Any], calls: int) -> Callable[[], float]:
     """
+    Time a function.
+
     :param function: what to call
     :param calls: how often in one measurement
     :return: measures one call, in microseconds
@@ -85,6 +89,8 @@ def microseconds(function: Callable[[], Any], calls: int) -> Callable[[], float]
 
 def bytes_per_transition(buffer: Any) -> float:
     """
+    Measure the memory of a transition.
+
     :param buffer: a full buffer
     :return: memory of one transition
     """
@@ -97,6 +103,8 @@ def bytes_per_transition(buffer: Any) -> float:
 
 def measure(task: str, once: bool, rounds: int) -> list[dict[str, Any]]:
     """
+    Compare our buffer with SB3's on one task.
+
     :param task: key of ``TASKS``
     :param once: whether observations are stored once
     :param rounds: measurements of each buffer

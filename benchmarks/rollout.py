@@ -29,8 +29,9 @@ import sb3_sac_variants
 
 class BarePolicy(sb3_sac_variants.SACv2):
     """
-    SACv2 whose rollout does the arithmetic of its policy and nothing else: no modules, no checks, no other bounds of
-    actions than -1 and 1.
+    SACv2 whose rollout does the arithmetic of its policy and nothing else.
+
+    There are no modules, no checks, and no other bounds of actions than -1 and 1.
     """
 
     def _setup_model(self) -> None:
@@ -88,6 +89,8 @@ class StepClock:
 
 def microseconds_a_step(algorithm: type, actions: str, n_envs: int, steps: int) -> Callable[[], float]:
     """
+    Time the loop without environment and update.
+
     :param algorithm: class of the algorithm
     :param actions: "Box" or "Discrete"
     :param n_envs: number of environments

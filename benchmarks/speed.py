@@ -2,8 +2,10 @@
 How fast are updates and training on a CPU, beside Stable-Baselines3, SBX and LeanRL?
 
 Every candidate is a process of its own that waits for its turn; all take turns, round by round, so that a noisy machine
-disturbs them alike. Reported are medians, and medians of the ratios to Stable-Baselines3 in the same round. Writes
-benchmarks/speed.csv, benchmarks/speed.md and benchmarks/figures/speed.png.
+disturbs them alike. Reported are medians, medians of the ratios to Stable-Baselines3 in the same round, and the share
+of the floor: of what the processor would do if an update were nothing but products of 256x256 matrices in float32.
+Writes benchmarks/NAME.csv and benchmarks/NAME.md. Draws benchmarks/figures/speed.png from all benchmarks/speed*.csv,
+one for each kind of processor.
 
     python benchmarks/speed.py                                     # about a quarter of an hour on two idle cores
     python -m venv .venv-sbx && .venv-sbx/bin/pip install sbx-rl "gymnasium[mujoco]"
@@ -19,6 +21,7 @@ LeanRL is a folder of scripts, not a package, and was written for libraries of i
 
 import argparse
 import contextlib
+import csv
 import json
 import statistics
 import subprocess
@@ -30,9 +33,6 @@ from typing import Any, NamedTuple
 from harness import markdown_table, where, write_csv
 
 HERE = Path(__file__).resolve().parent
-
-#: other libraries in the candidates' names, and how they spell themselves
-OTHERS = {"sb3": "SB3", "sbx": "SBX", "leanrl": "LeanRL"}
 
 
 class Group(NamedTuple):
@@ -55,8 +55,8 @@ UPDATES = (
 )  # fmt: skip
 DISCRETE = ("discrete sb3:DQN", "discrete SACv2:eager", "discrete SACv2:compile", "discrete SQL:compile")
 LADDER = (
-    "sb3:SAC", "SACv2:eager-replay_in_numpy", "SACv2:eager-metrics_to_the_host", "SACv2:eager-without_fused_call",
-    "SACv2:eager-critics_in_a_loop", "SACv2:eager-memory_given_back", "SACv2:eager-last_layers_one_by_one",
+    "sb3:SAC", "SACv2:eager-replay_in_numpy", "SACv2:eager-metrics_to_the_host", "SACv2:eager-critics_in_a_loop",
+    "SACv2:eager-memory_given_back", "SACv2:eager-last_layers_one_by_one",
     "SACv2:eager", "SACv2:compile-optimizers_outside_the_graph", "SACv2:compile-critics_in_a_loop",
     "SACv2:compile-with_all_guards", "SACv2:compile-denormals_kept", "SACv2:compile-last_layers_one_by_one",
     "SACv2:compile-templates_for_products", "SACv2:compile-wrapper_in_cpp", "SACv2:compile",
@@ -69,6 +69,8 @@ TRAINING = (
 
 def groups(threads: int) -> list[Group]:
     """
+    List what is measured side by side.
+
     :param threads: of each candidate
     :return: all that is measured
     """
@@ -100,6 +102,8 @@ class Interpreters(NamedTuple):
 
     def command(self, candidate: str) -> list[str] | None:
         """
+        Find what runs a candidate.
+
         :param candidate: of a group
         :return: what runs it, if it can be run
         """
@@ -135,6 +139,8 @@ class Worker:
 
     def measure(self) -> dict[str, float]:
         """
+        Let the candidate take its turn.
+
         :return: its answer to one request
         """
         assert self.process.stdin is not None
@@ -146,6 +152,8 @@ class Worker:
 @contextlib.contextmanager
 def workers(group: Group, interpreters: Interpreters, seconds: float) -> Iterator[list[Worker]]:
     """
+    Run the processes of a group.
+
     :param group: candidates
     :param interpreters: of other libraries
     :param seconds: of each measurement
@@ -166,6 +174,8 @@ def workers(group: Group, interpreters: Interpreters, seconds: float) -> Iterato
 
 def run_group(group: Group, interpreters: Interpreters, seconds: float, rounds: int) -> list[dict[str, Any]]:
     """
+    Measure a group.
+
     :param group: candidates
     :param interpreters: of other libraries
     :param seconds: of each measurement
@@ -184,42 +194,61 @@ def run_group(group: Group, interpreters: Interpreters, seconds: float, rounds: 
             "per_second": round(statistics.median(one["per_second"] for one in mine), 1),
             "ratio": f"{ratio:.2f}",
         }
+        share = statistics.median(one.get("floor_share", 0.0) for one in mine)
+        row["floor_share"] = f"{share:.2f}" if share else ""
         for stage in ("environment", "update", "rest"):
             row[f"{stage}_us"] = round(statistics.median(one[stage] for one in mine)) if stage in mine[0] else ""
         rows.append(row)
-        print(f"{group.title:45} {worker.candidate:32} {row['per_second']:8} {row['ratio']:>6}", flush=True)
+        print(
+            f"{group.title:45} {worker.candidate:32} {row['per_second']:8} {row['ratio']:>6} {row['floor_share']:>6}",
+            flush=True,
+        )
     return rows
 
 
-def draw(rows: list[dict[str, Any]], file: Path) -> None:
+#: what the chart shows of a file, and how it is called there
+CHART = {
+    "sb3:SAC": "SB3",
+    "sbx:SAC": "SBX",
+    "leanrl:SAC": "LeanRL",
+    "SACv1:auto": "SACv1",
+    "SACv2:auto": "SACv2",
+    "SACv2:auto-bfloat16": "SACv2, bfloat16",
+}
+CHART_MEASURE = "steps/s, Hopper-v5, one update a step"
+
+
+def draw(tables: list[Path], file: Path) -> None:
     """
-    :param rows: as :func:`run_group`
-    :param file: where the bar chart goes, without the ladder and its like (candidates with a change's long name)
+    Draw training steps per second, a panel for each processor.
+
+    :param tables: CSV files of this program
+    :param file: where the chart goes; none is drawn if no file has the measure
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = [title for title in dict.fromkeys(row["measure"] for row in rows) if "idea" not in title]
-    if not shown:
+    panels = []
+    for table in tables:
+        with table.open(newline="", encoding="utf-8") as opened:
+            rows = [row for row in csv.DictReader(opened) if row["measure"] == CHART_MEASURE]
+        if rows:
+            panels.append((rows[0]["device"], {row["candidate"]: row for row in rows}))
+    if not panels:
         return
-    figure = Figure(figsize=(13, 3.2), layout="constrained")
+    figure = Figure(figsize=(5 * len(panels), 2.6), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(shown), squeeze=False)[0]
-    for axes, title in zip(panels, shown, strict=True):
-        part = [row for row in rows if row["measure"] == title and "_" not in row["candidate"]][::-1]
-        names = [row["candidate"].removeprefix("discrete ") for row in part]
-        colors = ["tab:gray" if name.partition(":")[0] in OTHERS else "tab:blue" for name in names]
-        for library, spelling in OTHERS.items():
-            names = [name.replace(f"{library}:", f"{spelling} ") for name in names]
-        bars = axes.barh(names, [float(row["ratio"]) for row in part], color=colors)
-        axes.bar_label(bars, [f"{row['ratio']}" for row in part], padding=2, fontsize=8)
-        axes.axvline(1.0, color="black", linewidth=0.8)
-        axes.set_title(title.replace(", ", "\n"), fontsize=9)
-        axes.tick_params(labelsize=8)
-        axes.margins(x=0.25)
-        axes.set_xlabel("times SB3", fontsize=8)
+    for axes, (device, rows_of) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        shown = [candidate for candidate in CHART if candidate in rows_of][::-1]
+        colors = ["tab:blue" if candidate.startswith("SAC") else "tab:gray" for candidate in shown]
+        steps = [float(rows_of[candidate]["per_second"]) for candidate in shown]
+        bars = axes.barh([CHART[candidate] for candidate in shown], steps, color=colors)
+        axes.bar_label(bars, [f"{float(rows_of[candidate]['ratio']):.2f}x" for candidate in shown], padding=3)
+        axes.margins(x=0.15)
+        axes.set_xlabel("training steps per second, Hopper-v5")
+        axes.set_title(device, fontsize=10)
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=110)
+    figure.savefig(file, dpi=130)
 
 
 def main() -> None:
@@ -232,6 +261,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     parser.add_argument("--only", default="", help="measures whose title contains this, and no others in the files")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the results")
+    parser.add_argument("--name", default="speed", help="of the files there; one for each kind of processor")
     arguments = parser.parse_args()
     chosen = [group for group in groups(arguments.threads) if arguments.only in group.title]
     if not chosen:
@@ -241,10 +271,10 @@ def main() -> None:
     others = Interpreters(arguments.sbx_python, arguments.leanrl_python, arguments.leanrl_checkout)
     rows = [row for group in chosen for row in run_group(group, others, arguments.seconds, arguments.rounds)]
     record = {**where("cpu"), "threads": arguments.threads}
-    write_csv(arguments.out / "speed.csv", [{**row, **record} for row in rows])
+    write_csv(arguments.out / f"{arguments.name}.csv", [{**row, **record} for row in rows])
     text = f"{', '.join(f'{key} {value}' for key, value in record.items())}\n\n{markdown_table(rows)}\n"
-    (arguments.out / "speed.md").write_text(text, encoding="utf-8")
-    draw(rows, arguments.out / "figures" / "speed.png")
+    (arguments.out / f"{arguments.name}.md").write_text(text, encoding="utf-8")
+    draw(sorted(arguments.out.glob("speed*.csv")), arguments.out / "figures" / "speed.png")
     print(f"\n{text}")
 
 

@@ -1,6 +1,8 @@
 """
-One candidate of `speed.py`, in a process of its own, so that no candidate's threads, allocations or compiler touch
-another's. Reads the name of a measure from its standard input, a line for each, and answers with a line of JSON.
+One candidate of `speed.py`, in a process of its own.
+
+So no candidate's threads, allocations or compiler touch another's. It measures once for each line of its standard
+input, and answers with a line of JSON.
 
 Also runs with an interpreter that has SBX and not this package (`speed.py --sbx-python`).
 """
@@ -18,6 +20,8 @@ import gymnasium as gym
 
 def make_model(candidate: str, env: gym.Env, **arguments: Any) -> Any:
     """
+    Make the model of a candidate.
+
     :param candidate: "sb3:SAC", "sbx:SAC", or "SACv2:eager" and the like; "-" and a change of `CHANGES` may follow
     :param env: environment
     :param arguments: of the model
@@ -41,14 +45,9 @@ def make_model(candidate: str, env: gym.Env, **arguments: Any) -> Any:
     return model
 
 
-def without_fused_call(model: Any) -> None:
-    """Steps by ``Optimizer.step()``, as before :class:`sb3_sac_variants.common.gradient_step.adam.FusedAdam`."""
-    _refresh_without(model, _fused_adam=None)
-
-
 def optimizers_outside_the_graph(model: Any) -> None:
     """The compiled graph is broken for ``Optimizer.step()``, as for any optimiser but plain Adam."""
-    _refresh_without(model, _fused_adam=None, plain_adam=False)
+    _refresh_without(model, plain_adam=False)
 
 
 def _refresh_without(model: Any, **attributes: Any) -> None:
@@ -65,9 +64,9 @@ def _refresh_without(model: Any, **attributes: Any) -> None:
 
 def with_all_guards(model: Any) -> None:
     """torch.compile checks all it took for granted before each update."""
-    from sb3_sac_variants.common.gradient_step import engine
+    from sb3_sac_variants.common.gradient_step import compilation
 
-    engine._guards_to_check = lambda guards: [True] * len(guards)
+    compilation._guards_to_check = lambda guards: [True] * len(guards)
 
 
 def critics_in_a_loop(model: Any) -> None:
@@ -150,7 +149,6 @@ CHANGES: dict[str, Callable[[Any], None]] = {
     function.__name__: function
     for function in (
         bfloat16,
-        without_fused_call,
         replay_in_numpy,
         critics_in_a_loop,
         metrics_to_the_host,
@@ -175,7 +173,7 @@ class Updates:
     """
 
     def __init__(self, candidate: str, seconds: float, steps_a_call: int):
-        from harness import SHAPES, RandomEnv, prepare
+        from harness import SHAPES, RandomEnv, flop_an_update, prepare
 
         observation_dim, action_dim = SHAPES["Hopper"]
         discrete = "discrete" in candidate
@@ -183,18 +181,27 @@ class Updates:
         arguments: dict[str, Any] = {"seed": 0, "buffer_size": 20_000, "batch_size": 256}
         if discrete:
             arguments["policy_kwargs"] = {"net_arch": [256, 256]}
-        model = make_model(candidate.replace("discrete ", ""), env, **arguments)
+        candidate = candidate.replace("discrete ", "")
+        model = make_model(candidate, env, **arguments)
         self.model, self.seconds, self.steps_a_call = prepare(model), seconds, steps_a_call
+        self.flop = 0
+        if not candidate.startswith("sbx:") and "bfloat16" not in candidate:
+            name = candidate if candidate.startswith("sb3:") else f"{candidate.partition(':')[0]}:eager"
+            self.flop = flop_an_update(prepare(make_model(name, env, **arguments), 300))
         for _ in range(3):
             self.model.train(gradient_steps=steps_a_call, batch_size=256)
 
     def measure(self) -> dict[str, float]:
         """
-        :return: updates per second
-        """
-        from harness import updates_per_second
+        Measure once.
 
-        return {"per_second": updates_per_second(self.model, self.steps_a_call, self.seconds)}
+        :return: updates per second, and their share of the floor: of what the machine would do if an update were
+            nothing but large products in float32
+        """
+        from harness import flop_per_second, updates_per_second
+
+        per_second = updates_per_second(self.model, self.steps_a_call, self.seconds)
+        return {"per_second": per_second, "floor_share": per_second * self.flop / flop_per_second()}
 
 
 class EndToEnd:
@@ -234,6 +241,8 @@ class EndToEnd:
 
     def measure(self) -> dict[str, float]:
         """
+        Measure once.
+
         :return: steps per second, and microseconds a step in each stage
         """
         self.spent.update(environment=0.0, update=0.0)

@@ -1,7 +1,9 @@
 """
-Does compiling pay? Wall time from the start of a process to the end of ``learn()``, with ``engine="auto"`` beside
-``engine="eager"``, compiler included: with an empty compiler cache ("cold") and with what the run before left in it
-("warm"). Writes benchmarks/startup.csv.
+Does compiling pay?
+
+Wall time from the start of a process to the end of ``learn()``, with ``engine="auto"`` beside ``engine="eager"``,
+compiler included: with an empty compiler cache ("cold") and with what the run before left in it ("warm"). Writes
+benchmarks/startup.csv.
 
     python benchmarks/startup.py                         # about half an hour on two idle cores
     python benchmarks/startup.py --steps 2000 20000
@@ -32,6 +34,8 @@ cls("MlpPolicy", sys.argv[2], engine=sys.argv[3], seed=0, device="cpu").learn(in
 
 def seconds(algorithm: str, env: str, engine: str, steps: int, threads: int, cache: str) -> float:
     """
+    Time a process that trains.
+
     :param algorithm: class
     :param env: task
     :param engine: engine
@@ -49,6 +53,8 @@ def seconds(algorithm: str, env: str, engine: str, steps: int, threads: int, cac
 
 def measure(algorithm: str, env: str, steps: int, threads: int) -> dict[str, float]:
     """
+    Time each way to run, one after the other.
+
     :param algorithm: class
     :param env: task
     :param steps: environment steps

@@ -78,7 +78,7 @@ def solve(algorithm: type, process: str, gradient_steps: int) -> tuple[Any, Fini
                 np.array([[state]]), np.array([[successor]]), np.array([[action]]), np.array([reward]), over, [{}]
             )
     size = model.replay_buffer.size()
-    everything = model.replay_buffer._gather(th.arange(size))
+    everything = model.replay_buffer.gather(th.arange(size))
     batch = Batch(
         everything.observations,
         everything.actions,

@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -36,6 +36,15 @@ def let_through() -> None:
     time.sleep(1.0)
 
 
+@pytest.fixture
+def python_handles_interrupts() -> Iterator[None]:
+    """As in a terminal: a program in the background is started with interrupts ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("python_handles_interrupts")
 @pytest.mark.parametrize("compiler", [swallow, replace, let_through])
 def test_an_interrupt_gets_through_whatever_the_compiler_does(compiler: Callable[[], None]) -> None:
     handler = signal.getsignal(signal.SIGINT)

@@ -402,6 +402,15 @@ def test_stored_once_needs_room_for_two_steps():
         make_buffer(VECTOR, 5, n_envs=3, optimize_memory_usage=True)
 
 
+def test_a_model_loads_with_buffer_size_1_to_play_and_not_to_learn(tmp_path):
+    model = make(SACv2, optimize_memory_usage=True)
+    model.save(tmp_path / "model")
+    loaded = SACv2.load(tmp_path / "model", env=model.env, buffer_size=1)
+    loaded.predict(model.env.reset())
+    with pytest.raises(ValueError, match="buffer_size=1 holds less than two steps of 1 environments"):
+        loaded.learn(10)
+
+
 # ---------------------------------------------------------------- memory
 
 

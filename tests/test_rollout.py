@@ -206,7 +206,7 @@ def test_same_run_as_by_the_long_way(algorithm: type, kind: str, n_envs: int, mo
         runs.append(model.learn(45))
     assert_same_parameters(*runs)
     positions = th.arange(runs[0].replay_buffer.size() - 1)
-    stored = [as_arrays(run.replay_buffer._gather(positions * n_envs)) for run in runs]
+    stored = [as_arrays(run.replay_buffer.gather(positions * n_envs)) for run in runs]
     np.testing.assert_equal(*stored)
     assert np.array_equal(runs[0]._last_obs, runs[1]._last_obs)
     assert np.array_equal(runs[0]._last_original_obs, runs[1]._last_original_obs)
@@ -292,7 +292,7 @@ def test_observations_of_another_type_are_stored_as_float32() -> None:
     rng = np.random.default_rng(0)
     obs, next_obs = rng.standard_normal((2, 2, 2, 3))
     buffer.add(np.asfortranarray(obs), next_obs, np.array([2, 1]), np.ones(2), np.array([True, False]), [{}, {}])
-    batch = buffer._gather(th.arange(2))
+    batch = buffer.gather(th.arange(2))
     assert np.array_equal(batch.observations, obs.astype(np.float32))
     assert np.array_equal(batch.next_observations, next_obs.astype(np.float32))
     assert batch.actions.tolist() == [[2], [1]]

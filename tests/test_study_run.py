@@ -63,7 +63,7 @@ FAKE_RESUME = """
 import json, pathlib, sys, zipfile
 import numpy
 zoo = pathlib.Path(sys.argv[1])
-args = json.loads((zoo.parents[1] / "checkpoint" / "checkpoint.json").read_text())
+args = json.loads((zoo / "checkpoint" / "checkpoint.json").read_text())
 steps = list(range(args["eval_freq"], args["n"] + 1, args["eval_freq"]))
 results = numpy.full((len(steps), args["eval_episodes"]), float(args["seed"]))
 numpy.savez(zoo / "evaluations.npz", timesteps=steps, results=results, ep_lengths=results)

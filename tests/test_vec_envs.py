@@ -39,7 +39,7 @@ def test_episodes_that_end_at_different_times(algorithm: type) -> None:
     model = make(algorithm, VecMonitor(env), gradient_steps=-1).learn(3 * 28)
     assert model._episode_num == 7 + 4
     assert sorted(info["l"] for info in model.ep_info_buffer) == [4] * 7 + [7] * 4
-    dones = th.stack([row.dones for row in (model.replay_buffer._gather(where(model, env)) for env in range(3))])
+    dones = th.stack([row.dones for row in (model.replay_buffer.gather(where(model, env)) for env in range(3))])
     assert dones.sum(dim=(1, 2)).tolist() == [7, 4, 0]
 
 

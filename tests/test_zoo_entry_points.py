@@ -3,13 +3,14 @@
 import argparse
 import re
 import sys
+import textwrap
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import rl_zoo3
-from installs import declare
+from installs import declare, run
 from rl_zoo3 import exp_manager, hyperparams_opt, utils
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3 import SAC

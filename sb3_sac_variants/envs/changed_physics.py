@@ -25,11 +25,11 @@ class ChangedPhysics(gym.Wrapper, gym.utils.RecordConstructorArgs):
     def __init__(
         self, env: gym.Env, mass: float = 1.0, friction: float = 1.0, gear: float = 1.0, damping: float = 1.0
     ) -> None:
-        factors = {"mass": mass, "friction": friction, "gear": gear, "damping": damping}
+        factors: dict[str, Any] = {"mass": mass, "friction": friction, "gear": gear, "damping": damping}
         for name, factor in factors.items():
             if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
                 raise ValueError(f"{name}={factor!r} must be a positive number; 1 leaves the environment as it is")
-        gym.utils.RecordConstructorArgs.__init__(self, **factors)  # type: ignore[arg-type]
+        gym.utils.RecordConstructorArgs.__init__(self, **factors)
         gym.Wrapper.__init__(self, env)
         self._model: Any = getattr(env.unwrapped, "model", None)
         if not hasattr(self._model, "body_mass"):

@@ -1,5 +1,6 @@
 """Centralised critics: Q-functions of every agent at what all observe and do, weights stacked by agent."""
 
+import math
 from abc import abstractmethod
 from typing import Any
 
@@ -89,10 +90,10 @@ class CentralizedCritic(StackedCritic):
         """
         return self.min_q(obs, sample)
 
-    def _in_order(self, obs: PyTorchObs) -> th.Tensor:
-        """Joint observations in the order that begins with the agent's own, ``(B, N, N * d)``."""
-        features = self.features(obs)
-        return features.unflatten(1, (self.n_agents, -1))[:, self.order].flatten(2)
+    def _in_order(self, values: th.Tensor) -> th.Tensor:
+        """Values of all agents, ``(B, N * d)``, in the order that begins with the agent's own, ``(B, N, N * d)``."""
+        size = values.shape[1] // self.n_agents
+        return th.cat([values, values[:, :-size]], dim=1).unfold(1, values.shape[1], size)
 
     def _identified(self, inputs: th.Tensor) -> th.Tensor:
         """Inputs of each agent, ``(B, N, d)``, with its one-hot vector, as rows for the shared networks."""
@@ -116,9 +117,6 @@ class CentralizedContinuousCritic(CentralizedCritic):
         return joint + self.n_agents if self.share_critic else joint, 1
 
     def evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
-        if self.share_critic:
-            actions = actions.view(-1, *self.action_space.shape)
-            return self._evaluate_shared(obs, actions, actions)
         return self._by_agent(self.q_networks(self._joint(obs, actions)))
 
     def sample_q(self, obs: PyTorchObs, sample: PolicySample | JointSample) -> th.Tensor:
@@ -126,39 +124,38 @@ class CentralizedContinuousCritic(CentralizedCritic):
         return self.evaluate(obs, sample.actions).unsqueeze(3)
 
     def min_q_of_own_action(self, obs: PyTorchObs, sample: JointSample) -> th.Tensor:
-        actions, constant = sample.actions, sample.actions.detach()
+        # The networks see all actions as constants. The own action comes in once more at the first layer, as its
+        # difference from itself: that is zero, and has the gradient wanted. The rest of a joint input needs none,
+        # which would cost as much as the first layer itself
+        constant = sample.actions.detach()
+        own = sample.actions - constant
         if self.share_critic:
-            return self._evaluate_shared(obs, actions, constant).amin(dim=0).unsqueeze(2)
-        # All networks see the same joint action, as a constant. The own action comes in once more at the first layer,
-        # as its difference from itself: that is zero, and has the gradient wanted
+            own = own.flatten(0, 1).expand(self.n_critics, -1, -1)
+        else:
+            own = own.transpose(0, 1).repeat(self.n_critics, 1, 1)
         first = self.q_networks.stacked[0]
-        own = (actions - constant).transpose(0, 1).repeat(self.n_critics, 1, 1)
         hidden = th.baddbmm(first(self._joint(obs, constant)), own, self._own_action_weight(first))
         return self._by_agent(self.q_networks(hidden, first=1)).amin(dim=0).unsqueeze(2)
 
     def _own_action_weight(self, layer: StackedLinear) -> th.Tensor:
-        """Weights of the first layer of network (k, i) for agent i's action, ``(n_critics * N, D, out_features)``."""
-        of_actions = layer.weight[:, -self.n_agents * self.action_space.shape[1] :]
-        by_agents = of_actions.view(self.n_critics, self.n_agents, self.n_agents, -1, of_actions.shape[2])
+        """Weights of the first layer for the own action, ``(n_networks, D, out_features)``."""
+        n_agents, action_dim = self.action_space.shape
+        begin = math.prod(self.observation_space.shape)
+        if self.share_critic:
+            return layer.weight[:, begin : begin + action_dim]
+        by_agents = layer.weight[:, begin:].view(self.n_critics, n_agents, n_agents, action_dim, -1)
         return by_agents.diagonal(dim1=1, dim2=2).permute(0, 3, 1, 2).flatten(0, 1)
 
-    def _evaluate_shared(self, obs: PyTorchObs, own: th.Tensor, others: th.Tensor) -> th.Tensor:
-        """
-        Q of every agent by the networks that serve all.
-
-        :param obs: observations, ``(B, N, d)``
-        :param own: of each agent, where its own networks see it, ``(B, N, D)``
-        :param others: of each agent, where those of other agents see it, ``(B, N, D)``
-        :return: ``(n_critics, B, N)``
-        """
-        actions = th.cat([own.unsqueeze(2), others[:, self.order[:, 1:]]], dim=2).flatten(2)
-        inputs = self._identified(th.cat([self._in_order(obs), actions], dim=2))
-        return self.q_networks(inputs).view(self.n_critics, *own.shape[:2])
-
     def _joint(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
-        return th.cat([self.features(obs), actions.flatten(1)], dim=1)
+        """Joint observation and action: one row for each state or, for shared networks, one for each agent in it."""
+        observed, done = self.features(obs), actions.flatten(1)
+        if not self.share_critic:
+            return th.cat([observed, done], dim=1)
+        return self._identified(th.cat([self._in_order(observed), self._in_order(done)], dim=2))
 
     def _by_agent(self, q_values: th.Tensor) -> th.Tensor:
+        if self.share_critic:
+            return q_values.view(self.n_critics, -1, self.n_agents)
         return q_values.view(self.n_critics, self.n_agents, -1).transpose(1, 2)
 
 
@@ -187,7 +184,7 @@ class CentralizedDiscreteCritic(CentralizedCritic):
         :return: ``(n_critics, B, N, |A|)``
         """
         one_hot = F.one_hot(actions.long(), self.n_actions).to(self.agent_ids.dtype)
-        inputs = th.cat([self._in_order(obs), one_hot[:, self.order[:, 1:]].flatten(2)], dim=2)
+        inputs = th.cat([self._in_order(self.features(obs)), one_hot[:, self.order[:, 1:]].flatten(2)], dim=2)
         if self.share_critic:
             return self.q_networks(self._identified(inputs)).view(self.n_critics, *actions.shape, -1)
         q_values = self.q_networks(inputs.transpose(0, 1).repeat(self.n_critics, 1, 1))

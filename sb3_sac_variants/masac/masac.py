@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_sac_variants.common.algorithm.arguments import EngineName, PrecisionName, TrainFreqUnit
-from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, bellman_loss
+from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, Metrics, bellman_loss
 from sb3_sac_variants.common.checks.compatibility import check_env
 from sb3_sac_variants.common.checks.validation import check_choice
 from sb3_sac_variants.common.equations.losses import soft_bellman_target
@@ -253,7 +253,7 @@ class MASAC(MaxEntAlgorithm):
         shape = self.actor.noise_shape(batch_size)
         return Noise(*th.randn((2, *shape), device=self.device).unbind())
 
-    def update(self, batch: Batch, noise: Noise) -> dict[str, th.Tensor]:
+    def update(self, batch: Batch, noise: Noise) -> Metrics:
         obs, next_obs = batch.observations, batch.next_observations
         assert isinstance(obs, th.Tensor)
         assert isinstance(next_obs, th.Tensor)
@@ -263,7 +263,9 @@ class MASAC(MaxEntAlgorithm):
         next_sample = self.actor.sample(next_obs, noise.next_actions)
         next_value = self._value(self.critic_target.min_q(next_obs, next_sample), next_obs, next_sample, alpha)[0]
         target_q = soft_bellman_target(batch, next_value, self.reward_scale)
-        critic_loss, q_mean = self.critic_learner.minimize(lambda critic: bellman_loss(critic, batch, target_q))
+        critic_loss, (q_mean, td_error) = self.critic_learner.minimize(
+            lambda critic: bellman_loss(critic, batch, target_q)
+        )
 
         # Policies: the same value of Q^i(o, a^i, sg a^{-i}), climbed by agent i's action only
         actor_loss, (sample, log_densities) = self.actor_learner.minimize(
@@ -281,6 +283,7 @@ class MASAC(MaxEntAlgorithm):
             "ent_coef": alpha.mean(),
             "entropy": -own_expectation(sample, sample.log_prob).mean(),
             "q_mean": q_mean,
+            "td_error": td_error,
             "ce_ratio": self.cross_entropy.ratio(alpha),
             "policy_divergence": policy_divergence(log_densities, sample.weights),
             **temperature_metrics,

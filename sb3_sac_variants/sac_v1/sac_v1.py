@@ -10,7 +10,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
 
 from sb3_sac_variants.common.algorithm.arguments import EngineName, PrecisionName, TrainFreqUnit
-from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, bellman_loss
+from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, Metrics, bellman_loss
 from sb3_sac_variants.common.checks.validation import check_choice
 from sb3_sac_variants.common.equations.losses import (
     likelihood_ratio_policy_improvement,
@@ -149,7 +149,7 @@ class SACv1(MaxEntAlgorithm):
     def draw_noise(self, batch_size: int) -> th.Tensor:
         return th.randn(self.actor.noise_shape(batch_size), device=self.device)
 
-    def update(self, batch: Batch, noise: th.Tensor) -> dict[str, th.Tensor]:  # Haarnoja et al. 2018, Algorithm 1
+    def update(self, batch: Batch, noise: th.Tensor) -> Metrics:  # Haarnoja et al. 2018, Algorithm 1
         alpha = self.temperature.value
         obs = batch.observations
         reparameterize = self.policy_gradient == "reparameterized"
@@ -162,7 +162,9 @@ class SACv1(MaxEntAlgorithm):
 
         # Q-functions, eq. 7 and 8
         target_q = soft_bellman_target(batch, self.value_net_target(batch.next_observations), self.reward_scale)
-        critic_loss, q_mean = self.critic_learner.minimize(lambda critic: bellman_loss(critic, batch, target_q))
+        critic_loss, (q_mean, td_error) = self.critic_learner.minimize(
+            lambda critic: bellman_loss(critic, batch, target_q)
+        )
 
         # Policy, eq. 12 (reparameterised) or eq. 10 (likelihood ratio, with V as the baseline)
         baseline = None if reparameterize else self.value_net(obs)
@@ -182,6 +184,7 @@ class SACv1(MaxEntAlgorithm):
             "ent_coef": alpha,
             "entropy": policy_entropy(sample),
             "q_mean": q_mean,
+            "td_error": td_error,
             **temperature_metrics,
         }
 

@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
 from typing_extensions import Self
 
 from sb3_sac_variants.common.algorithm.arguments import EngineName, PrecisionName, TrainFreqUnit
-from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, bellman_loss
+from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, Metrics, bellman_loss
 from sb3_sac_variants.common.checks.validation import check_choice
 from sb3_sac_variants.common.equations.losses import (
     policy_entropy,
@@ -20,7 +20,7 @@ from sb3_sac_variants.common.equations.losses import (
     soft_policy_improvement,
     soft_value,
 )
-from sb3_sac_variants.common.equations.types import Batch
+from sb3_sac_variants.common.equations.types import Batch, PolicySample
 from sb3_sac_variants.common.gradient_step.targets import TargetTracker
 from sb3_sac_variants.common.networks.critics import StackedCritic
 from sb3_sac_variants.common.persistence.save_load import Path
@@ -157,7 +157,28 @@ class SACv2(MaxEntAlgorithm):
         shape = self.actor.noise_shape(batch_size)
         return Noise(*th.randn((2, *shape), device=self.device).unbind())
 
-    def update(self, batch: Batch, noise: Noise) -> dict[str, th.Tensor]:  # Haarnoja et al. 2019, Algorithm 1
+    def bootstrap_q(self, next_obs: th.Tensor | TensorDict, next_sample: PolicySample, noise: Noise) -> th.Tensor:
+        """
+        Q of the target critics that the Bellman target takes, their minimum; for a subclass to change.
+
+        :param next_obs: observations that followed
+        :param next_sample: the policy's actions in them
+        :param noise: what :meth:`draw_noise` gave
+        :return: ``(B, K)``
+        """
+        return self.critic_target.min_q(next_obs, next_sample)
+
+    def policy_q(self, obs: th.Tensor | TensorDict, sample: PolicySample) -> th.Tensor:
+        """
+        Q that the policy climbs, the minimum of the critics; for a subclass to change.
+
+        :param obs: observations
+        :param sample: the policy's actions in them, differentiable
+        :return: ``(B, K)``
+        """
+        return self.critic.min_q(obs, sample)
+
+    def update(self, batch: Batch, noise: Noise) -> Metrics:  # Haarnoja et al. 2019, Algorithm 1
         alpha = self.temperature.value
         obs = batch.observations
         # One action a state, for the policy and its temperature
@@ -169,13 +190,16 @@ class SACv2(MaxEntAlgorithm):
 
         # Q-functions, eq. 5 with the target of eq. 2 and 3
         next_sample = self.actor.sample(batch.next_observations, noise.next_actions)
-        next_value = soft_value(self.critic_target.min_q(batch.next_observations, next_sample), next_sample, alpha)
+        next_q = self.bootstrap_q(batch.next_observations, next_sample, noise)
+        next_value = soft_value(next_q, next_sample, alpha)
         target_q = soft_bellman_target(batch, next_value, self.reward_scale)
-        critic_loss, q_mean = self.critic_learner.minimize(lambda critic: bellman_loss(critic, batch, target_q))
+        critic_loss, (q_mean, td_error) = self.critic_learner.minimize(
+            lambda critic: bellman_loss(critic, batch, target_q)
+        )
 
         # Policy, eq. 7
         actor_loss = self.actor_learner.minimize(
-            lambda sample: soft_policy_improvement(self.critic.min_q(obs, sample), sample, alpha), at=policy
+            lambda sample: soft_policy_improvement(self.policy_q(obs, sample), sample, alpha), at=policy
         )
 
         # Temperature, eq. 18
@@ -190,6 +214,7 @@ class SACv2(MaxEntAlgorithm):
             "ent_coef": alpha,
             "entropy": policy_entropy(sample),
             "q_mean": q_mean,
+            "td_error": td_error,
             **temperature_metrics,
         }
 

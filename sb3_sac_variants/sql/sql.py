@@ -11,7 +11,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
 
 from sb3_sac_variants.common.algorithm.arguments import EngineName, PrecisionName, TrainFreqUnit
-from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, bellman_loss
+from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, Metrics, bellman_loss
 from sb3_sac_variants.common.checks.validation import parse_ent_coef
 from sb3_sac_variants.common.equations.losses import (
     energy_based_policy,
@@ -202,7 +202,7 @@ class SQL(MaxEntAlgorithm):
     def draw_noise(self, batch_size: int) -> Noise:
         return self._actions.draw_noise(batch_size)
 
-    def update(self, batch: Batch, noise: Noise) -> dict[str, th.Tensor]:  # Haarnoja et al. 2017, Algorithm 1
+    def update(self, batch: Batch, noise: Noise) -> Metrics:  # Haarnoja et al. 2017, Algorithm 1
         alpha = self.temperature.value
 
         # Soft Q-functions, eq. 11 with the soft value of eq. 10
@@ -210,7 +210,9 @@ class SQL(MaxEntAlgorithm):
         next_q = self.critic_target.min_q(batch.next_observations, proposal)
         next_value = importance_sampled_soft_value(next_q, proposal, alpha)
         target_q = soft_bellman_target(batch, next_value, self.reward_scale)
-        critic_loss, q_mean = self.critic_learner.minimize(lambda critic: bellman_loss(critic, batch, target_q))
+        critic_loss, (q_mean, td_error) = self.critic_learner.minimize(
+            lambda critic: bellman_loss(critic, batch, target_q)
+        )
 
         # Temperature: the paper's is fixed; a learned one follows Haarnoja et al. 2019, eq. 18
         next_policy = energy_based_policy(next_q, proposal, alpha)
@@ -226,6 +228,7 @@ class SQL(MaxEntAlgorithm):
             "ent_coef": alpha,
             "entropy": policy_entropy(next_policy),
             "q_mean": q_mean,
+            "td_error": td_error,
             **policy_metrics,
             **temperature_metrics,
         }

@@ -6,6 +6,7 @@ included, so that a run whose node has died goes on from there when Ray starts t
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tarfile
 import tempfile
@@ -100,25 +101,24 @@ def _run_on_node(run: Run, collector: Any, resources: Resources) -> None:
 def pack(root: Path) -> bytes:
     """Put the files of a folder into an archive; where a checkpoint is replaced meanwhile, the new one."""
     while True:
+        files = sorted(root.rglob("*"))
         buffer = io.BytesIO()
-        try:
-            with tarfile.open(fileobj=buffer, mode="w") as archive:
-                for path in sorted(root.rglob("*")):
-                    if path.is_file() and path.suffix != ".tmp":
-                        content = path.read_bytes()  # at once: the zoo may be writing on
-                        member = tarfile.TarInfo(str(path.relative_to(root)))
-                        member.size, member.mtime = len(content), int(path.stat().st_mtime)
-                        archive.addfile(member, io.BytesIO(content))
+        with contextlib.suppress(FileNotFoundError), tarfile.open(fileobj=buffer, mode="w") as archive:
+            for path in files:
+                if path.is_file() and path.suffix != ".tmp":
+                    content = path.read_bytes()  # at once: the zoo may be writing on
+                    member = tarfile.TarInfo(str(path.relative_to(root)))
+                    member.size, member.mtime = len(content), int(path.stat().st_mtime)
+                    archive.addfile(member, io.BytesIO(content))
+        if sorted(root.rglob("*")) == files:
             return buffer.getvalue()
-        except FileNotFoundError:
-            continue
 
 
 def unpack(packed: bytes, root: Path) -> None:
-    """Write the files of an archive, each in one step, the checkpoint's head last, and remove older checkpoints."""
+    """Write the files of an archive, each in one step, a checkpoint's head last, and remove older checkpoints."""
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         members = {member.name: member for member in archive}
-        for name in sorted(members, key=lambda name: name == "checkpoint/checkpoint.json"):
+        for name in sorted(members, key=lambda name: name.endswith("checkpoint/checkpoint.json")):
             path = root / name
             path.parent.mkdir(parents=True, exist_ok=True)
             content = archive.extractfile(members[name])
@@ -126,6 +126,8 @@ def unpack(packed: bytes, root: Path) -> None:
             temporary = path.with_name(path.name + ".tmp")
             temporary.write_bytes(content.read())
             temporary.replace(path)
-    for path in root.glob("checkpoint/*/*"):
+    for path in root.glob("**/checkpoint/version-*/*"):
         if str(path.relative_to(root)) not in members:
             path.unlink()
+            with contextlib.suppress(OSError):  # others are still in it
+                path.parent.rmdir()

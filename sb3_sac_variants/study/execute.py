@@ -76,11 +76,12 @@ def execute(folder: RunFolder, resources: Resources, tick: Callable[[], bool]) -
     run = folder.run
     folder.root.mkdir(parents=True, exist_ok=True)
     if not folder.is_trained():
-        if folder.checkpoint.exists():
-            command = [*RESUME_COMMAND, str(folder.zoo.relative_to(folder.out))]
+        resumed = folder.checkpoint.exists()
+        if resumed:
+            command = [*RESUME_COMMAND, str(run.zoo_folder)]
         else:
             command = run.zoo_command(resources.device, resources.threads, run.algo in resources.resumable)
-        folder.write_record(state="running", device=resources.device, **describe())
+        folder.write_record(state="running", resumed=resumed, device=resources.device, **describe())
         started, before = time.monotonic(), folder.record().get("wall_seconds", 0.0)
         try:
             _run(folder, command, resources, tick, "failed")

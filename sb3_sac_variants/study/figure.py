@@ -11,7 +11,7 @@ from matplotlib.ticker import EngFormatter
 
 from sb3_sac_variants.study.collect import Results
 from sb3_sac_variants.study.statistics import bootstrap_interval, iqm
-from sb3_sac_variants.study.studies import Study, Variant
+from sb3_sac_variants.study.studies import Study
 
 # Okabe and Ito's palette, told apart with any colour vision, without its yellow, which is faint on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -51,15 +51,19 @@ def draw(study: Study, results: Results, path: Path) -> None:
 
 
 def _draw_panel(panel: Any, study: Study, data: pd.DataFrame) -> None:
-    colour = colours(study.variants)
-    for variant, style in zip(study.variants, ("-", "--", "-.", ":") * len(study.variants), strict=False):
-        mine = data[data["algo"] == variant.name]
+    colour = colours(list(study.labels))
+    for (name, label), style in zip(study.labels.items(), ("-", "--", "-.", ":") * len(colour), strict=False):
+        mine = data[data["algo"] == name]
         if mine.empty:
             continue
-        look = {"data": mine, "x": "step", "y": "value", "color": colour[variant.name], "ax": panel}
+        # The steps that all seeds have
+        mine = mine[mine.groupby("step")["seed"].transform("nunique") == mine["seed"].nunique()]
+        look = {"data": mine, "x": "step", "y": "value", "color": colour[name], "ax": panel}
         sns.lineplot(**look, units="seed", estimator=None, linewidth=0.6, alpha=0.35)
         sns.lineplot(**look, estimator=iqm, errorbar=bootstrap_interval, err_kws={"alpha": 0.15, "linewidth": 0},
-                     linewidth=2.0, linestyle=style, label=variant.label, legend=False)  # fmt: skip
+                     linewidth=2.0, linestyle=style, label=label, legend=False)  # fmt: skip
+    if panel.get_legend() is not None:
+        panel.get_legend().remove()
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))
     panel.grid(color="0.92")
     panel.set_axisbelow(True)
@@ -76,10 +80,10 @@ def _draw_marks(panel: Any, study: Study, env: str) -> None:
         panel.errorbar(list(curve), points["middle"], errors, fmt=marker, color="0.45", capsize=3, label=label)
 
 
-def colours(variants: tuple[Variant, ...]) -> dict[str, str]:
+def colours(names: list[str]) -> dict[str, str]:
     """Colours by name; none twice while there are enough of them."""
-    fixed = {variant.name: COLOURS[variant.name] for variant in variants if variant.name in COLOURS}
+    fixed = {name: COLOURS[name] for name in names if name in COLOURS}
     # First what is no other algorithm's colour.
     free = sorted((c for c in PALETTE if c not in fixed.values()), key=lambda c: c in COLOURS.values()) or PALETTE
-    others = [variant.name for variant in variants if variant.name not in fixed]
+    others = (name for name in names if name not in fixed)
     return {**fixed, **{name: free[i % len(free)] for i, name in enumerate(others)}}

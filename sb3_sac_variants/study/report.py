@@ -33,5 +33,7 @@ def report(study: Study, args: argparse.Namespace) -> list[str]:
         text += f"\nBeside what is published, from the evaluations in training:\n\n{published_table(study, results)}"
     (folder / f"{study.name}.md").write_text(text, encoding="utf-8")
     draw(study, results, (args.figures or args.file.parent / "figures") / f"{study.name}.png")
-    print(f"{study.title} ({study.name}): {len(results['summary'])} of {len(study.runs())} runs\n\n{text}")
+    print(
+        f"{study.title or study.name} ({study.name}): {len(results['summary'])} of {len(study.runs())} runs\n\n{text}"
+    )
     return [f"{study.name}: missing {run}" for run in missing] + short

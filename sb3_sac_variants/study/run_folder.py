@@ -55,10 +55,10 @@ class RunFolder:
         self.out = out
         self.run = run
         self.root = out / run.folder
-        self.zoo = self.root / run.algo / f"{run.env_name}_1"
+        self.zoo = out / run.zoo_folder
         self.model = self.zoo / f"{run.env_name}.zip"
         self.evaluations_file = self.zoo / "evaluations.npz"
-        self.checkpoint = self.root / "checkpoint" / "checkpoint.json"
+        self.checkpoint = self.zoo / "checkpoint" / "checkpoint.json"
         self.log = self.root / "out.log"
         self.plays_file = self.root / "plays.json"
         self.lock = FileLock(out / ".locks" / ("--".join(run.folder.parts) + ".lock"))

@@ -7,23 +7,29 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, PositiveInt
 
 #: Saves the checkpoints from which a run goes on; the zoo takes it in its ``callback`` entry.
 CHECKPOINT_CALLBACK = "sb3_sac_variants.common.callbacks.RunCheckpointCallback"
 
 
-@dataclass(frozen=True)
-class FinalEvaluation:
+class Checked(BaseModel):
+    """Part of the file of studies, checked when it is read."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class FinalEvaluation(Checked):
     """How the saved model of a run is judged, and the mean return that the study asks for, if any."""
 
-    episodes: int = 20
+    episodes: PositiveInt = 20
     threshold: float | None = None
     deterministic: bool = True
 
 
-@dataclass(frozen=True)
-class Tests:
+class Tests(Checked):
     """Other circumstances in which the saved models play.
 
     :param episodes: Number of episodes in each
@@ -31,9 +37,9 @@ class Tests:
     :param worlds: By name, the zoo's hyperparameters that differ from those of training, such as ``env_wrapper``
     """
 
-    episodes: int = 10
-    actions: tuple[str, ...] = ("mean",)
-    worlds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    episodes: PositiveInt = 10
+    actions: list[Literal["mean", "sampled"]] = ["mean"]
+    worlds: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Run:
     params: Mapping[str, Any] = field(default_factory=dict)
     agents: int = 1
     final: FinalEvaluation = field(default_factory=FinalEvaluation)
-    tests: Tests = field(default_factory=Tests)
+    tests: Tests = field(default_factory=lambda: Tests(worlds={}))
     scalars: tuple[str, ...] = ()
     checkpoint_freq: int = 0
     ids: tuple[str, ...] = ()
@@ -70,6 +76,11 @@ class Run:
     def folder(self) -> PurePosixPath:
         """Folder of the run, relative to the folder of all runs."""
         return PurePosixPath(self.name, self.env_name, f"seed{self.seed}")
+
+    @property
+    def zoo_folder(self) -> PurePosixPath:
+        """The zoo's own folder in it."""
+        return self.folder / self.algo / f"{self.env_name}_1"
 
     def settings(self) -> dict[str, Any]:
         """What two runs must have in common to be the same run, under the zoo's argument names."""
@@ -88,7 +99,7 @@ class Run:
         final = {"episodes": self.final.episodes * self.agents, "deterministic": self.final.deterministic, "params": {}}
         episodes = self.tests.episodes * self.agents
         return {"final": final} | {
-            f"{world}/{actions}": {"episodes": episodes, "deterministic": actions == "mean", "params": dict(params)}
+            f"{world}/{actions}": {"episodes": episodes, "deterministic": actions == "mean", "params": params}
             for world, params in self.tests.worlds.items()
             for actions in self.tests.actions
         }
@@ -101,7 +112,7 @@ class Run:
         params = dict(self.params)
         if checkpoints and self.checkpoint_freq:
             own = params.get("callback") or []
-            kwargs = {"path": f"{self.folder}/checkpoint", "save_freq": self.checkpoint_freq * self.agents}
+            kwargs = {"path": f"{self.zoo_folder}/checkpoint", "save_freq": self.checkpoint_freq * self.agents}
             params["callback"] = [*(own if isinstance(own, list) else [own]), {CHECKPOINT_CALLBACK: kwargs}]
         wanted = self.settings()
         command = ["python", "-m", "rl_zoo3.train", "--algo", self.algo, "--env", self.env]

@@ -2,67 +2,111 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, StringConstraints, ValidationError
 
-from sb3_sac_variants.study.runs import FinalEvaluation, Run, Tests
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One curve of a study: an algorithm with its settings.
-
-    :param baseline: Name of the variant to compare it with, if any
-    """
-
-    name: str
-    algo: str
-    label: str
-    params: Mapping[str, Any]
-    baseline: str | None
-    agents: int
+from sb3_sac_variants.study.runs import Checked, FinalEvaluation, Run, Tests
 
 
-@dataclass(frozen=True)
-class Study:
+def _as_mapping(value: Any) -> Any:
+    if isinstance(value, list):
+        if len(set(map(str, value))) < len(value):
+            raise ValueError("must name each only once")
+        value = dict.fromkeys(value)
+    return {name: {} if entry is None else entry for name, entry in value.items()} if isinstance(value, dict) else value
+
+
+def _different(values: list[int]) -> list[int]:
+    if len(set(values)) < len(values):
+        raise ValueError("must be different from each other")
+    return values
+
+
+def _ordered(value: tuple[float, float, float]) -> tuple[float, float, float]:
+    if not value[1] <= value[0] <= value[2]:
+        raise ValueError("must be [middle, low, high]")
+    return value
+
+
+Params = dict[str, Any]
+# Names become folders and file names.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Interval = Annotated[tuple[float, float, float], Field(strict=False), AfterValidator(_ordered)]
+
+
+class Variant(Checked):
+    """One curve of a study: an algorithm with its settings; without ``algo`` and ``label``, those of its name."""
+
+    algo: str | None = None
+    label: str | None = None
+    params: Params = {}
+    baseline: str | None = None
+    agents: PositiveInt = 1
+
+
+class Study(Checked):
     """A set of runs that one table and one figure report together; the fields are those of the file."""
 
-    name: str
-    title: str
-    environments: Mapping[str, Mapping[str, Any]]
-    variants: tuple[Variant, ...]
-    seeds: tuple[int, ...]
-    steps: int
-    eval_freq: int
-    eval_episodes: int
-    params: Mapping[str, Any]
-    final: FinalEvaluation
-    tests: Tests
-    scalars: tuple[str, ...]
-    checkpoint_freq: int
-    published: Mapping[str, Mapping[str, Mapping[int, list[float]]]]
+    name: Name
+    title: str = ""
+    environments: Annotated[dict[str, Params], BeforeValidator(_as_mapping), Field(min_length=1)]
+    algorithms: Annotated[dict[Name, Variant], BeforeValidator(_as_mapping), Field(min_length=1)]
+    params: Params = {}
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], AfterValidator(_different), Field(min_length=1)] = [1, 2, 3]
+    steps: PositiveInt
+    eval_freq: PositiveInt
+    eval_episodes: PositiveInt = 5
+    final: FinalEvaluation = FinalEvaluation()
+    tests: Tests = Tests(worlds={})
+    baseline: str | None = None
+    scalars: list[str] = []
+    checkpoint_freq: Annotated[int, Field(ge=0)] | None = None
+    published: dict[str, dict[str, dict[int, Interval]]] = {}
+
+    def model_post_init(self, context: Any) -> None:
+        """Check what concerns several fields."""
+        if self.steps % self.eval_freq:
+            raise ValueError(f"steps={self.steps} must be a multiple of eval_freq={self.eval_freq}")
+        for baseline in {self.baseline, *(variant.baseline for variant in self.algorithms.values())} - {None}:
+            if baseline not in self.algorithms:
+                raise ValueError(f"baseline={baseline!r} must be one of the algorithms {', '.join(self.algorithms)}")
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What tables and figures call the algorithms."""
+        return {name: variant.label or name for name, variant in self.algorithms.items()}
+
+    def baseline_of(self, name: str) -> str | None:
+        """The algorithm that another one is compared with, if any."""
+        baseline = self.algorithms[name].baseline or self.baseline
+        return None if baseline == name else baseline
 
     def runs(self) -> list[Run]:
         """All runs of the study, first seeds first, so that an early look covers every curve."""
-        shared = ("steps", "eval_freq", "eval_episodes", "final", "tests", "scalars", "checkpoint_freq")
         runs = [
             Run(
-                name=variant.name,
-                algo=variant.algo,
+                name=name,
+                algo=variant.algo or name,
                 env=env,
                 seed=seed,
+                steps=self.steps,
+                eval_freq=self.eval_freq,
+                eval_episodes=self.eval_episodes,
                 params={**self.params, **env_params, **variant.params},
                 agents=variant.agents,
-                **{field: getattr(self, field) for field in shared},
+                final=self.final,
+                tests=self.tests,
+                scalars=tuple(self.scalars),
+                checkpoint_freq=self.eval_freq if self.checkpoint_freq is None else self.checkpoint_freq,
             )
             for seed in self.seeds
             for env, env_params in self.environments.items()
-            for variant in self.variants
+            for name, variant in self.algorithms.items()
         ]
         return [replace(run, ids=(f"{self.name}/{run.folder}",)) for run in runs]
 
@@ -89,62 +133,22 @@ def load_studies(path: Path, names: Collection[str] = ()) -> list[Study]:
 def parse_study(name: str, fields: Mapping[str, Any]) -> Study:
     """Check one study of the file.
 
-    :raises ValueError: If a field is missing, unknown or of the wrong kind
+    :raises ValueError: If a field is missing, unknown or of the wrong kind, with its name and value
     """
-    entry = _Entry(
-        f"study {name!r}", fields, set(Study.__dataclass_fields__) - {"name", "variants"} | {"algorithms", "baseline"}
-    )
-    _check_name(entry.where, name)
-    missing = {"environments", "algorithms", "steps", "eval_freq"} - set(fields)
-    if missing:
-        raise ValueError(f"{entry.where}: add the missing field(s) {', '.join(sorted(missing))}")
-    steps, eval_freq = entry.integer("steps"), entry.integer("eval_freq")
-    entry.check("steps", steps % eval_freq == 0, f"be a multiple of eval_freq={eval_freq}, to evaluate the last step")
-    variants = tuple(
-        _variant(f"{entry.where}, algorithm {key!r}", key, value, fields.get("baseline"))
-        for key, value in entry.names("algorithms").items()
-    )
-    names = [variant.name for variant in variants]
-    for baseline in {fields.get("baseline"), *(variant.baseline for variant in variants)} - {None, *names}:
-        raise ValueError(f"{entry.where}: baseline={baseline!r} must be one of the algorithms {', '.join(names)}")
-    final = _Entry(f"{entry.where}, final", fields.get("final"), {"episodes", "threshold", "deterministic"})
-    tests = _Entry(f"{entry.where}, tests", fields.get("tests"), {"episodes", "actions", "worlds"})
-    kinds = {"mean", "sampled"}
-    return Study(
-        name=name,
-        title=str(fields.get("title", name)),
-        environments=entry.params_by_name("environments"),
-        variants=variants,
-        seeds=tuple(
-            entry.get("seeds", [1, 2, 3], _is_seeds, "be a non-empty list of different integers of at least 0")
-        ),
-        steps=steps,
-        eval_freq=eval_freq,
-        eval_episodes=entry.integer("eval_episodes", 5),
-        params=entry.params("params"),
-        final=FinalEvaluation(
-            final.integer("episodes", 20),
-            final.get("threshold", None, lambda x: x is None or type(x) in (int, float), "be a number"),
-            final.get("deterministic", True, lambda x: type(x) is bool, "be true or false"),
-        ),
-        tests=Tests(
-            tests.integer("episodes", 10),
-            tuple(tests.get("actions", ["mean"], lambda x: bool(x) and set(x) <= kinds, "list mean, sampled or both")),
-            tests.params_by_name("worlds") if fields.get("tests") else {},
-        ),
-        scalars=tuple(
-            entry.get(
-                "scalars",
-                [],
-                lambda x: isinstance(x, list) and all(isinstance(key, str) for key in x),
-                "be a list of log keys such as train/entropy",
-            )
-        ),
-        checkpoint_freq=entry.integer("checkpoint_freq", eval_freq, least=0),
-        published=entry.get(
-            "published", {}, _is_published, "map environments to labels, labels to steps, steps to [middle, low, high]"
-        ),
-    )
+    if not isinstance(fields, Mapping):
+        raise ValueError(f"study {name!r} must be a mapping of fields, got {fields!r}")
+    try:
+        return Study.model_validate({**fields, "name": name})
+    except ValidationError as error:
+        known = f"; a study has the fields {', '.join(Study.model_fields)}"
+        lines = [
+            f"{'.'.join(map(str, entry['loc']))}={entry['input']!r}: {entry['msg']}"
+            + known * (entry["type"] == "extra_forbidden" and len(entry["loc"]) == 1)
+            if entry["loc"] and entry["type"] != "missing"
+            else f"{'.'.join(map(str, entry['loc']))} {entry['msg']}".strip()
+            for entry in error.errors(include_url=False)
+        ]
+        raise ValueError(f"study {name!r}: " + "; ".join(lines)) from error
 
 
 def merge_runs(studies: Iterable[Study]) -> list[Run]:
@@ -171,84 +175,3 @@ def merge_runs(studies: Iterable[Study]) -> list[Run]:
             scalars=tuple(dict.fromkeys(known.scalars + run.scalars)),
         )
     return list(merged.values())
-
-
-class _Entry:
-    """A mapping of the file, whose fields are checked when they are read."""
-
-    def __init__(self, where: str, fields: Any, known: set[str]) -> None:
-        self.where = where
-        self.fields = {} if fields is None else fields
-        names = ", ".join(sorted(known))
-        if not isinstance(self.fields, Mapping):
-            raise ValueError(f"{where}: {self.fields!r} must be a mapping with the fields {names}")
-        if unknown := set(self.fields) - known:
-            raise ValueError(f"{where}: no field is named {', '.join(map(str, unknown))}; known are {names}")
-
-    def check(self, key: str, valid: bool, must: str) -> None:
-        if not valid:
-            raise ValueError(f"{self.where}: {key}={self.fields.get(key)!r} must {must}")
-
-    def get(self, key: str, default: Any, is_valid: Callable[[Any], bool], must: str) -> Any:
-        value = self.fields.get(key, default)
-        self.check(key, is_valid(value), must)
-        return value
-
-    def integer(self, key: str, default: int | None = None, least: int = 1) -> int:
-        return int(
-            self.get(key, default, lambda x: type(x) is int and x >= least, f"be an integer of at least {least}")
-        )
-
-    def names(self, key: str) -> dict[str, Any]:
-        value: Any = self.fields.get(key)
-        listed = isinstance(value, list) and len(set(map(str, value))) == len(value)
-        named: Any = dict.fromkeys(value) if listed else value
-        valid = isinstance(named, Mapping) and bool(named) and all(isinstance(name, str) for name in named)
-        self.check(key, valid, "be a non-empty list of different names, or a mapping from names")
-        return dict(named)
-
-    def params(self, key: str) -> dict[str, Any]:
-        valid = "be a mapping from names of hyperparameters to values"
-        return dict(self.get(key, None, _is_params, valid) or {})
-
-    def params_by_name(self, key: str) -> dict[str, dict[str, Any]]:
-        names = self.names(key)
-        entry = _Entry(f"{self.where}, {key}", names, set(names))
-        return {name: entry.params(name) for name in names}
-
-
-def _variant(where: str, name: Any, fields: Any, baseline: Any) -> Variant:
-    _check_name(where, name)
-    entry = _Entry(where, fields, {"algo", "label", "params", "baseline", "agents"})
-    baseline = entry.fields.get("baseline", baseline)
-    return Variant(
-        name=name,
-        algo=str(entry.fields.get("algo", name)),
-        label=str(entry.fields.get("label", name)),
-        params=entry.params("params"),
-        baseline=None if baseline == name else baseline,
-        agents=entry.integer("agents", 1),
-    )
-
-
-def _check_name(where: str, name: Any) -> None:
-    # Names become folders and file names.
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        raise ValueError(f"{where}: the name {name!r} must be made of letters, digits, '_', '-' and '.'")
-
-
-def _is_params(value: Any) -> bool:
-    return value is None or (isinstance(value, Mapping) and all(isinstance(key, str) for key in value))
-
-
-def _is_seeds(value: Any) -> bool:
-    listed = isinstance(value, list) and bool(value) and all(type(seed) is int and seed >= 0 for seed in value)
-    return listed and len(set(value)) == len(value)
-
-
-def _is_published(value: Any) -> bool:
-    try:
-        points = [point for curves in value.values() for curve in curves.values() for point in curve.items()]
-        return all(type(step) is int and low <= middle <= high for step, (middle, low, high) in points)
-    except (AttributeError, TypeError, ValueError):
-        return False

@@ -22,31 +22,32 @@ def final_table(study: Study, results: Results) -> tuple[str, list[str]]:
     scalars = results["scalars"].astype({"value": float, "step": int})
     last = scalars[scalars["step"] == scalars.groupby(["env", "algo"])["step"].transform("max")]
     logged = last.groupby(["env", "algo", "name"])["value"].mean().to_dict()
-    labels = {variant.name: variant.label for variant in study.variants}
-    baselines = {variant.baseline for variant in study.variants if variant.baseline}
+    labels = study.labels
+    baselines = {baseline for name in labels if (baseline := study.baseline_of(name))}
     names = [name for name in study.scalars if name in set(scalars["name"])]
     header = ["Environment", "Algorithm", "Seeds", "Mean ± std over seeds", "IQM [95 % interval]"]
     header += [] if threshold is None else [f"At least {threshold:g}"]
     header += ["Difference" if len(baselines) > 1 else f"Beside {labels[b]}" for b in sorted(baselines)[:1]]
     rows, short = [], []
     for env in study.environments:
-        for variant in (variant for variant in study.variants if (env, variant.name) in by_run):
-            returns, base = by_run[env, variant.name], by_run.get((env, variant.baseline))
+        for name in (name for name in labels if (env, name) in by_run):
+            baseline = study.baseline_of(name)
+            returns, base = by_run[env, name], by_run.get((env, baseline))
             mean, digits = returns.mean(), _digits(returns)
             std = f" ± {returns.std(ddof=1):.{digits}f}" if len(returns) > 1 else ""
-            cells = [env, variant.label, f"{len(returns)}", f"{mean:.{digits}f}{std}", with_interval(returns)]
-            result = f"{study.name}: {variant.label} on {env}, mean return {mean:.2f}"
+            cells = [env, labels[name], f"{len(returns)}", f"{mean:.{digits}f}{std}", with_interval(returns)]
+            result = f"{study.name}: {labels[name]} on {env}, mean return {mean:.2f}"
             if threshold is not None:
                 reached = f"({(returns >= threshold).sum()} of {len(returns)} seeds)"
                 cells.append(f"{'yes' if mean >= threshold else 'no'} {reached}")
                 short += [f"{result}, is below {threshold:g}"] * bool(mean < threshold)
             if baselines:
                 beyond = base is not None and not_below(returns, base) is False
-                other = f" to {labels[variant.baseline]}" if variant.baseline and len(baselines) > 1 else ""
+                other = f" to {labels[baseline]}" if baseline and len(baselines) > 1 else ""
                 verdict = ", beyond the spread" * beyond
                 cells.append("" if base is None else f"{mean - base.mean():+.{digits}f}{other}{verdict}")
-                short += [f"{result}, is below {variant.baseline} beyond the seeds' spread"] * beyond
-            values = [logged.get((env, variant.name, name)) for name in names]
+                short += [f"{result}, is below {baseline} beyond the seeds' spread"] * beyond
+            values = [logged.get((env, name, scalar)) for scalar in names]
             rows.append([*cells, *("" if value is None else f"{value:.3g}" for value in values)])
     rules = ["---"] * 2 + ["---:"] * 3 + ["---"] * (len(header) - 5) + ["---:"] * len(names)
     return markdown([[*header, *(f"Last `{name}`" for name in names)], rules, *rows]), short
@@ -61,10 +62,10 @@ def published_table(study: Study, results: Results) -> str:
     ]
     for env, published in study.published.items():
         for step in sorted({step for curve in published.values() for step in curve}):
-            for variant in study.variants:
-                mine = curves[(curves["env"] == env) & (curves["algo"] == variant.name) & (curves["step"] == step)]
+            for name, label in study.labels.items():
+                mine = curves[(curves["env"] == env) & (curves["algo"] == name) & (curves["step"] == step)]
                 if len(returns := mine["return_mean"].to_numpy()):
-                    rows.append([env, f"{step}", variant.label, f"{len(returns)}", with_interval(returns)])
+                    rows.append([env, f"{step}", label, f"{len(returns)}", with_interval(returns)])
             for label, curve in published.items():
                 if step in curve:
                     middle, low, high = curve[step]

@@ -12,6 +12,7 @@ from sb3_sac_variants.zoo.plugin import register
 #: Each is a module of the zoo that can be run; those of ``rl_zoo3.plots`` go by either name.
 COMMANDS = {
     "train": "rl_zoo3.train",
+    "tune": "sb3_sac_variants.zoo.tune",
     "enjoy": "rl_zoo3.enjoy",
     "record_video": "rl_zoo3.record_video",
     "load_from_hub": "rl_zoo3.load_from_hub",

@@ -1,4 +1,4 @@
-"""Optuna samplers for the RL Zoo's ``-optimize``, and the way back from a finished trial.
+"""Optuna samplers for the RL Zoo's ``-optimize``, and the converters of finished trials.
 
 What our algorithms share with Stable-Baselines3's SAC (discount, batch size, learning rate, update frequency, tau,
 network size, HER) is sampled by the zoo's own SAC sampler; each sampler here adds what its algorithm adds. The zoo
@@ -92,10 +92,10 @@ def sample_sql_params(
     trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]
 ) -> dict[str, Any]:
     """
-    Sample hyperparameters for SQL: SAC's, the reward scale, soft or hard target copies, and with continuous actions the
-    numbers of particles.
+    Sample hyperparameters for SQL: SAC's, the reward scale, soft or hard target copies, and numbers of particles.
 
-    The temperature is held at 1, as for SACv1; the hard copies are those of Haarnoja et al. 2017 (appendix D).
+    Particles are for continuous actions. The temperature is held at 1, as for SACv1; the hard copies are those of
+    Haarnoja et al. 2017 (appendix D).
 
     :param trial: Optuna trial
     :param n_actions: Dimension of the actions, 0 when they are discrete
@@ -160,14 +160,14 @@ def convert_masac_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _suggest_reward_scale_and_targets(trial: optuna.Trial) -> None:
-    """What the algorithms with a fixed temperature add to SAC's parameters."""
+    """Sample what the algorithms with a fixed temperature add to SAC's parameters."""
     trial.suggest_float("reward_scale", 0.1, 100.0, log=True)
     trial.suggest_categorical("hard_target_update", [False, True])
     trial.suggest_int("hard_target_update_interval", 100, 10_000, log=True)
 
 
 def _convert_targets(hyperparams: dict[str, Any]) -> dict[str, Any]:
-    """Hard copies at the sampled interval, or a moving average at each gradient step; the temperature 1."""
+    """Set the temperature to 1, and the targets to hard copies at the sampled interval or to a moving average."""
     hyperparams["ent_coef"] = 1.0
     interval = hyperparams.pop("hard_target_update_interval")
     if hyperparams.pop("hard_target_update"):
@@ -178,7 +178,7 @@ def _convert_targets(hyperparams: dict[str, Any]) -> dict[str, Any]:
 
 
 def _suggest_shared_params(trial: optuna.Trial, n_actions: int, n_envs: int, additional_args: dict[str, Any]) -> None:
-    """Have the zoo sample what we share with SAC; what HER was given besides becomes a choice of one."""
+    """Sample what we share with SAC, by the zoo's sampler; what HER was given besides becomes a choice of one."""
     from rl_zoo3.hyperparams_opt import sample_sac_params  # not above: importing it makes the zoo ask for this module
 
     sample_sac_params(trial, n_actions, n_envs, additional_args)
@@ -190,8 +190,10 @@ def _suggest_shared_params(trial: optuna.Trial, n_actions: int, n_envs: int, add
 
 def _convert_shared_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
     """
-    The zoo's conversion, with the parameters of the HER buffer brought back into their dictionary, and one update for
-    each environment step with several environments, too (the zoo's is one for each step of all of them).
+    Convert what we share with SAC, by the zoo's converter.
+
+    The parameters of the HER buffer go back into their dictionary. There is one update for each environment step, with
+    several environments too (the zoo's is one for each step of all of them).
     """
     from rl_zoo3.hyperparams_opt import convert_offpolicy_params
 

@@ -3,7 +3,7 @@
 import math
 import pathlib
 from abc import abstractmethod
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,7 +27,7 @@ from sb3_sac_variants.common.algorithm.inspection import Observation
 from sb3_sac_variants.common.algorithm.rollout import MaxEntRollout
 from sb3_sac_variants.common.checks.compatibility import check_instance, check_policy
 from sb3_sac_variants.common.checks.validation import check_range, check_sde, parse_ent_coef
-from sb3_sac_variants.common.equations.losses import soft_bellman_error
+from sb3_sac_variants.common.equations.losses import soft_bellman_error, td_error
 from sb3_sac_variants.common.equations.types import Batch
 from sb3_sac_variants.common.gradient_step.learner import Learner
 from sb3_sac_variants.common.gradient_step.precision import matmul_precision
@@ -43,18 +43,25 @@ from sb3_sac_variants.common.persistence import checkpoint, save_load
 from sb3_sac_variants.common.persistence.save_load import Path
 from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
 
+#: what an update reports: scalars to log by their names, and as "td_error" the errors of transitions, or None
+Metrics = Mapping[str, th.Tensor | None]
 
-def bellman_loss(critic: StackedCritic, batch: Batch, target_q: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
+
+def bellman_loss(
+    critic: StackedCritic, batch: Batch, target_q: th.Tensor
+) -> tuple[th.Tensor, tuple[th.Tensor, th.Tensor | None]]:
     """
     Soft Bellman error of the critics on a batch.
 
     :param critic: Q-functions
     :param batch: transitions
     :param target_q: y, ``(B, 1)``
-    :return: the error, and the mean of the critics' values (to log)
+    :return: the error; the mean of the critics' values (to log); the error of each transition, ``(B,)``, if the replay
+        wants to know it
     """
     q_values = critic.evaluate(batch.observations, batch.actions)
-    return soft_bellman_error(q_values, target_q), q_values.mean()
+    errors = None if batch.indices is None else td_error(q_values, target_q)
+    return soft_bellman_error(q_values, target_q, batch.weights), (q_values.mean(), errors)
 
 
 class MaxEntAlgorithm(MaxEntRollout):
@@ -177,7 +184,7 @@ class MaxEntAlgorithm(MaxEntRollout):
         """
 
     @abstractmethod
-    def update(self, batch: Batch, noise: Any) -> dict[str, th.Tensor]:
+    def update(self, batch: Batch, noise: Any) -> Metrics:
         """
         Do one gradient step: the paper's algorithm box.
 
@@ -185,7 +192,8 @@ class MaxEntAlgorithm(MaxEntRollout):
 
         :param batch: transitions
         :param noise: what :meth:`draw_noise` gave
-        :return: metrics to log by their names, scalars on the device; the same ones at each call
+        :return: metrics to log by their names, scalars on the device, the same ones at each call; and as "td_error" the
+            errors of transitions that :func:`bellman_loss` gave, for the replay
         """
 
     # ---------------------------------------------------------------- construction
@@ -333,18 +341,29 @@ class MaxEntAlgorithm(MaxEntRollout):
             samples.dones,
             samples.rewards,
             discounts,
+            getattr(samples, "weights", None),
+            getattr(samples, "indices", None),
         )
         return batch, self.draw_noise(batch_size)
 
     def _gradient_step(self, batch: Batch, noise: Any) -> None:
         """
-        Do one update, and add up its metrics.
+        Do one update, add up its metrics, and tell a prioritised replay the errors of its transitions.
 
         :param batch: transitions
         :param noise: random numbers
         """
         with th.no_grad():
-            self.updater.metrics.add(self.update(batch, noise))
+            reported = dict(self.update(batch, noise))
+            errors = reported.pop("td_error", None)
+            if batch.indices is not None:
+                if errors is None:
+                    raise ValueError(
+                        f"{type(self.replay_buffer).__name__} asks for the errors of transitions, and "
+                        f"{type(self).__name__}.update() reports no 'td_error': take another replay_buffer_class"
+                    )
+                self.replay_buffer.update_priorities(batch.indices, errors)  # type: ignore[union-attr]
+            self.updater.metrics.add(reported)  # type: ignore[arg-type]
 
     @property
     def _draws_on_device(self) -> bool:

@@ -17,6 +17,8 @@ from sb3_sac_variants.common.equations.types import Batch, PolicySample
 
 def check_shape(name: str, tensor: th.Tensor, expected: tuple[int | None, ...]) -> None:
     """
+    Refuse a shape that would broadcast.
+
     :param name: how the tensor is called in the error
     :param tensor: the tensor
     :param expected: its shape, None where any size will do
@@ -74,7 +76,7 @@ def soft_bellman_target(batch: Batch, next_value: th.Tensor, reward_scale: float
     return (reward_scale * batch.rewards + (1.0 - batch.dones) * batch.discounts * next_value).detach()
 
 
-def soft_bellman_error(q_values: th.Tensor, target_q: th.Tensor) -> th.Tensor:
+def soft_bellman_error(q_values: th.Tensor, target_q: th.Tensor, weights: th.Tensor | None = None) -> th.Tensor:
     """
     Soft Bellman residual J_Q = sum_i 1/2 E[(Q_i(s, a) - y)^2] (P18, eq. 7; P19, eq. 5).
 
@@ -83,11 +85,27 @@ def soft_bellman_error(q_values: th.Tensor, target_q: th.Tensor) -> th.Tensor:
 
     :param q_values: Q of all critics, ``(n, B, N)``
     :param target_q: y, ``(B, N)``
+    :param weights: weight of each transition, ``(B, 1)``; None for 1
     :return: scalar
     """
     check_shape("target_q", target_q, (None, None))
     check_shape("q_values", q_values, (None, *target_q.shape))
-    return 0.5 * (q_values - target_q).square().mean(dim=1).sum()
+    squares = (q_values - target_q).square()
+    if weights is not None:
+        check_shape("weights", weights, (target_q.shape[0], 1))
+        squares = weights * squares
+    return 0.5 * squares.mean(dim=1).sum()
+
+
+def td_error(q_values: th.Tensor, target_q: th.Tensor) -> th.Tensor:
+    """
+    Absolute temporal-difference error of each transition, |Q(s, a) - y|, the mean over critics and agents.
+
+    :param q_values: Q of all critics, ``(n, B, N)``
+    :param target_q: y, ``(B, N)``
+    :return: ``(B,)``
+    """
+    return (q_values - target_q).abs().mean(dim=(0, 2))
 
 
 def soft_value_error(values: th.Tensor, target_value: th.Tensor) -> th.Tensor:
@@ -122,8 +140,9 @@ def likelihood_ratio_policy_improvement(
     q_values: th.Tensor, values: th.Tensor, sample: PolicySample, ent_coef: th.Tensor
 ) -> th.Tensor:
     """
-    Likelihood-ratio form of the policy loss, E[log pi(a|s) sg(alpha log pi(a|s) - Q(s, a) + V(s))]: its gradient is
-    the score-function gradient of P18, eq. 10, with V as the baseline.
+    Likelihood-ratio form of the policy loss, E[log pi(a|s) sg(alpha log pi(a|s) - Q(s, a) + V(s))].
+
+    Its gradient is the score-function gradient of P18, eq. 10, with V as the baseline.
 
     :param q_values: Q at the policy's actions, ``(B, K)``
     :param values: V(s), ``(B, 1)``
@@ -156,9 +175,10 @@ def importance_sampled_soft_value(q_values: th.Tensor, proposal: PolicySample, e
 
 def energy_based_policy(q_values: th.Tensor, proposal: PolicySample, ent_coef: th.Tensor) -> PolicySample:
     """
-    The optimal policy for Q, pi(a|s) = exp((Q(s, a) - V(s))/alpha) (P17, eq. 6), at the actions of a proposal, weighted
-    so that expectations under the proposal become expectations under the policy (self-normalised importance sampling;
-    exact where the proposal is all actions of a discrete space).
+    The optimal policy for Q, pi(a|s) = exp((Q(s, a) - V(s))/alpha) (P17, eq. 6), at the actions of a proposal.
+
+    Weights turn expectations under the proposal into expectations under the policy (self-normalised importance
+    sampling; exact where the proposal is all actions of a discrete space).
 
     :param q_values: Q at the proposed actions, ``(B, K)``
     :param proposal: the actions and their log-density under the proposal

@@ -72,6 +72,8 @@ class Linear(nn.Linear):
 
     def forward(self, input: th.Tensor) -> th.Tensor:
         """
+        Apply the layer.
+
         :param input: ``(..., in_features)``
         :return: ``(..., out_features)``
         """

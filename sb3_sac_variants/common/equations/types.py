@@ -16,6 +16,8 @@ class Batch(NamedTuple):
     :param dones: 1 where the episode terminated, 0 where it went on or was truncated, ``(B, 1)``
     :param rewards: raw (or n-step) rewards, ``(B, 1)``, or ``(B, N)`` of several agents
     :param discounts: discount of the bootstrapped value: gamma, or gamma^n for n-step returns, ``(B, 1)``
+    :param weights: weight of each transition in the Bellman error, ``(B, 1)``; None for 1
+    :param indices: where the replay keeps the transitions, ``(B,)``, if it wants to know their errors
     """
 
     observations: th.Tensor | TensorDict
@@ -24,6 +26,8 @@ class Batch(NamedTuple):
     dones: th.Tensor
     rewards: th.Tensor
     discounts: th.Tensor
+    weights: th.Tensor | None = None
+    indices: th.Tensor | None = None
 
 
 class PolicySample(NamedTuple):

@@ -21,6 +21,8 @@ ANNOUNCE_AFTER = 4.0
 
 def compile_unsupported() -> str | None:
     """
+    Look for a C++ compiler.
+
     :return: why ``torch.compile`` cannot work on this machine's CPU, or None
     """
     compiler = os.environ.get("CXX", "g++")
@@ -31,6 +33,8 @@ def compile_unsupported() -> str | None:
 
 def compile_step(step: Step, fullgraph: bool, compilations: int | None) -> Step:
     """
+    Let ``torch.compile`` have a gradient step.
+
     :param step: does a gradient step
     :param fullgraph: False where the optimiser's own step has to break the graph
     :param compilations: how often at the most; None for torch's limit
@@ -45,10 +49,12 @@ def compile_step(step: Step, fullgraph: bool, compilations: int | None) -> Step:
 
 def _guards_to_check(guards: Sequence[Any]) -> list[bool]:
     """
-    Before each call torch.compile checks what it took for granted. Kept are the arguments (another batch size compiles
-    anew) and the plain values among the attributes (another tau, target entropy or reward scale does); dropped is the
-    structure of modules, dictionaries and functions: 1500 checks and 0.2 ms in each SACv2 update, of what nothing
-    replaces under a running engine. Tensors are read from their owners at each call, whatever is checked.
+    Choose what torch.compile checks before each call, of all it took for granted.
+
+    Kept are the arguments (another batch size compiles anew) and the plain values among the attributes (another tau,
+    target entropy or reward scale does). Dropped is the structure of modules, dictionaries and functions: 1500 checks
+    and 0.2 ms in each SACv2 update, of what nothing replaces under a running engine. Tensors are read from their
+    owners at each call, whatever is checked.
 
     :param guards: what could be checked
     :return: whether it is
@@ -66,6 +72,8 @@ def _guards_to_check(guards: Sequence[Any]) -> list[bool]:
 
 def _with_own_code(step: Step) -> Step:
     """
+    Give a method a code object of its own.
+
     torch.compile keeps its graphs, a handful at the most, with the code of a function, which all models share: a study
     that trains one model after the other would run out. A copy of the code has room of its own, freed with the engine.
 

@@ -36,9 +36,11 @@ class EngineUnavailableError(RuntimeError):
 
 class Engine(ABC):
     """
+    A way to run gradient steps.
+
     :param draw: gives the arguments of a gradient step
     :param step: does a gradient step
-    :param draw_on_device: whether ``draw`` runs on the device without a word to the host
+    :param draw_on_device: whether ``draw`` needs no synchronisation between host and device
     """
 
     name: ClassVar[str]
@@ -51,6 +53,8 @@ class Engine(ABC):
     @abstractmethod
     def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
         """
+        Do gradient steps.
+
         :param gradient_steps: number of gradient steps
         :param batch_size: transitions in each
         :param signature: gives another value when something that must not change under a captured graph has changed
@@ -71,8 +75,9 @@ class EagerEngine(Engine):
 
 class CompiledEngine(Engine):
     """
-    The whole gradient step in one ``torch.compile`` graph; the draw stays outside, so that random numbers are those of
-    the eager engine.
+    The whole gradient step in one ``torch.compile`` graph.
+
+    The draw stays outside, so that random numbers are those of the eager engine.
 
     :param fullgraph: False where the optimiser's own step has to break the graph
     :param compilations: how often it compiles at the most, by default as often as torch does (8 times)
@@ -202,6 +207,8 @@ class CudaGraphEngine(Engine):
 
 def _in_a_line(error: BaseException) -> str:
     """
+    Put an error into one line.
+
     :param error: what was raised, maybe with pages of text
     :return: its type and first line; of its cause, if it is an error of ours that wraps another
     """
@@ -227,8 +234,10 @@ def keep_freed_memory() -> None:
 
 class _WithFallback(Engine):
     """
-    An engine chosen by "auto": where it fails in its first run, or cannot be compiled anew later on, the eager engine
-    takes over with one warning. A step that fails so has changed nothing.
+    An engine chosen by "auto".
+
+    Where it fails in its first run, or cannot be compiled anew later on, the eager engine takes over with one warning.
+    A step that fails so has changed nothing.
 
     :param chosen: the engine
     :param fallback: what takes over
@@ -261,6 +270,8 @@ class _WithFallback(Engine):
 
 def _best_engine(device: th.device, planned_steps: float) -> tuple[str, str]:
     """
+    Choose an engine for "auto".
+
     :param device: where
     :param planned_steps: gradient steps it will do
     :return: name of the engine that "auto" takes there, and why
@@ -290,11 +301,13 @@ def make_engine(
     verbose: int = 0,
 ) -> Engine:
     """
+    Make an engine by its name.
+
     :param name: "auto", "eager", "compile" or "cudagraph"
     :param draw: gives the arguments of a gradient step
     :param step: does a gradient step
     :param device: where
-    :param draw_on_device: whether ``draw`` runs without a word to the host
+    :param draw_on_device: whether ``draw`` needs no synchronisation between host and device
     :param fullgraph: whether the whole step can be one graph
     :param planned_steps: gradient steps it will do
     :param unsupported_engines: why an engine cannot run this step, by its name

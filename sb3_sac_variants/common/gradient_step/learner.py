@@ -30,8 +30,9 @@ def _trainable(optimizer: th.optim.Optimizer) -> list[nn.Parameter]:
 
 def _in_order_of(gradient: th.Tensor, parameter: th.Tensor) -> th.Tensor:
     """
-    What ``Tensor.backward()`` sees to and ``torch.autograd.grad`` does not: a convolution of images with the channels
-    last, say, gives a gradient in that order, of weights that are in another.
+    Lay a gradient out in memory as its parameter, as ``Tensor.backward()`` does and ``torch.autograd.grad`` does not.
+
+    A convolution of images with the channels last, say, gives a gradient in that order, of weights in another.
 
     :param gradient: of the parameter
     :param parameter: the parameter
@@ -86,6 +87,8 @@ class Learner:
 
     def bind(self, module: nn.Module) -> None:
         """
+        Train a module from now on.
+
         :param module: what to train from now on
         """
         self.module = module
@@ -95,6 +98,8 @@ class Learner:
 
     def is_bound_to(self, module: nn.Module) -> bool:
         """
+        Tell whether :meth:`bind` has nothing to do.
+
         :param module: what is to be trained
         :return: whether it is what is trained here, with the same optimiser, none of its parameters was replaced,
             frozen or thawed, and nothing has changed that decides how a step is done
@@ -106,6 +111,8 @@ class Learner:
 
     def _way_to_step(self) -> tuple[Any, ...]:
         """
+        Sum up what decides how a step is done.
+
         :return: another value when hooks or options of the optimiser were added that decide how a step can be done
         """
         amsgrad = any(group.get("amsgrad") for group in self._optimizer.param_groups)
@@ -114,19 +121,28 @@ class Learner:
     @property
     def optimizer(self) -> th.optim.Optimizer:
         """
+        The optimiser of the module.
+
         :return: the optimiser of the module
         """
         return self.module.optimizer  # type: ignore[return-value]
 
     def refresh(self) -> None:
         """
-        Bring the optimiser into the form the engines rely on: learning rate and step count as tensors on the device
-        (so that a changing rate neither recompiles nor recaptures), fused kernels where torch has them. To be called
-        after anything that replaces the optimiser or loads its state.
+        Bring the optimiser into the form the engines rely on.
+
+        Learning rate and step count are tensors on the device, so that a changing rate neither recompiles nor
+        recaptures; kernels are fused where torch has them. To be called after anything that replaces the optimiser or
+        loads its state.
         """
         optimizer = self._optimizer = self.optimizer
-        # Frozen ones (of a pretrained features extractor, say) stay with the optimiser, which passes them by
+        # Frozen ones (of a pretrained features extractor, say) stay with the optimiser, which passes by what has no
+        # gradient
         self.parameters = _trainable(optimizer)
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if not parameter.requires_grad:
+                    parameter.grad = None
         names = {id(parameter): name for name, parameter in self._wrapper.named_parameters()}
         if not all(id(parameter) in names for parameter in self.parameters):
             raise ValueError(
@@ -189,6 +205,8 @@ class Learner:
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """
+        Set the learning rate.
+
         :param learning_rate: the rate from the next step on
         """
         if self.lr is not None:
@@ -221,6 +239,8 @@ class Learner:
 
     def signature(self) -> tuple[Any, ...]:
         """
+        Identify the memory and the numbers that a step uses.
+
         :return: where a step writes: others when parameters (by ``load_from_vector``, say) or the optimiser's state
             have been replaced; and the options it takes as plain numbers, such as the learning rate of an optimiser
             other than Adam
@@ -283,6 +303,8 @@ class Learner:
 
     def _function_of_parameters(self, function: Callable[[Any], Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
         """
+        Turn a function of the module into one of its parameters.
+
         :param function: of the module
         :return: the same as a function of parameters by their names, and the parameters there are
         """
@@ -328,6 +350,8 @@ class Learner:
 
 def detach(value: Any) -> Any:
     """
+    Cut gradients off.
+
     :param value: a tensor, or tuples of them
     :return: the same without gradients
     """
@@ -336,6 +360,8 @@ def detach(value: Any) -> Any:
 
 def _map(function: Callable[[Any], Any], value: Any) -> Any:
     """
+    Apply a function to the leaves of nested tuples.
+
     :param function: of what is not a tuple
     :param value: tuples, or what they are made of
     :return: the same tuples of the function's results

@@ -11,6 +11,8 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 def target_copy(module: ModuleT) -> ModuleT:
     """
+    Copy a network for the targets.
+
     :param module: an online network
     :return: an exact copy for the targets: in evaluation mode, without gradients and without an optimiser
     """
@@ -22,9 +24,10 @@ def target_copy(module: ModuleT) -> ModuleT:
 
 class TargetTracker:
     """
-    Keeps a target network behind its online network: an exponential moving average each time a persistent counter of
-    gradient steps reaches a multiple of the interval; ``tau = 1`` makes it a hard copy
-    (P18, section 5.2).
+    Keeps a target network behind its online network (P18, section 5.2).
+
+    It is an exponential moving average, updated each time a persistent counter of gradient steps reaches a multiple of
+    the interval; ``tau = 1`` makes it a hard copy.
 
     SB3 tests its interval against the step inside one ``train()`` call, where with ``gradient_steps=1`` it is always
     zero; this counter counts over the whole run.
@@ -39,6 +42,8 @@ class TargetTracker:
 
     def bind(self, online: nn.Module, target: nn.Module) -> None:
         """
+        Track other networks from now on.
+
         :param online: the network that learns from now on
         :param target: the network that follows
         """
@@ -52,6 +57,8 @@ class TargetTracker:
 
     def is_bound_to(self, online: nn.Module, target: nn.Module) -> bool:
         """
+        Tell whether :meth:`bind` has nothing to do.
+
         :param online: the network that learns
         :param target: the network that follows
         :return: whether they are the same here, with the same parameters
@@ -61,6 +68,8 @@ class TargetTracker:
 
     def configure(self, tau: float, interval: int, steps: int) -> None:
         """
+        Set how the target follows.
+
         :param tau: coefficient of the moving average
         :param interval: number of gradient steps from one update to the next
         :param steps: gradient steps done so far in the whole run
@@ -70,6 +79,8 @@ class TargetTracker:
 
     def signature(self) -> tuple[Any, ...]:
         """
+        Identify the memory that a step uses.
+
         :return: where a step reads and writes
         """
         return tuple(tensor.data_ptr() for tensor in (*self.online, *self.target))

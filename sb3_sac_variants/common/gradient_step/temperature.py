@@ -29,6 +29,8 @@ class Temperature(nn.Module):
     @property
     def value(self) -> th.Tensor:
         """
+        The temperature alpha.
+
         :return: alpha, ``(size,)``, without gradient
         """
         return self.ent_coef  # type: ignore[return-value]
@@ -68,6 +70,8 @@ class LearnedTemperature(Temperature):
 
     def setup_optimizer(self, optimizer_class: type[th.optim.Optimizer], **optimizer_kwargs: Any) -> None:
         """
+        Make the optimiser.
+
         :param optimizer_class: class of the optimiser
         :param optimizer_kwargs: its arguments, the learning rate among them
         """
@@ -81,6 +85,8 @@ class LearnedTemperature(Temperature):
 
     def coefficient(self) -> th.Tensor:
         """
+        What the loss is linear in: alpha or its logarithm.
+
         :return: what multiplies the excess entropy in the loss, ``(size,)``
         """
         return self.log_ent_coef.exp() if self.loss == "alpha" else self.log_ent_coef

@@ -101,6 +101,8 @@ class Updater:
 
     def set_learning_rates(self, actor: float, critic: float, ent_coef: float) -> None:
         """
+        Set the learning rates.
+
         :param actor: learning rate of the actor
         :param critic: of all other networks
         :param ent_coef: of the temperature, if it is learned
@@ -112,6 +114,8 @@ class Updater:
 
     def configure_targets(self, tau: float, interval: int, n_updates: int) -> None:
         """
+        Set how the targets follow.
+
         :param tau: coefficient of the moving average
         :param interval: gradient steps from one update of the targets to the next
         :param n_updates: gradient steps done so far in the whole run
@@ -175,6 +179,8 @@ class Updater:
 
     def signature(self) -> tuple[Hashable, ...]:
         """
+        Identify the memory that a gradient step uses.
+
         :return: changes when memory that a gradient step reads or writes has been replaced
         """
         written: list[Learner | TargetTracker] = [*self._all_learners(), *self.trackers.values()]
@@ -182,12 +188,16 @@ class Updater:
 
     def state(self) -> dict[str, Any]:
         """
+        Give what a checkpoint has to keep.
+
         :return: what of a run is neither in the networks nor in the optimisers, for a checkpoint
         """
         return {"metrics": self.metrics.state(), "planned_steps": self.planned_steps}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """
+        Go on from a checkpoint.
+
         :param state: what :meth:`state` gave
         """
         self.metrics.set_state(state["metrics"])

@@ -236,7 +236,7 @@ class TensorReplayBuffer(ReplayMemory):
         :raises ValueError: if the buffer is empty
         """
         self._check_filled()
-        return self._gather(self._range.draw(batch_size))
+        return self.gather(self._range.draw(batch_size))
 
     def _check_filled(self) -> None:
         if self._storage is not None:
@@ -250,9 +250,9 @@ class TensorReplayBuffer(ReplayMemory):
         self.set_normalization(env)
         position = th.as_tensor(batch_inds, dtype=th.int64, device=self.device)
         envs = th.randint(0, self.n_envs, position.shape, device=self.device)
-        return self._gather(position * self.n_envs + envs)
+        return self.gather(position * self.n_envs + envs)
 
-    def _gather(self, rows: th.Tensor) -> ReplayBufferSamples | DictReplayBufferSamples:
+    def gather(self, rows: th.Tensor) -> ReplayBufferSamples | DictReplayBufferSamples:
         """
         Read transitions.
 

@@ -47,12 +47,9 @@ class ReplayMemory(ReplayBuffer):
         # Not ReplayBuffer.__init__, which would allocate the arrays
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, get_device(device), n_envs=n_envs)
         self.buffer_size = max(buffer_size // n_envs, 1)
-        if optimize_memory_usage and self.buffer_size < 2:
-            raise ValueError(
-                f"buffer_size={buffer_size} holds less than two steps of {n_envs} environments, which "
-                "optimize_memory_usage=True needs: raise buffer_size"
-            )
         self.optimize_memory_usage = optimize_memory_usage
+        if buffer_size > 1:  # with 1 a model is loaded to play, as the zoo's enjoy does: it stores nothing
+            self._check_room(buffer_size)
         self.handle_timeout_termination = handle_timeout_termination
         self._spaces: dict[str, spaces.Space] = {SINGLE: observation_space}
         if isinstance(observation_space, spaces.Dict):
@@ -70,6 +67,13 @@ class ReplayMemory(ReplayBuffer):
         self._own_normalization: VecNormalize | None = None
         #: whether a step was interrupted while it was written
         self._unfinished = False
+
+    def _check_room(self, buffer_size: int) -> None:
+        if self.optimize_memory_usage and self.buffer_size < 2:
+            raise ValueError(
+                f"buffer_size={buffer_size} holds less than two steps of {self.n_envs} environments, which "
+                "optimize_memory_usage=True needs: raise buffer_size"
+            )
 
     def _row_layout(self) -> dict[str, int]:
         """
@@ -91,6 +95,7 @@ class ReplayMemory(ReplayBuffer):
 
         :return: the memory
         """
+        self._check_room(self.buffer_size)
         rows = self.buffer_size * self.n_envs
         names = ("obs",) if self.optimize_memory_usage else ("obs", "next_obs")
         images = {f"{name}.{key}": self._shapes[key] for name in names for key in self._images}

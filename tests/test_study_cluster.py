@@ -1,0 +1,147 @@
+"""Studies on a Ray cluster of several nodes on this machine, and what is sent between them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sb3_sac_variants.study.cluster import RayCluster, pack, unpack
+from sb3_sac_variants.study.execute import Resources
+from sb3_sac_variants.study.run_folder import RunFolder
+from sb3_sac_variants.study.studies import parse_study
+
+FIELDS: dict[str, Any] = {
+    "environments": {"Pendulum-v1": {"learning_starts": 100}},
+    "algorithms": {"sac_v2": None},
+    "seeds": [1, 2],
+    "steps": 1000,
+    "eval_freq": 200,
+    "eval_episodes": 2,
+    "final": {"episodes": 2},
+}
+
+
+def test_a_folder_arrives_as_it_was_sent_and_older_checkpoints_go(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for path, text in [
+        ("out.log", "a"),
+        ("a_1/checkpoint/checkpoint.json", "{}"),
+        ("a_1/checkpoint/version-2/model.zip", "b"),
+    ]:
+        (here / path).parent.mkdir(parents=True, exist_ok=True)
+        (here / path).write_text(text)
+    (here / "run.json.tmp").write_text("half")
+    (there / "a_1" / "checkpoint" / "version-1").mkdir(parents=True)
+    (there / "a_1" / "checkpoint" / "version-1" / "model.zip").write_text("old")
+    (there / "kept").write_text("mine")
+    unpack(pack(here), there)
+    files = {str(path.relative_to(there)): path.read_text() for path in there.rglob("*") if path.is_file()}
+    assert files == {
+        "out.log": "a",
+        "a_1/checkpoint/checkpoint.json": "{}",
+        "a_1/checkpoint/version-2/model.zip": "b",
+        "kept": "mine",
+    }
+
+
+def test_a_folder_that_is_not_there_is_sent_as_nothing(tmp_path: Path) -> None:
+    unpack(pack(tmp_path / "none"), tmp_path / "there")
+    assert not (tmp_path / "there").exists()
+
+
+def test_the_address_of_a_client_outside_the_cluster_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"ray://head:10001.*--address auto"):
+        RayCluster("ray://head:10001", tmp_path, Resources(), gpus=0.0)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    pytest.importorskip("ray", reason="needs the extra 'cluster'")
+    from ray.cluster_utils import Cluster
+
+    # The nodes start their processes with this environment.
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    )
+    monkeypatch.setenv("RAY_health_check_failure_threshold", "2")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    yield cluster
+    cluster.shutdown()
+
+
+def start(folder: Path, fields: dict[str, Any], *options: str) -> subprocess.Popen[str]:
+    folder.mkdir(exist_ok=True)
+    (folder / "studies.yml").write_text(yaml.dump({"tiny": fields}))
+    command = [sys.executable, "-m", "sb3_sac_variants.study", "run", "studies.yml", "--out", "out", *options]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(condition: Any) -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline, "waited for too long"
+        time.sleep(0.2)
+
+
+def report(folder: Path) -> str:
+    command = [sys.executable, "-m", "sb3_sac_variants.study", "report", "studies.yml", "--out", "out"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return (folder / "results" / "tiny.csv").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["sac_v2", "sac"])
+def test_runs_of_a_node_that_dies_go_on_at_another_with_the_same_result(
+    cluster: Any, tmp_path: Path, algo: str
+) -> None:
+    fields = {**FIELDS, "algorithms": [algo]}
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    process = start(tmp_path / "cluster", fields, "--address", cluster.address)
+    folders = [RunFolder(tmp_path / "cluster" / "out", run) for run in parse_study("tiny", fields).runs()]
+    try:
+        wait_for(
+            lambda: all((evaluated := folder.evaluations()) and len(evaluated["timesteps"]) > 1 for folder in folders)
+        )
+        assert not any(folder.is_trained() for folder in folders)
+        cluster.remove_node(nodes[0], allow_graceful=False)
+        output, _ = process.communicate(timeout=600)
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    assert "2 of 2 runs finished" in output
+    assert sum(folder.record()["resumed"] for folder in folders) == (algo == "sac_v2")
+    undisturbed = start(tmp_path / "local", fields, "--jobs", "2")
+    output, _ = undisturbed.communicate(timeout=600)
+    assert undisturbed.returncode == 0, output
+    assert report(tmp_path / "cluster") == report(tmp_path / "local")
+
+
+@pytest.mark.slow
+def test_an_interruption_ends_what_runs_on_the_cluster_and_loses_nothing(cluster: Any, tmp_path: Path) -> None:
+    cluster.add_node(num_cpus=2)
+    fields = {**FIELDS, "steps": 20_000}
+    process = start(tmp_path, fields, "--address", cluster.address)
+    folders = [RunFolder(tmp_path / "out", run) for run in parse_study("tiny", fields).runs()]
+    try:
+        wait_for(lambda: all(folder.checkpoint.exists() for folder in folders))
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130, output
+    mine = [f"-f\0{folder.run.folder}" for folder in folders]
+
+    def running() -> bool:
+        texts = [path.read_text(errors="replace") for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+        return any(text in line and "20000" in line for text in mine for line in texts)
+
+    wait_for(lambda: not running())
+    assert all(json.loads(folder.checkpoint.read_text()) for folder in folders)
