@@ -68,6 +68,15 @@ def skip_fields(app: Sphinx, what: str, name: str, member: Any, skip: bool, opti
     return True if str(getattr(member, "__doc__", "")).startswith("Alias for field number") else None
 
 
+def escape_bars(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Let a bar in a docstring mean itself, |A| a size and pi(a|s) a condition, where reST sees a substitution."""
+    in_formula = False
+    for number, line in enumerate(lines):
+        in_formula = ".. math::" in line or (in_formula and (not line.strip() or line.startswith(" ")))
+        if not in_formula:
+            lines[number] = re.sub(r"(``.*?``|`[^`]*`)|\|", lambda match: match[1] or r"\|", line)
+
+
 def shorten_title(app: Sphinx, docname: str, source: list[str]) -> None:
     """Call a module's page by the last part of the module's name, so that it fits into the navigation."""
     if docname.startswith("api/modules/"):
@@ -80,4 +89,5 @@ def setup(app: Sphinx) -> None:
     """Formulas become MathML, which browsers draw without any script, font or network."""
     app.add_html_math_renderer("mathml", (render_inline, None), (render_block, None))
     app.connect("autodoc-skip-member", skip_fields)
+    app.connect("autodoc-process-docstring", escape_bars)
     app.connect("source-read", shorten_title)
