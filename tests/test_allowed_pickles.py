@@ -50,6 +50,7 @@ ORDINARY: dict[str, Callable[[], Any]] = {
     "array": lambda: np.arange(6, dtype=np.float32).reshape(2, 3),
     "empty array": lambda: np.zeros((0, 3), dtype=np.uint8),
     "array in the order of Fortran": lambda: np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "array in another order": lambda: np.arange(24.0).reshape(2, 3, 4).transpose(1, 0, 2),
     "array with gaps": lambda: np.arange(16.0).reshape(4, 4)[::2],
     "array of the other order of bytes": lambda: np.arange(3, dtype=">f4"),
     "array of objects": lambda: np.array([{"is_success": True}, None], dtype=object),

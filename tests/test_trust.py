@@ -79,7 +79,8 @@ def with_attribute(source: pathlib.Path, target: pathlib.Path, name: str, value:
     """
     with zipfile.ZipFile(source) as archive:
         data = json.loads(archive.read("data"))
-    data[name] = {":type:": "", ":serialized:": base64.b64encode(cloudpickle.dumps(value)).decode()}
+    before = data.get(name) if isinstance(data.get(name), dict) else {}
+    data[name] = {**before, ":serialized:": base64.b64encode(cloudpickle.dumps(value)).decode()}
     return rewritten(source, target, data=json.dumps(data).encode())
 
 

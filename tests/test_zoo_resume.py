@@ -31,7 +31,7 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "sac_v1": ("Pendulum-v1", {"n_envs": 2, "gradient_steps": -1}),
     "sac_v2": ("Pendulum-v1", {"normalize": True, "n_envs": 2, "gradient_steps": -1, "learning_rate": "lin_3e-4"}),
     "sql": ("CartPole-v1", {"normalize": "dict(norm_obs=True, norm_reward=False)"}),
-    "masac": ("SimpleSpread-v3", {"normalize": True, "n_envs": 2}),
+    "masac": ("SimpleSpread-v3", {"normalize": "dict(norm_reward=False)", "n_envs": 2}),
 }
 #: step at which a run crashes, where one is to
 crash_at = 10**9

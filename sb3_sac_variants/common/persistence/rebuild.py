@@ -114,8 +114,11 @@ def _set_array(array: np.ndarray, state: Any) -> None:
 
 def _array_of_buffer(buffer: Any, dtype: Any, shape: Any, order: Any, axis_order: Any = None) -> np.ndarray:
     require(isinstance(buffer, (bytes, bytearray)) and isinstance(dtype, np.dtype), "numpy.ndarray")
-    require(not dtype.hasobject and order in ("C", "F") and axis_order is None, "numpy.ndarray")
-    return np.frombuffer(buffer, dtype=dtype).reshape(_checked_shape(shape), order=order)
+    require(not dtype.hasobject and order in ("C", "F", "K"), "numpy.ndarray")
+    array = np.frombuffer(buffer, dtype=dtype)
+    if order == "K":  # of any other order of axes, since NumPy 2.3
+        return array.reshape(_checked_shape(shape), order="C").transpose(axis_order)
+    return array.reshape(_checked_shape(shape), order=order)
 
 
 def _scalar(dtype: Any, content: Any = b"") -> Any:
