@@ -384,8 +384,9 @@ def load_replay_buffer(model: Any, path: Path, truncate_last_traj: bool, trusted
         hashing = _Hashing(file)
         buffer = read_pickle(hashing, trusted)
         digest = hashing.sha256.digest()
-        trailer = file.read(len(HASH) + len(digest))
-        require_hash(not trailer.startswith(HASH) or trailer == HASH + digest)
+        # Older files have no hash; in a file that somebody else has opened, something else may follow
+        rest = file.read(len(HASH) + len(digest) + (not is_file))
+        require_hash(rest in (b"", HASH + digest) or (is_file and not rest.startswith(HASH)))
         if not isinstance(buffer, ReplayBuffer):
             raise TypeError(f"a {type(buffer).__name__} is no replay buffer")
         for name in ("observation_space", "action_space", "n_envs"):
