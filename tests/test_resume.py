@@ -149,7 +149,8 @@ def interrupted_run(algorithm: type, folder: Path, make_env: Callable[[], Any], 
     with pytest.raises(Crash):
         model.learn(TOTAL, callback=[RunCheckpointCallback(folder, 11), CrashAt(31)])
     scramble()
-    resumed = algorithm.load_checkpoint(folder, make_env(), device="cpu")
+    # Lambdas are code
+    resumed = algorithm.load_checkpoint(folder, make_env(), device="cpu", trusted="learning_rate" in kwargs)
     assert 11 <= resumed.num_timesteps < 31
     return resumed.learn(TOTAL - resumed.num_timesteps, reset_num_timesteps=False)
 

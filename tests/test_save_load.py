@@ -87,7 +87,7 @@ def predictions(model: Any) -> np.ndarray:
 def test_loaded_model_is_the_saved_one(algorithm: type, kind: str, tmp_path: pathlib.Path) -> None:
     model = trained(algorithm, kind)
     model.save(tmp_path / "model")
-    loaded = algorithm.load(tmp_path / "model", env=MODELS[kind][0](), device="cpu")
+    loaded = algorithm.load(tmp_path / "model", env=MODELS[kind][0](), device="cpu", trusted=kind == "schedules")
     assert_same_parameters(model, loaded)
     np.testing.assert_array_equal(predictions(model), predictions(loaded))
     for name in ("num_timesteps", "_n_updates", "_episode_num", "ent_coef", "target_entropy", "reward_scale", "tau"):

@@ -307,7 +307,7 @@ def test_from_a_saved_model(tmp_path, with_env):
     sac = make_sb3(learning_rate=lambda progress: progress * RATE)
     sac.save(tmp_path / "sac")
     env = VecNormalize(DummyVecEnv([Spaces])) if with_env else None
-    ours = SACv2.from_sb3(tmp_path / "sac", env=env, device="cpu")
+    ours = SACv2.from_sb3(tmp_path / "sac", env=env, device="cpu", trusted=True)
     assert_same_weights(sac, ours, atol=0)
     assert ours.get_env() is env
     assert ours.get_vec_normalize_env() is env

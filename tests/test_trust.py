@@ -410,7 +410,7 @@ def test_version_that_is_read_stays(tmp_path: pathlib.Path) -> None:
 
 # ---------------------------------------------------------------- damage
 
-FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def damaged(content: bytes, position: float, length: int, with_: bytes, cut: bool) -> bytes:

@@ -206,9 +206,8 @@ class ModelFile:
         except NotAllowed as error:
             if is_trusted(trusted):
                 raise
-            raise NotAllowed(
-                f"{error} for {name!r} (or pass custom_objects={{{name!r}: ...}} with your own)"
-            ) from error
+            hint = f" (or pass custom_objects={{{name!r}: ...}} with your own)" if self.call == "load" else ""
+            raise NotAllowed(f"{error} for {name!r}{hint}") from error
         return found
 
 
