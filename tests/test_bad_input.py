@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from helpers import ACTION, ALGORITHMS, DICTIONARY, VECTOR, SpacesEnv, goal_env, make, refused
-from mpe2 import simple_spread_v3
 from stable_baselines3 import SAC, HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
@@ -446,9 +445,3 @@ def test_discrete_actions_that_do_not_exist(algorithm: type, action: Any) -> Non
         model.q_value(np.zeros(4, np.float32), action)
     for good in (1, np.array([1]), np.array([[1]])):
         assert model.q_value(np.zeros(4, np.float32), good).shape == (1,)
-
-
-@pytest.mark.parametrize("algorithm", [*ALGORITHMS, MASAC])
-def test_environments_of_pettingzoo_hear_of_the_adapter(algorithm: type) -> None:
-    with pytest.raises(TypeError, match=r"several agents: wrap PettingZoo's ParallelEnv in .*ParallelEnvAdapter"):
-        algorithm("MlpPolicy", simple_spread_v3.parallel_env())

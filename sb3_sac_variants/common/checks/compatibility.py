@@ -63,11 +63,6 @@ def check_env(env: Any) -> None:
     :raises ValueError: if its observations are of a kind that SB3 cannot do
     """
     check_not_parallel_env(env)
-    if not isinstance(env, gym.Env | VecEnv) and hasattr(env, "possible_agents"):
-        raise TypeError(
-            f"env={env!r} is an environment of several agents: wrap PettingZoo's ParallelEnv in "
-            "sb3_sac_variants.envs.ParallelEnvAdapter, an AECEnv first in pettingzoo.utils.conversions.aec_to_parallel"
-        )
     check_instance("env", env, (gym.Env, VecEnv), "a gymnasium environment, a VecEnv, or the id of an environment")
     observation_space = env.observation_space
     parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}

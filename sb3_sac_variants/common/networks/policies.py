@@ -58,7 +58,7 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
 
     def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] | None = None, **kwargs: Any):
         self._modules_with_mode: tuple[list[nn.Module], list[nn.Module]] | None = None
-        self._low_high_half: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._unscaling: tuple[np.ndarray, np.ndarray, np.ndarray, bool] | None = None
         if features_extractor_class is None:
             features_extractor_class = self.default_features_extractor_class
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)  # type: ignore[misc]
@@ -208,15 +208,27 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
         """
         assert isinstance(self.action_space, spaces.Box)
         check_actions(scaled_action, type(self).__name__)
-        if self._low_high_half is None:
-            low, high = self._bounds()
-            self._low_high_half = low, high, 0.5 * (high - low)
-        low, high, half_range = self._low_high_half
+        if self._unscaling is None:
+            self._unscaling = self._prepare_unscaling()
+        low, high, half_range, exact = self._unscaling
         action = low + (scaled_action + 1.0) * half_range
+        if exact and action.dtype == low.dtype:
+            return action
         dtype = self.action_space.dtype
         if dtype.kind != "f":
             action = np.rint(action)
         return np.minimum(np.maximum(action, low), high).astype(dtype, copy=False)
+
+    def _prepare_unscaling(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
+        """
+        Compute what :meth:`unscale_action` needs.
+
+        :return: bounds, half of their distance, and whether rounding never leads beyond them or to another type
+        """
+        low, high = self._bounds()
+        half_range = 0.5 * (high - low)
+        exact = low.dtype == self.action_space.dtype and (low + low.dtype.type(2) * half_range <= high).all()
+        return low, high, half_range, bool(exact)
 
     def scale_action(self, action: np.ndarray) -> np.ndarray:
         """
