@@ -290,8 +290,7 @@ def test_policies_of_others_are_constants_in_the_cross_entropy() -> None:
     found = [
         tensor
         for n in range(N)
-        for layer in model.actor.networks
-        if hasattr(layer, "weight")
+        for layer in model.actor.networks.stacked
         for tensor in (layer.weight.grad[n].T, layer.bias.grad[n, 0])
     ]
     for one, two in zip(found, expected, strict=True):
