@@ -83,7 +83,7 @@ class PlainAgents:
 
     @staticmethod
     def unstack(networks: Any) -> list[list[th.Tensor]]:
-        layers = [layer for layer in networks if hasattr(layer, "weight")]
+        layers = networks.stacked
         return [
             [tensor[n].detach().clone().requires_grad_() for layer in layers for tensor in (layer.weight, layer.bias)]
             for n in range(layers[0].weight.shape[0])

@@ -23,6 +23,11 @@ def check_agent_spaces(observation_space: spaces.Space, action_space: spaces.Spa
     :param action_space: of the environment, Box ``(N, D)`` or MultiDiscrete ``[n] * N``
     :raises ValueError: if they are something else
     """
+    if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 2:
+        raise ValueError(
+            f"observation_space={observation_space} has no row for each agent: MASAC needs a Box of shape "
+            f"(n_agents, d), {_ADAPTER}"
+        )
     if isinstance(action_space, spaces.MultiDiscrete):
         if action_space.nvec.ndim != 1 or np.ptp(action_space.nvec) or np.any(action_space.start):
             raise ValueError(
@@ -33,11 +38,6 @@ def check_agent_spaces(observation_space: spaces.Space, action_space: spaces.Spa
         raise ValueError(
             f"action_space={action_space} has no row for each agent: MASAC needs a Box of shape (n_agents, d), or "
             f"MultiDiscrete([n] * n_agents), {_ADAPTER}"
-        )
-    if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 2:
-        raise ValueError(
-            f"observation_space={observation_space} has no row for each agent: MASAC needs a Box of shape "
-            f"(n_agents, d), {_ADAPTER}"
         )
     if observation_space.shape[0] != action_space.shape[0]:
         raise ValueError(
