@@ -21,7 +21,7 @@ from pathlib import Path
 from sb3_sac_variants.study import optional
 
 try:
-    from sb3_sac_variants.study.execute import Resources, RunFailed
+    from sb3_sac_variants.study.execute import Resources
     from sb3_sac_variants.study.local import Local
     from sb3_sac_variants.study.run_folder import RunFolder, State
     from sb3_sac_variants.study.runs import Run, select
@@ -184,8 +184,6 @@ def follow(
                 returns = folder.returns("final")
                 if error is not None:
                     console.print(f"FAILED {folder.run.folder}: {error}", soft_wrap=True)
-                    if not isinstance(error, RunFailed) and "RunFailed" not in str(error):
-                        raise error
                 elif returns is not None:
                     mean = f"{returns.mean():.1f} +- {returns.std():.1f}"
                     console.print(f"finished {folder.run.folder}: final return {mean}", soft_wrap=True)
