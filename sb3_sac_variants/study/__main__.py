@@ -173,7 +173,7 @@ def follow(
     from sb3_sac_variants.study.progress import Progress
 
     console, progress, waited = Console(highlight=False, markup=False), Progress(folders), 0.0
-    with Live(progress, console=console, refresh_per_second=2, auto_refresh=console.is_terminal) as live:
+    with Live(progress, console=console, refresh_per_second=1, auto_refresh=console.is_terminal) as live:
         while futures and not stop.is_set():
             over, _ = wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in over:
