@@ -192,6 +192,7 @@ def follow(
             if not console.is_terminal and waited % REPORT_SECONDS == 0:
                 console.print(progress.line(), soft_wrap=True)
         live.refresh()
+    print(end="" if console.is_terminal else "\n")
     return progress.states
 
 
