@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,6 +51,38 @@ def test_a_folder_arrives_as_it_was_sent_and_older_checkpoints_go(tmp_path: Path
         "a_1/checkpoint/version-2/model.zip": "b",
         "kept": "mine",
     }
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_packed_arrives_as_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, listings = tmp_path / "here", []
+
+    def write(version: str) -> None:
+        (here / "checkpoint" / version).mkdir(parents=True)
+        (here / "checkpoint" / version / "model.zip").write_text(version)
+        (here / "checkpoint" / "checkpoint.json").write_text(version)
+
+    def rglob(path: Path, pattern: str) -> list[Path]:
+        found = list(list_files(path, pattern))
+        listings.append(len(found))
+        if len(listings) == 1:
+            shutil.rmtree(here / "checkpoint" / "version-1")
+            write("version-2")
+        if len(listings) == 2:
+            raise FileNotFoundError("a folder that was listed is gone")
+        if len(listings) == 3:
+            write("version-3")
+        return found
+
+    write("version-1")
+    list_files = Path.rglob
+    monkeypatch.setattr(Path, "rglob", rglob)
+    packed = pack(here)
+    unpack(packed, tmp_path / "there")
+    current = (tmp_path / "there" / "checkpoint" / "checkpoint.json").read_text()
+    assert current == "version-3"
+    assert (tmp_path / "there" / "checkpoint" / current / "model.zip").read_text() == current
 
 
 def test_a_folder_that_is_not_there_is_sent_as_nothing(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from sb3_sac_variants.study import optional
 
 try:
-    from sb3_sac_variants.study.execute import Resources, RunFailed
+    from sb3_sac_variants.study.execute import Resources
     from sb3_sac_variants.study.local import Local
     from sb3_sac_variants.study.run_folder import RunFolder, State
     from sb3_sac_variants.study.runs import Run, select
@@ -173,7 +173,7 @@ def follow(
     from sb3_sac_variants.study.progress import Progress
 
     console, progress, waited = Console(highlight=False, markup=False), Progress(folders), 0.0
-    with Live(progress, console=console, refresh_per_second=2, auto_refresh=console.is_terminal) as live:
+    with Live(progress, console=console, refresh_per_second=1, auto_refresh=console.is_terminal) as live:
         while futures and not stop.is_set():
             over, _ = wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in over:
@@ -184,8 +184,6 @@ def follow(
                 returns = folder.returns("final")
                 if error is not None:
                     console.print(f"FAILED {folder.run.folder}: {error}", soft_wrap=True)
-                    if not isinstance(error, RunFailed) and "RunFailed" not in str(error):
-                        raise error
                 elif returns is not None:
                     mean = f"{returns.mean():.1f} +- {returns.std():.1f}"
                     console.print(f"finished {folder.run.folder}: final return {mean}", soft_wrap=True)
@@ -194,6 +192,7 @@ def follow(
             if not console.is_terminal and waited % REPORT_SECONDS == 0:
                 console.print(progress.line(), soft_wrap=True)
         live.refresh()
+    print(end="" if console.is_terminal else "\n")
     return progress.states
 
 

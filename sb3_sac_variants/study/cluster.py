@@ -95,17 +95,18 @@ def _run_on_node(run: Run, collector: Any, resources: Resources) -> None:
 def pack(root: Path) -> bytes:
     """Put the files of a folder into an archive; where a checkpoint is replaced meanwhile, the new one."""
     while True:
-        files = sorted(root.rglob("*"))
         buffer = io.BytesIO()
         with contextlib.suppress(FileNotFoundError), tarfile.open(fileobj=buffer, mode="w") as archive:
+            files = sorted(root.rglob("*"))
             for path in files:
                 if path.is_file() and path.suffix != ".tmp":
                     content = path.read_bytes()  # at once: the zoo may be writing on
                     member = tarfile.TarInfo(str(path.relative_to(root)))
                     member.size, member.mtime = len(content), int(path.stat().st_mtime)
                     archive.addfile(member, io.BytesIO(content))
-        if sorted(root.rglob("*")) == files:
-            return buffer.getvalue()
+            if sorted(root.rglob("*")) == files:
+                archive.close()
+                return buffer.getvalue()
 
 
 def unpack(packed: bytes, root: Path) -> None:

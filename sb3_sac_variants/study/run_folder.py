@@ -147,9 +147,11 @@ class RunFolder:
             return State.CONFLICT
         if self.is_trained():
             return State.TRAINED if self.missing_plays() else State.FINISHED
-        if not record and time.time() - max(path.stat().st_mtime for path in self.root.rglob("*")) < FRESH_SECONDS:
+        try:
+            last_write = max(path.stat().st_mtime for path in self.root.rglob("*"))
+        except FileNotFoundError:  # a checkpoint is just being replaced
             return State.RUNNING
-        return State.INTERRUPTED
+        return State.RUNNING if not record and time.time() - last_write < FRESH_SECONDS else State.INTERRUPTED
 
     def steps_done(self) -> int:
         """Environment steps so far, from the last evaluation and the episodes in the monitor files."""
