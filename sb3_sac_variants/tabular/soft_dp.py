@@ -2,7 +2,7 @@ r"""
 Exact soft dynamic programming on finite Markov decision processes, in float64.
 
 The maximum-entropy objective is :math:`J(\pi) = \sum_t \gamma^t E[r_t + \alpha H(\pi(\cdot|s_t))]`; alpha is the
-temperature, in units of reward, the ``ent_coef`` of the deep algorithms. ForwardPass, improvement and their iteration
+temperature, in units of reward, the ``ent_coef`` of the deep algorithms. Evaluation, improvement and their iteration
 are Lemma 1, Lemma 2 and Theorem 1 of Haarnoja et al. 2018, "Soft Actor-Critic" (arXiv 1801.01290); iteration of Q is
 Theorem 3 of Haarnoja et al. 2017, "Reinforcement Learning with Deep Energy-Based Policies" (arXiv 1702.08165).
 """
