@@ -116,6 +116,7 @@ def test_metadata_of_an_earlier_version_says_what_to_do(monkeypatch: pytest.Monk
         register()
 
 
+@pytest.mark.slow
 def test_a_script_may_import_the_samplers_before_the_zoo() -> None:
     """The zoo's modules then ask for them while they are being imported."""
     code = """

@@ -14,7 +14,7 @@ from sb3_sac_variants.zoo import register
 
 
 class Diverging(SACv2):
-    """Learns for a while, then reports what a diverged network does."""
+    """Raises in the middle of its training, and nowhere else."""
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         super().train(gradient_steps, batch_size)
@@ -22,14 +22,27 @@ class Diverging(SACv2):
             raise ValueError("the actor has diverged")
 
 
-def sample(trial: optuna.Trial, *args: Any) -> dict[str, Any]:
-    return {"gamma": 0.5 if trial.number == 1 else 0.9}
+@pytest.mark.parametrize(
+    ("cls", "sampled", "env_id"),
+    [
+        (Diverging, {"gamma": 0.5}, "Pendulum-v1"),
+        (SACv2, {"learning_rate": 1e12}, "Pendulum-v1"),
+        (SACv2, {"learning_rate": 1e12}, "CartPole-v1"),
+    ],
+)
+def test_diverged_trial_is_pruned(
+    cls: type,
+    sampled: dict[str, float],
+    env_id: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def sample(trial: optuna.Trial, *args: Any) -> dict[str, Any]:
+        return dict(sampled) if trial.number == 1 else {}
 
-
-@pytest.mark.parametrize("env_id", ["Pendulum-v1", "CartPole-v1"])
-def test_diverged_trial_is_pruned(env_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     register()
-    monkeypatch.setitem(exp_manager.ALGOS, "sac_v2", Diverging)
+    monkeypatch.setitem(exp_manager.ALGOS, "sac_v2", cls)
     monkeypatch.setitem(exp_manager.HYPERPARAMS_SAMPLER, "sac_v2", sample)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = f"sqlite:///{tmp_path / 'study.db'}"
@@ -55,3 +68,4 @@ def test_diverged_trial_is_pruned(env_id: str, tmp_path: Path, monkeypatch: pyte
     manager.hyperparameters_optimization()
     states = [trial.state.name for trial in optuna.load_study(storage=storage, study_name="study").trials]
     assert states == ["COMPLETE", "PRUNED", "COMPLETE"]
+    assert "has diverged" in capsys.readouterr().out
