@@ -203,3 +203,8 @@ def refused(error: type[Exception], name: str, value: Any, remedy: str) -> Any:
     :return: a context that expects the error
     """
     return pytest.raises(error, match=f"(?s){re.escape(name)}.*{re.escape(repr(value))}.*{re.escape(remedy)}")
+
+
+def n_updates(model: Any) -> int:
+    """Gradient steps that a model has done, which only SB3's private attribute tells."""
+    return model._n_updates

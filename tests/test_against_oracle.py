@@ -87,7 +87,7 @@ def solve(algorithm: type, process: str, gradient_steps: int) -> tuple[Any, Fini
         everything.rewards,
         th.full((size, 1), GAMMA),
     )
-    model._draw = lambda _: (batch, model.draw_noise(size))
+    model.draw_batch = lambda _: (batch, model.draw_noise(size))
     for model._current_progress_remaining in (1.0, 1.0, 0.3, 0.1):
         model.train(gradient_steps // 4, size)
     return model, mdp, soft_q_iteration(mdp, alpha)

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch as th
+from helpers import n_updates
 from sb3_pairs import RATE, VARIANTS, assert_same_weights, make_pair, train_pair, widen
 from stable_baselines3.common.buffers import NStepReplayBuffer
 
@@ -19,7 +20,7 @@ def test_float64_updates_are_those_of_sb3(monkeypatch, variant, update_order):
         assert_same_weights(sb3, ours, atol=1e-9)
     change = (th.nn.utils.parameters_to_vector(ours.policy.parameters()) - before).abs().max()
     assert change > RATE
-    assert sb3._n_updates == ours._n_updates == 6
+    assert n_updates(sb3) == n_updates(ours) == 6
 
 
 def test_float64_learning_rate_schedule_is_that_of_sb3(monkeypatch):
@@ -53,5 +54,5 @@ def test_float32_updates_are_those_of_sb3_as_it_is(monkeypatch, variant):
 def test_n_step_buffer_discounts_reach_the_target(monkeypatch):
     _, ours = make_pair({"n_steps": 3, "gamma": 0.5})
     assert type(ours.replay_buffer) is NStepReplayBuffer
-    batch, _ = ours._draw(64)
+    batch, _ = ours.draw_batch(64)
     assert set(itertools.chain(*batch.discounts.tolist())) == {0.5, 0.25, 0.125}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from helpers import GAUSSIAN, SpacesEnv, every_algorithm, goal_env, make
+from helpers import GAUSSIAN, SpacesEnv, every_algorithm, goal_env, make, n_updates
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.callbacks import (
     BaseCallback,
@@ -139,10 +139,10 @@ def test_order_of_events(algorithm: type) -> None:
             return True
 
         def _on_rollout_end(self) -> None:
-            seen.append(f"rollout ends after {self.model._n_updates} updates")
+            seen.append(f"rollout ends after {n_updates(self.model)} updates")
 
         def _on_training_end(self) -> None:
-            seen.append(f"training ends after {self.model._n_updates} updates")
+            seen.append(f"training ends after {n_updates(self.model)} updates")
 
     make(algorithm, train_freq=2, gradient_steps=3, learning_starts=0).learn(4, callback=[Trace()])
     rollout = ["rollout starts", "step", "step"]

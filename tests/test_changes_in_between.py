@@ -26,7 +26,7 @@ from sb3_sac_variants.common.gradient_step.engine import (
     EagerEngine,
     Engine,
     EngineUnavailableError,
-    _WithFallback,
+    FallbackEngine,
 )
 
 needs_compiler = pytest.mark.skipif(compile_unsupported() is not None, reason="no C++ compiler")
@@ -192,11 +192,11 @@ def test_settings_of_the_normalisation_may_change() -> None:
 def test_another_wrapper_has_its_own_settings() -> None:
     model = make(SACv2, normalized())
     model.learn(30)
-    before = model._engine_signature()
+    before = model.engine_signature()
     model.set_env(normalized(norm_obs=False))
     go_on(model)
     assert batch(model).observations.abs().max() <= 1.0
-    assert model._engine_signature() != before
+    assert model.engine_signature() != before
     model.set_env(normalized(norm_reward=False, clip_obs=0.1))
     go_on(model)
     assert batch(model).observations.abs().max() == pytest.approx(0.1)
@@ -237,11 +237,11 @@ def test_a_normalisation_of_the_users_own_is_asked(kind: str, switched_on: bool)
 def test_the_weight_of_the_cross_entropy_may_be_annealed(n_envs: int) -> None:
     model = make(MASAC, make_vec_env("SimpleSpread-v3", n_envs))
     model.learn(20)
-    before = model._engine_signature()
+    before = model.engine_signature()
     model.ce_coef, model.ce_convention = 0.25, "similarity"
     go_on(model)
     assert model.cross_entropy.coefficient == -0.25
-    assert model._engine_signature() != before
+    assert model.engine_signature() != before
 
 
 # ---------------------------------------------------------------- particles
@@ -250,11 +250,11 @@ def test_the_weight_of_the_cross_entropy_may_be_annealed(n_envs: int) -> None:
 def test_the_number_of_particles_may_change() -> None:
     model = make(SQL)
     model.learn(20)
-    before = model._engine_signature()
+    before = model.engine_signature()
     model.n_value_particles = 7
     go_on(model)
     assert model.draw_noise(4).value_particles.shape == (4, 7, 2)
-    assert model._engine_signature() != before
+    assert model.engine_signature() != before
     model.squash_gradient = "tanh"
     with pytest.raises(ValueError, match="squash_gradient='tanh' is not known"):
         go_on(model)
@@ -327,7 +327,7 @@ class FailsAt(Engine):
 @pytest.mark.parametrize("run", [0, 3])
 def test_no_step_is_done_twice_where_the_eager_engine_takes_over(run: int) -> None:
     step = Step()
-    engine = _WithFallback(FailsAt(step, run), EagerEngine(step.draw, step.step, True))
+    engine = FallbackEngine(FailsAt(step, run), EagerEngine(step.draw, step.step, True))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(5):
@@ -341,7 +341,7 @@ def test_no_step_is_done_twice_where_the_eager_engine_takes_over(run: int) -> No
 
 def test_an_error_of_the_users_own_is_not_taken_for_one_of_the_engine() -> None:
     step = Step()
-    engine = _WithFallback(EagerEngine(step.draw, step.step, True), EagerEngine(step.draw, step.step, True))
+    engine = FallbackEngine(EagerEngine(step.draw, step.step, True), EagerEngine(step.draw, step.step, True))
     engine.run(1, 4, lambda: None)
 
     def draw(batch_size: int) -> tuple[th.Tensor]:

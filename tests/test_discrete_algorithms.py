@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import DICTIONARY, IMAGE, VECTOR, SpacesEnv, assert_same_parameters, flat_parameters, make
+from helpers import DICTIONARY, IMAGE, VECTOR, SpacesEnv, assert_same_parameters, flat_parameters, make, n_updates
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import NormalActionNoise
@@ -104,7 +104,7 @@ def test_discrete_observations_and_several_environments(algorithm):
 def test_n_step_returns(algorithm):
     model = make(algorithm, DiscreteEnv(), n_steps=3)
     model.learn(15)
-    assert model._n_updates > 0
+    assert n_updates(model) > 0
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -113,7 +113,7 @@ def test_hindsight_replay(algorithm):
         algorithm, BitFlippingEnv(n_bits=2, continuous=False), "MultiInputPolicy", replay_buffer_class=HerReplayBuffer
     )
     model.learn(15)
-    assert model._n_updates > 0
+    assert n_updates(model) > 0
 
 
 def test_both_policy_gradients_of_sac_v1_are_the_same_sum():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch as th
+from helpers import n_updates
 from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.logger import Logger
 
@@ -36,7 +37,7 @@ def test_a_short_run(algo: str, tmp_path: Path) -> None:
     model.learn(160)
     assert model.observation_space.shape == (4, 84, 84)
     assert model.action_space.n == 6
-    assert model._n_updates == 15
+    assert n_updates(model) == 15
     assert all(not th.equal(old, new) for old, new in zip(before, model.critic.parameters(), strict=True))
     # One stack for each transition, and a few that ended an episode
     assert 500 * FRAMES < model.replay_buffer.nbytes < 570 * FRAMES

@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from helpers import n_updates
 from stable_baselines3.common.logger import Logger
 
 from sb3_sac_variants import SQL, SACv1, SACv2
@@ -76,7 +77,7 @@ def assert_engines_agree(cls: type, engine: str, device: str = "cpu", **argument
     assert (parameters(reference) - before).abs().max() > 1e-3
     th.testing.assert_close(parameters(model), parameters(reference), rtol=1e-4, atol=2e-6)
     assert model.updater.metrics.means() == pytest.approx(reference.updater.metrics.means(), rel=1e-3, abs=1e-4)
-    assert model._n_updates == 7
+    assert n_updates(model) == 7
 
 
 @needs_compiler
@@ -170,11 +171,11 @@ CHANGES: dict[str, Callable[[Any], object]] = {
 def test_a_captured_graph_is_told_what_it_must_not_go_on_with(change):
     model = make(SACv2, "eager")
     model.train(1, batch_size=8)
-    before = model._engine_signature()
+    before = model.engine_signature()
     model.learn(3)
-    assert model._engine_signature() == before
+    assert model.engine_signature() == before
     CHANGES[change](model)
-    assert model._engine_signature() != before
+    assert model.engine_signature() != before
 
 
 @pytest.mark.parametrize("cls", [SACv1, SACv2, SQL])
@@ -260,7 +261,7 @@ def test_auto_falls_back_to_eager_with_one_warning(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.train(1, batch_size=8)
-    assert model._n_updates == 3
+    assert n_updates(model) == 3
 
 
 @needs_compiler

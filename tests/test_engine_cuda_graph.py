@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 from cuda_graph_double import Graph, install
-from helpers import DICTIONARY, IMAGE, SpacesEnv, flat_parameters, goal_env, make
+from helpers import DICTIONARY, IMAGE, SpacesEnv, flat_parameters, goal_env, make, n_updates
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -19,7 +19,7 @@ from sb3_sac_variants.common.gradient_step.engine import (
     CudaGraphEngine,
     EagerEngine,
     EngineUnavailableError,
-    _WithFallback,
+    FallbackEngine,
 )
 
 SMALL_IMAGES = {"net_arch": [8], "features_extractor_kwargs": {"features_dim": 4}}
@@ -73,13 +73,13 @@ def test_a_run_is_that_of_the_eager_engine(name: str, monkeypatch: pytest.Monkey
         models.append(model)
     eager, graph = models
     assert isinstance(graph.updater.engine, CudaGraphEngine)
-    assert eager._n_updates == graph._n_updates > 30
+    assert n_updates(eager) == n_updates(graph) > 30
     for key, value in flat_parameters(eager).items():
         th.testing.assert_close(flat_parameters(graph)[key], value, rtol=1e-4, atol=1e-6, msg=key)
     metrics, reference = graph.updater.metrics.means(), eager.updater.metrics.means()
     np.testing.assert_allclose([*metrics.values()], [*reference.values()], rtol=1e-3, atol=1e-4)
     # An optimiser whose rate is a plain number is warmed up anew whenever it changes; so is a store that has grown
-    assert Graph.replays > 0.3 * graph._n_updates or name == "SACv2 SGD"
+    assert Graph.replays > 0.3 * n_updates(graph) or name == "SACv2 SGD"
 
 
 class Changes(BaseCallback):
@@ -115,7 +115,7 @@ def test_what_the_host_reads_cannot_be_captured(monkeypatch: pytest.MonkeyPatch)
     model.update = reading
     with pytest.raises(EngineUnavailableError, match=r"cannot capture this update .*host reads.*pass engine='eager'"):
         model.learn(20)
-    assert model._n_updates == CudaGraphEngine.warm_up_steps
+    assert n_updates(model) == CudaGraphEngine.warm_up_steps
 
 
 def test_auto_goes_on_eagerly_where_nothing_can_be_captured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +126,7 @@ def test_auto_goes_on_eagerly_where_nothing_can_be_captured(monkeypatch: pytest.
         calls.append(x.sum().item())
 
     arguments = (lambda batch_size: (th.ones(batch_size),), step, True)
-    engine = _WithFallback(CudaGraphEngine(*arguments, th.device("cuda")), EagerEngine(*arguments))
+    engine = FallbackEngine(CudaGraphEngine(*arguments, th.device("cuda")), EagerEngine(*arguments))
     with pytest.warns(UserWarning, match=r"chose 'cudagraph', which failed .*going on with engine='eager'"):
         engine.run(7, 4, lambda: None)
     assert calls == [4.0] * 7

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import DICTIONARY, IMAGE, SpacesEnv, flat_parameters, goal_env, make, several
+from helpers import DICTIONARY, IMAGE, SpacesEnv, flat_parameters, goal_env, make, n_updates, several
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
@@ -53,7 +53,7 @@ def assert_same_training(one: Any, other: Any, updates: int) -> None:
     :param other: another, trained by another engine
     :param updates: gradient steps of each
     """
-    assert one._n_updates == other._n_updates == updates
+    assert n_updates(one) == n_updates(other) == updates
     left, right = flat_parameters(one), flat_parameters(other)
     for name, value in left.items():
         th.testing.assert_close(value, right[name], rtol=1e-3, atol=5e-6, msg=lambda text, name=name: f"{name}: {text}")
@@ -65,8 +65,8 @@ def test_training_is_the_same(algorithm: type, name: str) -> None:
     steps = kwargs.get("learning_starts", 5) + 8
     models = [make(algorithm, env(), policy, engine=engine, **kwargs).learn(steps) for engine in ("eager", "compile")]
     assert models[1].updater.engine.name == "compile"
-    assert_same_training(*models, updates=models[0]._n_updates)
-    assert models[0]._n_updates >= 5
+    assert_same_training(*models, updates=n_updates(models[0]))
+    assert n_updates(models[0]) >= 5
 
 
 def test_training_goes_on_from_a_file_and_in_another_environment(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_training_goes_on_from_a_file_and_in_another_environment(tmp_path: Path)
         model.set_env(several(2, episode_length=3))
         model.set_random_seed(2)
         models.append(model.learn(6, reset_num_timesteps=False))
-    assert_same_training(*models, updates=models[0]._n_updates)
+    assert_same_training(*models, updates=n_updates(models[0]))
 
 
 def test_batch_norm_says_what_to_do() -> None:

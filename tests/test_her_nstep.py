@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import SpacesEnv, every_algorithm, goal_env, make
+from helpers import SpacesEnv, every_algorithm, goal_env, make, n_updates
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
@@ -33,7 +33,7 @@ def hindsight(algorithm: type, env: Any = None, **kwargs: Any) -> Any:
 def test_hindsight(algorithm: type, n_envs: int, strategy: str) -> None:
     kwargs = {"goal_selection_strategy": strategy, "n_sampled_goal": 3, "copy_info_dict": n_envs == 2}
     model = hindsight(algorithm, make_vec_env(goal_env, n_envs), replay_buffer_kwargs=kwargs).learn(40)
-    assert model._n_updates > 20
+    assert n_updates(model) > 20
     assert model.replay_buffer.her_ratio == 0.75
     batch = model.replay_buffer.sample(200)
     own_goal = (batch.observations["desired_goal"] == 1).all(dim=1)
@@ -82,7 +82,7 @@ def test_hindsight_from_images(algorithm: type) -> None:
     env = BitFlippingEnv(n_bits=4, continuous=True, image_obs_space=True, channel_first=False)
     kwargs = {"features_extractor_kwargs": {"cnn_output_dim": 4}}
     model = hindsight(algorithm, env, policy_kwargs=kwargs).learn(20)
-    assert model._n_updates > 0
+    assert n_updates(model) > 0
 
 
 # ---------------------------------------------------------------- n-step returns
@@ -134,7 +134,7 @@ def test_n_step_returns(algorithm: type, truncate: bool) -> None:
 @every_algorithm
 def test_n_step_returns_train(algorithm: type) -> None:
     model = make(algorithm, VecNormalize(make_vec_env(SpacesEnv, 2)), n_steps=4, gradient_steps=-1).learn(40)
-    assert model._n_updates > 20
+    assert n_updates(model) > 20
     assert model.n_steps == 4
 
 
@@ -142,11 +142,11 @@ def test_n_step_returns_train(algorithm: type) -> None:
 def test_n_step_buffer_of_the_user(algorithm: type) -> None:
     kwargs = {"n_steps": 2, "gamma": 0.9}
     model = make(algorithm, replay_buffer_class=NStepReplayBuffer, replay_buffer_kwargs=kwargs).learn(20)
-    discounts = model._draw(100)[0].discounts
+    discounts = model.draw_batch(100)[0].discounts
     assert set(np.round(discounts.unique().numpy(), 4)) <= {np.float32(0.9), np.float32(0.81)}
 
 
 @every_algorithm
 def test_one_step_is_the_ordinary_return(algorithm: type) -> None:
     model = make(algorithm, n_steps=1, gamma=0.7).learn(10)
-    assert th.equal(model._draw(5)[0].discounts, th.full((5, 1), 0.7))
+    assert th.equal(model.draw_batch(5)[0].discounts, th.full((5, 1), 0.7))

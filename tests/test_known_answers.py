@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import GAUSSIAN, assert_same_parameters, flat_parameters, make
+from helpers import GAUSSIAN, assert_same_parameters, flat_parameters, make, n_updates
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
@@ -211,7 +211,7 @@ class TargetWatch(BaseCallback):
     def _on_rollout_start(self) -> None:  # after each train()
         target = self._parameters(self.model.tracked_networks.values())
         if self.n_calls > 0 and not th.equal(target, self.last):
-            self.changes.append(self.model._n_updates)
+            self.changes.append(n_updates(self.model))
             self.copies.append(th.equal(target, self._parameters(self.model.tracked_networks)))
         self.last = target
 
@@ -239,7 +239,7 @@ def test_targets_are_copied_every_so_many_gradient_steps_of_the_whole_run(algori
 @pytest.mark.parametrize("algorithm", GAUSSIAN)
 def test_same_seed_same_run(algorithm, use_sde):
     runs = [make(algorithm, seed=seed, use_sde=use_sde).learn(40) for seed in (1, 1, 2)]
-    assert runs[0]._n_updates > 30
+    assert n_updates(runs[0]) > 30
     assert_same_parameters(runs[0], runs[1])
     left, right = flat_parameters(runs[0]), flat_parameters(runs[2])
     assert not any(th.equal(left[name], right[name]) for name in left if name.startswith("/policy/actor.mu"))

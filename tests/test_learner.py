@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from helpers import make
+from helpers import make, n_updates
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from torch import nn
 
@@ -76,7 +76,7 @@ def test_steps_are_those_of_torch_optim(name, functional):
     optimizer_class, kwargs = OPTIMIZERS[name]
     learner = learner_of(network(), optimizer_class, **kwargs)
     assert learner.plain_adam == (name in ("Adam", "Adam with other betas and eps"))
-    minimize = learner._minimize_functional if functional else learner.minimize
+    minimize = learner.minimize_functional if functional else learner.minimize
     if functional and learner.plain_adam:
         widen(learner)
     reference = network()
@@ -107,14 +107,14 @@ def test_functional_steps_in_float32_are_those_of_torch_optim():
         optimizer.zero_grad()
         loss(reference).backward()
         optimizer.step()
-        learner._minimize_functional(loss)
+        learner.minimize_functional(loss)
     assert_same(learner.module, reference, atol=2e-6)
 
 
 def test_eager_and_functional_steps_share_the_optimizers_state():
     mixed, eager = learner_of(network()), learner_of(network())
     for step in range(6):
-        (mixed.minimize if step % 2 else mixed._minimize_functional)(loss_of(step))
+        (mixed.minimize if step % 2 else mixed.minimize_functional)(loss_of(step))
         eager.minimize(loss_of(step))
     assert_same(mixed.module, eager.module, atol=1e-7)
     for left, right in zip(mixed.parameters, eager.parameters, strict=True):
@@ -133,7 +133,7 @@ class Sample(NamedTuple):
 @pytest.mark.parametrize("functional", [False, True], ids=["eager", "functional"])
 def test_what_a_loss_returns_beside_its_value_comes_back_without_gradients(functional):
     learner = learner_of(network())
-    minimize = learner._minimize_functional if functional else learner.minimize
+    minimize = learner.minimize_functional if functional else learner.minimize
 
     def loss(module: nn.Module) -> tuple[th.Tensor, Any]:
         output = module(data(0))
@@ -156,8 +156,8 @@ def test_a_value_evaluated_before_serves_the_loss_after(functional):
     learner, whole = learner_of(network()), learner_of(network())
     if functional:
         widen(learner)
-    evaluate = learner._evaluate_functional if functional else learner.evaluate
-    minimize = learner._minimize_functional if functional else learner.minimize
+    evaluate = learner.evaluate_functional if functional else learner.evaluate
+    minimize = learner.minimize_functional if functional else learner.minimize
 
     def sample(module: nn.Module, step: int) -> PolicySample:
         values = module(data(step))
@@ -183,7 +183,7 @@ def test_a_value_evaluated_before_serves_the_loss_after(functional):
 def test_a_loss_may_return_a_sample_without_actions(functional):
     # As the samples of a discrete policy are, which stand for all actions
     learner = learner_of(network())
-    minimize = learner._minimize_functional if functional else learner.minimize
+    minimize = learner.minimize_functional if functional else learner.minimize
 
     def loss(module: nn.Module) -> tuple[th.Tensor, PolicySample]:
         values = module(th.ones(2, 3, dtype=th.float64))
@@ -205,7 +205,7 @@ def test_gradients_never_reach_another_module(functional):
 
     with th.no_grad():
         expected = actor.module[2].weight.clone()
-        (actor._minimize_functional if functional else actor.minimize)(loss)
+        (actor.minimize_functional if functional else actor.minimize)(loss)
     assert not th.equal(actor.module[2].weight, expected)
     for parameter, old in zip(critic.parameters, before, strict=True):
         assert parameter.grad is None
@@ -402,7 +402,7 @@ def test_a_dead_unit_does_not_slow_down_the_training(monkeypatch):
         monkeypatch.undo()
     assert [denormals(model) > 0 for model in models] == [True, False]
     assert_same(models[0].policy, models[1].policy)
-    assert models[0]._n_updates == models[1]._n_updates
+    assert n_updates(models[0]) == n_updates(models[1])
 
 
 # ---------------------------------------------------------------- targets
@@ -519,7 +519,7 @@ def test_parameters_that_adam_has_stepped_less_often(functional: bool) -> None:
         optimizer.zero_grad()
         loss_of(step)(reference).backward()
         optimizer.step()
-        (learner._minimize_functional if functional else learner.minimize)(loss_of(step))
+        (learner.minimize_functional if functional else learner.minimize)(loss_of(step))
     assert not learner.plain_adam
     assert_same(module, reference, atol=1e-8)
 

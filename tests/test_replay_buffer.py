@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import make
+from helpers import make, n_updates
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -570,7 +570,7 @@ def test_training_samples_as_a_subclass_does(buffer_class: type, optimize_memory
     buffer_class.calls = 0
     model = make(SACv2, replay_buffer_class=buffer_class, optimize_memory_usage=optimize_memory_usage)
     model.learn(20)
-    assert buffer_class.calls == model._n_updates > 10
+    assert buffer_class.calls == n_updates(model) > 10
     assert not model.updater.engine.draw_on_device
     if buffer_class is OwnIndices:
         observations = model.replay_buffer.sample(4).observations

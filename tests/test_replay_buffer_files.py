@@ -15,6 +15,7 @@ from helpers import (
     every_algorithm,
     goal_env,
     make,
+    n_updates,
 )
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -54,7 +55,7 @@ def test_replay_buffer_goes_to_another_model(algorithm: type, kind: str, tmp_pat
         for key in left if isinstance(left, dict) else [...]:
             assert left is right is None or th.equal(left[key], right[key])
     other.learn(10)
-    assert other._n_updates == 5
+    assert n_updates(other) == 5
     assert other.replay_buffer.size() == 25
 
 
@@ -103,7 +104,7 @@ def test_training_goes_on_after_loading(algorithm: type, tmp_path: pathlib.Path)
     loaded = algorithm.load(tmp_path / "model", env=env, device="cpu")
     loaded.load_replay_buffer(tmp_path / "buffer.pkl")
     loaded.learn(20, reset_num_timesteps=False)
-    assert (loaded.num_timesteps, loaded._n_updates) == (50, model._n_updates + 20)
+    assert (loaded.num_timesteps, n_updates(loaded)) == (50, n_updates(model) + 20)
     assert loaded.replay_buffer.size() == 25
 
 

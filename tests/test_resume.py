@@ -25,6 +25,7 @@ from helpers import (
     flat_parameters,
     goal_env,
     make,
+    n_updates,
     several,
 )
 from stable_baselines3 import HerReplayBuffer
@@ -118,7 +119,7 @@ def evidence(model: Any) -> dict[str, Any]:
     found = {
         "random": (random.random(), np.random.rand(), th.rand(1).item(), model.action_space.sample()),  # noqa: NPY002
         "parameters": {name: value.numpy() for name, value in flat_parameters(model).items()},
-        "counters": (model.num_timesteps, model._episode_num, model._n_updates),
+        "counters": (model.num_timesteps, model._episode_num, n_updates(model)),
         "observation": model._last_obs,
         "episodes": [(info["r"], info["l"]) for info in model.ep_info_buffer],
         "metrics": model.updater.metrics.means(),

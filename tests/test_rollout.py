@@ -23,6 +23,7 @@ from helpers import (
     assert_same_parameters,
     every_algorithm,
     make,
+    n_updates,
     several,
 )
 from stable_baselines3 import SAC
@@ -409,7 +410,7 @@ class Lists(DummyVecEnv):
 def test_rewards_and_ends_in_lists() -> None:
     model = make(SACv2, Lists([SpacesEnv, SpacesEnv]), gradient_steps=-1)
     model.learn(60)
-    assert model._n_updates > 40
+    assert n_updates(model) > 40
 
 
 def test_no_gradient_clings_to_the_exploration_matrix() -> None:

@@ -18,6 +18,7 @@ from helpers import (
     every_gaussian_algorithm,
     flat_parameters,
     make,
+    n_updates,
 )
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
@@ -58,7 +59,7 @@ def optimizers(model: Any) -> dict[str, th.optim.Optimizer]:
 def test_number_of_updates(algorithm: type, arguments: dict[str, Any], n_envs: int, steps: int, updates: int) -> None:
     model = make(algorithm, make_vec_env(SpacesEnv, n_envs), **arguments).learn(steps)
     assert model.num_timesteps == steps
-    assert model._n_updates == updates
+    assert n_updates(model) == updates
     if updates:
         assert {state["step"].item() for state in model.critic.optimizer.state.values()} == {updates}
 
@@ -89,10 +90,10 @@ def test_training_goes_on(algorithm: type) -> None:
     model = make(algorithm).learn(20)
     observation = model._last_obs
     model.learn(13, reset_num_timesteps=False)
-    assert (model.num_timesteps, model._n_updates) == (33, 28)
+    assert (model.num_timesteps, n_updates(model)) == (33, 28)
     assert model.env.get_attr("steps") == [3]  # the episode went on
     model.learn(12)
-    assert (model.num_timesteps, model._n_updates) == (12, 28 + 7)
+    assert (model.num_timesteps, n_updates(model)) == (12, 28 + 7)
     assert model.env.get_attr("steps") == [2]
     assert not np.array_equal(observation, model._last_obs)
 

@@ -23,6 +23,7 @@ from helpers import (
     every_gaussian_algorithm,
     flat_parameters,
     make,
+    n_updates,
 )
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
@@ -180,7 +181,7 @@ def test_model_can_be_pickled(algorithm: type) -> None:
     np.testing.assert_array_equal(predictions(model), predictions(copied))
     copied.set_env(SpacesEnv())
     copied.learn(10, reset_num_timesteps=False)
-    assert copied._n_updates == model._n_updates + 10
+    assert n_updates(copied) == n_updates(model) + 10
 
 
 # ---------------------------------------------------------------- loading with changes
@@ -208,7 +209,7 @@ def test_changed_arguments(algorithm: type, tmp_path: pathlib.Path) -> None:
     }
     loaded = algorithm.load(tmp_path / "model", env=SpacesEnv(), device="cpu", **changes)
     loaded.learn(16)
-    assert loaded._n_updates == model._n_updates + 4 * 5
+    assert n_updates(loaded) == n_updates(model) + 4 * 5
     assert loaded.replay_buffer.buffer_size == 33
     rates = {name: float(getattr(loaded, name).optimizer.param_groups[0]["lr"]) for name in loaded.updater.learners}
     assert rates == {name: 0.5 if name == "actor" else 0.25 for name in rates}

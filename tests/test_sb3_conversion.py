@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from helpers import DICTIONARY, IMAGE, SpacesEnv
+from helpers import DICTIONARY, IMAGE, SpacesEnv, n_updates
 from sb3_pairs import (
     RATE,
     VARIANTS,
@@ -120,7 +120,7 @@ def test_training_goes_on_with_the_numbers_of_the_other(monkeypatch, variant, di
     for call in range(3):
         train_pair(monkeypatch, sac, ours, 2, seed=call, atol=1e-9)
     assert_same_weights(sac, ours, atol=1e-9)
-    assert sac._n_updates == ours._n_updates == 9
+    assert n_updates(sac) == n_updates(ours) == 9
 
 
 @pytest.mark.parametrize("direction", ["from_sb3", "to_sb3"])
@@ -214,7 +214,7 @@ def test_arguments_and_progress_are_taken_over():
         else:
             assert own == value, name
     assert ours.num_timesteps == sac.num_timesteps == 15
-    assert ours._n_updates == sac._n_updates > 0
+    assert n_updates(ours) == n_updates(sac) > 0
     assert ours._episode_num == sac._episode_num
     assert ours.update_order == "sb3"
     assert ours.ent_coef_loss == "log_alpha"
@@ -235,7 +235,7 @@ def test_learning_goes_on_in_the_environment(direction):
         taken_over = source.to_sb3()
     taken_over.learn(10, reset_num_timesteps=False)
     assert taken_over.num_timesteps == 30
-    assert taken_over._n_updates > source._n_updates > 0
+    assert n_updates(taken_over) > n_updates(source) > 0
 
 
 def test_arguments_can_be_changed_on_the_way():

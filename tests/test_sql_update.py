@@ -95,7 +95,7 @@ def test_critic_loss_by_loops(env):
     alpha, scale = 0.4, 3.0
     model = filled(env, ent_coef=alpha, reward_scale=scale, policy_kwargs={"n_critics": 3})
     model.train(3, batch_size=4)  # so that target and online critics differ
-    batch, noise = model._draw(4)
+    batch, noise = model.draw_batch(4)
     with th.no_grad():
         values = []
         for b in range(4):
@@ -116,9 +116,9 @@ def test_critic_loss_by_loops(env):
 
 def test_actor_follows_the_stein_direction():
     model = filled(SpacesEnv(), policy_kwargs={"optimizer_class": th.optim.SGD}, learning_rate=1.0, n_svgd_particles=6)
-    batch, noise = model._draw(4)
+    batch, noise = model.draw_batch(4)
     obs, before = batch.observations, [p.detach().clone() for p in model.actor.parameters()]
-    options = model._particle_options
+    options = model.particle_options
     assert (options.n_updated, options.n_svgd_particles - options.n_updated) == (3, 3)
     model.critic_learner.set_learning_rate(0.0)  # the direction is taken after the critics' step
     with th.no_grad():
@@ -166,7 +166,7 @@ def test_discrete_actor_is_the_softmax_of_q_at_the_present_temperature(loss):
 
 def test_fixed_and_updated_particles_follow_the_ratio():
     model = filled(SpacesEnv(), n_value_particles=7, n_svgd_particles=10, svgd_update_ratio=0.3)
-    assert model._particle_options.n_updated == 3
+    assert model.particle_options.n_updated == 3
     noise = model.draw_noise(4)
     assert noise.value_particles.shape == (4, 7, 2)
     assert noise.sampler.shape == (4, 10, 2)

@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import DICTIONARY, IMAGE, VECTOR, SpacesEnv, assert_same_parameters, every_algorithm, make, several
+from helpers import (
+    DICTIONARY,
+    IMAGE,
+    VECTOR,
+    SpacesEnv,
+    assert_same_parameters,
+    every_algorithm,
+    make,
+    n_updates,
+    several,
+)
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import (
@@ -193,7 +203,7 @@ def test_wrappers(
         policy_kwargs=kwargs,
     ).learn(24)
     assert model.replay_buffer.sample(5).next_observations.shape == (5, *shape)
-    assert model._n_updates > 10
+    assert n_updates(model) > 10
 
 
 @every_algorithm

@@ -14,6 +14,7 @@ import numpy as np
 import optuna
 import pytest
 import yaml
+from helpers import n_updates
 from installs import ENVIRONMENT, installed_python, run
 from stable_baselines3.common.save_util import load_from_pkl
 
@@ -55,7 +56,7 @@ def test_train(algo: str) -> None:
     folder = run_folder(trained(algo), algo)
     model = ALGORITHMS[algo].load(folder / "Pendulum-v1.zip", device="cpu")
     assert model.num_timesteps == N_STEPS
-    assert model._n_updates > 0
+    assert n_updates(model) > 0
     assert model.learning_rate(1.0) == 1e-3  # the file's, not the algorithm's default
     assert list(np.load(folder / "evaluations.npz")["timesteps"]) == [75, 150]
     assert {"best_model.zip", "rl_model_75_steps.zip", "replay_buffer.pkl"} <= {path.name for path in folder.iterdir()}
@@ -90,7 +91,7 @@ def test_without_the_hook(command: str, tmp_path: Path) -> None:
 def test_discrete_actions(algo: str, env: str, tmp_path: Path) -> None:
     zoo("train", algo, "-n", N_STEPS, *EARLY, env=env, cwd=tmp_path)
     model = ALGORITHMS[algo].load(run_folder(tmp_path, algo, env=env) / f"{env}.zip", device="cpu")
-    assert model._n_updates > 0
+    assert n_updates(model) > 0
     output = zoo("enjoy", algo, "-n", 250, "--no-render", env=env, cwd=tmp_path)
     # Without training to speak of, the cliff's walker never arrives, and nothing else ends its episode
     assert "Mean reward" in output or env == "CliffWalking-v1"
@@ -120,7 +121,7 @@ def test_continued_training(algo: str, tmp_path: Path) -> None:
     assert "Loading replay buffer" in output
     before = ALGORITHMS[algo].load(first / "Pendulum-v1.zip", device="cpu")
     after = ALGORITHMS[algo].load(run_folder(tmp_path, algo) / "Pendulum-v1.zip", device="cpu")
-    assert after._n_updates > before._n_updates
+    assert n_updates(after) > n_updates(before)
     buffers = [load_from_pkl(path / "replay_buffer.pkl") for path in (first, run_folder(tmp_path, algo))]
     assert [buffer.size() for buffer in buffers] == [N_STEPS, 2 * N_STEPS]
 

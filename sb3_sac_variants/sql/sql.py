@@ -162,7 +162,7 @@ class SQL(MaxEntAlgorithm):
         )
 
     @property
-    def _particle_options(self) -> ParticleOptions:
+    def particle_options(self) -> ParticleOptions:
         return ParticleOptions(
             self.n_value_particles, self.n_svgd_particles, self.svgd_update_ratio, self.squash_gradient
         )
@@ -176,7 +176,7 @@ class SQL(MaxEntAlgorithm):
     def _check_arguments(self) -> None:
         super()._check_arguments()
         self._check_temperature(parse_ent_coef(self.ent_coef)[0])
-        self._action_kind.check(self._particle_options, self.ent_coef, self.action_space)
+        self._action_kind.check(self.particle_options, self.ent_coef, self.action_space)
 
     def _check_temperature(self, value: float) -> None:
         if value == 0:
@@ -188,12 +188,12 @@ class SQL(MaxEntAlgorithm):
         self._tell_actor_temperature()
 
     def _setup_actions(self) -> None:
-        self._options_in_use = self._particle_options
+        self._options_in_use = self.particle_options
         self._actions = self._action_kind(self.policy, self.updater.learners, self._options_in_use)
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        if self._particle_options != self._options_in_use:  # a callback may change the number of particles
-            self._action_kind.check(self._particle_options, self.ent_coef, self.action_space)
+        if self.particle_options != self._options_in_use:  # a callback may change the number of particles
+            self._action_kind.check(self.particle_options, self.ent_coef, self.action_space)
             self._setup_actions()
         super().train(gradient_steps, batch_size)
 

@@ -357,7 +357,7 @@ class MaxEntAlgorithm(MaxEntRollout):
             self.replay_buffer.set_normalization(self._vec_normalize_env)
         engine = self.updater.choose_engine(
             self.engine,
-            self._draw,
+            self.draw_batch,
             self._gradient_step,
             draw_on_device=self._draws_on_device,
             planned_steps=self._planned_gradient_steps(),
@@ -366,11 +366,11 @@ class MaxEntAlgorithm(MaxEntRollout):
         until = self._n_updates + gradient_steps
         with matmul_precision(self.precision, self.policy, self.device):
             while self._n_updates < until:
-                self._n_updates += self.updater.run(engine, self._n_updates, until, batch_size, self._engine_signature)
+                self._n_updates += self.updater.run(engine, self._n_updates, until, batch_size, self.engine_signature)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         LoggedMetrics.of(self.logger).announce(self.updater.metrics, self._record_metrics)
 
-    def _draw(self, batch_size: int) -> tuple[Batch, Any]:
+    def draw_batch(self, batch_size: int) -> tuple[Batch, Any]:
         """
         Draw a batch from the replay buffer, and the noise of a gradient step.
 
@@ -441,7 +441,7 @@ class MaxEntAlgorithm(MaxEntRollout):
         if self.num_timesteps == 0:
             self._updates_at_reset = self._n_updates
 
-    def _engine_signature(self) -> Hashable:
+    def engine_signature(self) -> Hashable:
         """
         Identify the memory and the constants that a captured graph was made for.
 

@@ -232,7 +232,7 @@ def keep_freed_memory() -> None:
     th.empty(31 << 20, dtype=th.uint8)
 
 
-class _WithFallback(Engine):
+class FallbackEngine(Engine):
     """
     An engine chosen by "auto".
 
@@ -335,7 +335,7 @@ def make_engine(
     elif wanted == "cudagraph":
         engine = CudaGraphEngine(draw, step, draw_on_device, device, verbose=verbose)
     if name == "auto" and engine is not eager:
-        engine = _WithFallback(engine, eager)
+        engine = FallbackEngine(engine, eager)
     if verbose >= 1:
         print(f"Using the {engine.name} engine ({why})")
     return engine

@@ -266,7 +266,7 @@ class Learner:
             value = detach(function(self.module))
             return ForwardPass(value, value)
         if th.compiler.is_compiling():
-            return self._evaluate_functional(function)
+            return self.evaluate_functional(function)
         with th.enable_grad():
             value = function(self.module)
         return ForwardPass(detach(value), value)
@@ -283,7 +283,7 @@ class Learner:
         if not self.parameters:  # all of them are frozen
             return detach(loss(self.module if at is None else at.value))
         if th.compiler.is_compiling():
-            return self._minimize_functional(loss, at)
+            return self.minimize_functional(loss, at)
         with th.enable_grad():
             result = loss(self.module if at is None else at.vjp)
         value = result[0] if isinstance(result, tuple) else result
@@ -314,20 +314,20 @@ class Learner:
 
         return of_parameters, {n: p.detach() for n, p in zip(self._names, self.parameters, strict=True)}
 
-    def _evaluate_functional(self, function: Callable[[Any], Any]) -> ForwardPass:
+    def evaluate_functional(self, function: Callable[[Any], Any]) -> ForwardPass:
         if not self.in_one_graph:  # the way back would lead from one graph to another: evaluate again to minimise
             return ForwardPass(detach(function(self.module)), function)
         of_parameters, parameters = self._function_of_parameters(lambda module: _map(_fill_in, function(module)))
         value, pull_back = th.func.vjp(of_parameters, parameters)  # type: ignore[misc]  # three with has_aux only
         return ForwardPass(detach(_map(_take_out, value)), pull_back)
 
-    def _minimize_functional(self, loss: Callable[[Any], Loss], at: ForwardPass | None = None) -> Any:
+    def minimize_functional(self, loss: Callable[[Any], Loss], at: ForwardPass | None = None) -> Any:
         def with_auxiliary(argument: Any) -> tuple[th.Tensor, Any]:
             result = loss(argument)
             return (result[0], _map(_fill_in, result[1])) if isinstance(result, tuple) else (result, ())
 
         if at is not None and not self.in_one_graph:
-            return self._minimize_functional(lambda module: loss(at.vjp(module)))
+            return self.minimize_functional(lambda module: loss(at.vjp(module)))
         if at is None:
             of_parameters, parameters = self._function_of_parameters(with_auxiliary)
             gradients, (value, auxiliary) = th.func.grad_and_value(of_parameters, has_aux=True)(parameters)
