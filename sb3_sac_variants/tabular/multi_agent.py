@@ -85,7 +85,9 @@ def agent_policy_evaluation(
     ce_floor: float = 0.0,
 ) -> AgentSolution:
     """
-    One agent's soft values under everybody's policies: the fixed point of
+    One agent's soft values under everybody's policies.
+
+    They are the fixed point of
 
     Q^i <- r^i + gamma E_{s', a' ~ pi}[ Q^i(s', a') - alpha log pi^i(a'^i|s') - beta sum_{j != i} log pi^j(a'^i|s') ].
 

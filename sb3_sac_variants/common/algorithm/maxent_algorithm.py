@@ -658,7 +658,9 @@ class MaxEntAlgorithm(MaxEntRollout):
         cls, path: str | pathlib.Path, env: GymEnv | str, device: th.device | str = "auto", trusted: bool = False
     ) -> Self:
         """
-        Take up a run where :meth:`save_checkpoint` left it. ``learn()`` then wants the steps that are left::
+        Take up a run where :meth:`save_checkpoint` left it.
+
+        ``learn()`` then wants the steps that are left::
 
             model = SACv2.load_checkpoint("run", env)
             model.learn(total_timesteps - model.num_timesteps, reset_num_timesteps=False)

@@ -35,6 +35,8 @@ SMALLEST_IMAGE = 36
 
 def check_instance(name: str, value: Any, types: type | tuple[type, ...], wanted: str) -> None:
     """
+    Check the type of an argument.
+
     :param name: of the argument
     :param value: its value
     :param types: what is allowed
@@ -47,6 +49,8 @@ def check_instance(name: str, value: Any, types: type | tuple[type, ...], wanted
 
 def check_subclass(name: str, value: Any, base: type) -> None:
     """
+    Check that an argument is a subclass.
+
     :param name: of the argument
     :param value: its value
     :param base: what it has to be a subclass of
@@ -58,6 +62,8 @@ def check_subclass(name: str, value: Any, base: type) -> None:
 
 def check_env(env: Any) -> None:
     """
+    Check that an environment's observations are of a kind that SB3 can do.
+
     :param env: an environment
     :raises TypeError: if it is none
     :raises ValueError: if its observations are of a kind that SB3 cannot do
@@ -108,6 +114,8 @@ def check_not_parallel_env(env: Any) -> None:
 
 def check_train_freq(train_freq: Any, n_envs: int) -> None:
     """
+    Check how often the training is called.
+
     :param train_freq: a number of steps, or a tuple of a number and a unit
     :param n_envs: number of environments
     :raises ValueError: if it has no meaning
@@ -132,6 +140,8 @@ def check_train_freq(train_freq: Any, n_envs: int) -> None:
 
 def check_policy(policy: Any, aliases: dict[str, Any]) -> None:
     """
+    Check the policy's name or class.
+
     :param policy: name or class of a policy
     :param aliases: names of the policies, and their classes
     :raises ValueError: if the name is unknown
@@ -145,6 +155,8 @@ def check_policy(policy: Any, aliases: dict[str, Any]) -> None:
 
 def check_policy_kwargs(policy_class: type, kwargs: dict[str, Any], aliases: dict[str, Any]) -> None:
     """
+    Check the arguments of a policy.
+
     :param policy_class: class of the policy
     :param kwargs: its arguments
     :param aliases: names of the policies, and their classes
@@ -191,6 +203,8 @@ def _check_net_arch(net_arch: Any) -> None:
 
 def check_features_extractor(policy_class: Any, kwargs: dict[str, Any], observation_space: spaces.Space) -> None:
     """
+    Check that the features extractor goes with the observations.
+
     :param policy_class: class of the policy
     :param kwargs: its arguments
     :param observation_space: what the features are extracted from
@@ -230,6 +244,8 @@ def _check_image_size(observation_space: spaces.Space, normalized: bool) -> None
 
 def check_replay_buffer(model: Any) -> None:
     """
+    Check that the replay buffer goes with the observations and with other arguments.
+
     :param model: an algorithm whose arguments are set
     :raises TypeError: if ``replay_buffer_class`` is no class of replay buffers
     :raises ValueError: if it does not go with the observations or with other arguments

@@ -11,6 +11,8 @@ RandomState = dict[str, Any]
 
 def torch_random_state(device: th.device) -> RandomState:
     """
+    State of torch's generators.
+
     :param device: where a model lives
     :return: the state of torch's generators that it draws from
     """
@@ -22,6 +24,8 @@ def torch_random_state(device: th.device) -> RandomState:
 
 def random_state(device: th.device) -> RandomState:
     """
+    State of all global generators: Python's, NumPy's, torch's.
+
     :param device: where a model lives
     :return: the state of all global generators: Python's, NumPy's, torch's
     """
@@ -31,6 +35,8 @@ def random_state(device: th.device) -> RandomState:
 
 def set_random_state(state: RandomState, device: th.device) -> None:
     """
+    Set the state of all global generators.
+
     :param state: what :func:`random_state` gave
     :param device: where the model lives now
     """

@@ -83,6 +83,8 @@ def check_bool(name: str, value: Any) -> None:
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """
+    Check that an argument is one of some values.
+
     :param name: of the argument
     :param value: its value
     :param choices: what is allowed
@@ -101,6 +103,8 @@ def check_range(
     integer: bool = False,
 ) -> None:
     """
+    Check that an argument is a number within bounds.
+
     :param name: of the argument
     :param value: its value
     :param low: smallest value allowed
@@ -124,6 +128,8 @@ def check_range(
 
 def parse_ent_coef(ent_coef: str | float) -> tuple[float, bool]:
     """
+    Read the temperature from its argument.
+
     :param ent_coef: a number, "auto" or "auto_<initial value>"
     :return: (initial) temperature, and whether it is learned
     :raises ValueError: if it is neither, or has no meaning as a temperature
@@ -149,6 +155,8 @@ def parse_ent_coef(ent_coef: str | float) -> tuple[float, bool]:
 
 def check_action_space(space: spaces.Space, supported: tuple[type[spaces.Space], ...], algorithm: str) -> None:
     """
+    Check that an action space is supported and bounded.
+
     :param space: the environment's action space
     :param supported: classes the algorithm can do
     :param algorithm: its name
@@ -189,6 +197,8 @@ def check_action_space(space: spaces.Space, supported: tuple[type[spaces.Space],
 
 def check_discrete_start(space: spaces.Space) -> None:
     """
+    Check that discrete actions count from 0.
+
     :param space: an action space
     :raises ValueError: if its first action is not number 0: networks and replay buffers count from there
     """
@@ -201,6 +211,8 @@ def check_discrete_start(space: spaces.Space) -> None:
 
 def check_sde(use_sde: bool, space: spaces.Space) -> None:
     """
+    Check that gSDE has continuous actions.
+
     :param use_sde: whether to explore with gSDE
     :param space: the action space
     :raises ValueError: if the actions are not continuous
@@ -213,6 +225,8 @@ def check_sde(use_sde: bool, space: spaces.Space) -> None:
 
 def check_action_noise(noise: ActionNoise | None, space: spaces.Space) -> None:
     """
+    Check that action noise has the shape of an action.
+
     :param noise: noise to add to actions, for one environment or several
     :param space: the environment's action space
     :raises ValueError: if it has not the shape of an action; NumPy would stretch it over agents or environments

@@ -68,6 +68,8 @@ class TemperatureMonitor:
 
     def check(self, metrics: dict[str, float], target_entropy: float) -> None:
         """
+        Warn once if the temperature runs away.
+
         :param metrics: means over the last updates, "ent_coef" and "entropy" among them
         :param target_entropy: H, in nats
         """

@@ -96,6 +96,8 @@ class ZooLinearSchedule:
 
 def is_trusted(trusted: bool) -> bool:
     """
+    Whether the caller vouches for a file, by argument or environment variable.
+
     :param trusted: the argument of a function that loads
     :return: whether the caller vouches for the file, by the argument or the environment variable
     """
@@ -192,8 +194,9 @@ _Unpickler: Any = pickle._Unpickler
 
 class _AllowListUnpickler(_Unpickler):
     """
-    The standard library's unpickler in Python, whose steps can be checked; the one in C looks at names only, and would
-    let a class that is allowed as a value be called.
+    The standard library's unpickler in Python, whose steps can be checked.
+
+    The one in C looks at names only, and would let a class that is allowed as a value be called.
     """
 
     arguments: bool

@@ -30,8 +30,9 @@ _DAMAGE = (
 @contextlib.contextmanager
 def written_whole(path: str | pathlib.Path, suffix: str = "") -> Iterator[BufferedRandom]:
     """
-    Write a file that takes its name only when it is complete and on the disk: whatever interrupts the writing, the old
-    file stays. Folders are made where there are none.
+    Write a file that takes its name only when it is complete and on the disk.
+
+    Whatever interrupts the writing, the old file stays. Folders are made where there are none.
 
     :param path: path of the file, or of a link to it
     :param suffix: ending to add where the path has none
@@ -70,6 +71,8 @@ def sync_folder(folder: pathlib.Path) -> None:
 
 def sha256(path: pathlib.Path) -> str:
     """
+    SHA-256 of a file.
+
     :param path: path of a file
     :return: the SHA-256 of its content
     """
@@ -104,6 +107,8 @@ def find(path: Path, suffix: str, name: str = "path") -> pathlib.Path:
 
 def describe(path: Path) -> str:
     """
+    Name a path or file in errors.
+
     :param path: a path, or a file that is open
     :return: what to call it in errors
     """
@@ -143,6 +148,8 @@ class Refusal(ValueError):
 
 def refuse(path: Path, why: str, name: str = "path") -> Any:
     """
+    Refuse a file, with one kind of error for all that is wrong with it.
+
     :param path: what was read
     :param why: what is wrong with it, and the remedy
     :param name: of the argument

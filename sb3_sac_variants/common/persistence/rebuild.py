@@ -1,6 +1,8 @@
 """
-The functions that a pickle may have called when it is read, each with a check of its arguments: arrays, random
-generators and tensors are written as calls of NumPy's and torch's own functions, which believe what they are told.
+The functions that a pickle may have called when it is read, each with a check of its arguments.
+
+Arrays, random generators and tensors are written as calls of NumPy's and torch's own functions, which believe what they
+are told.
 """
 
 import collections
