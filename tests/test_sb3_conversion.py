@@ -316,7 +316,7 @@ def test_from_a_saved_model(tmp_path, with_env):
     assert_same_state(ours.to_sb3().get_parameters(), sac.get_parameters())
     # And our own file of it
     ours.save(tmp_path / "ours")
-    loaded = SACv2.load(tmp_path / "ours", device="cpu")
+    loaded = SACv2.load(tmp_path / "ours", device="cpu", trusted=True)
     assert_same_state(loaded.to_sb3().get_parameters(), sac.get_parameters())
 
 

@@ -244,6 +244,14 @@ def test_links_in_a_checkpoint(what: str, saved: pathlib.Path, tmp_path: pathlib
         SACv2.load_checkpoint(folder, VecNormalize(several()))
 
 
+def test_other_file_in_a_checkpoint(saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    folder = crafted_checkpoint(saved, tmp_path / "run", "", None)
+    (file,) = folder.rglob("model.zip")
+    make(SACv2, VecNormalize(several())).learn(8).save(file)
+    with pytest.raises(ValueError, match=r"path='.*run' is damaged \(the content of .*model\.zip is not what was"):
+        SACv2.load_checkpoint(folder, VecNormalize(several()))
+
+
 # ---------------------------------------------------------------- what is ordinary, and what is trusted
 
 

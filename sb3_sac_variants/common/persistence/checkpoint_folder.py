@@ -161,6 +161,8 @@ def _check_files(folder: pathlib.Path, version: pathlib.Path, pointer: dict[str,
         if file.is_symlink() or not file.is_file():
             what = "a link" if file.is_symlink() else "missing"
             refuse(folder, f"is damaged ({version.name}/{name} is {what}): {_REMEDY}")
+        if "files" in pointer and sha256(file) != pointer["files"][name]:
+            refuse(folder, f"is damaged (the content of {version.name}/{name} is not what was written): {_REMEDY}")
 
 
 @contextlib.contextmanager
