@@ -71,7 +71,10 @@ class MaxEntRollout(OffPolicyAlgorithm):
         self._between_rollouts = True
         if self.use_sde:
             self._state_before_rollout = torch_random_state(self.device)
-        rollout = super().collect_rollouts(*args, **kwargs)
+        try:
+            rollout = super().collect_rollouts(*args, **kwargs)
+        except DivergedError as error:
+            raise error.at(self.num_timesteps) from None
         self._between_rollouts = rollout.continue_training
         self._state_before_rollout = None
         return rollout
@@ -108,23 +111,20 @@ class MaxEntRollout(OffPolicyAlgorithm):
         warm_up = self.num_timesteps < learning_starts and not (self.use_sde and self.use_sde_at_warmup)
         if self._fast_actor is None and self._predicts_as_ever:
             self._fast_actor = fast_inference(self.actor)
-        try:
-            if warm_up or self._fast_actor is None:
-                return super()._sample_action(learning_starts, action_noise, n_envs)
-            assert self._last_obs is not None, "self._last_obs was not set"
-            with th.no_grad():
-                actions = self._fast_actor(obs_as_tensor(self._last_obs, self.device)).cpu().numpy()
-            assert self.action_space.shape is not None
-            scaled = actions.reshape(-1, *self.action_space.shape)
-            if not isinstance(self.action_space, spaces.Box):
-                check_actions(scaled, type(self.policy).__name__)
-                scaled = scaled.astype(self.action_space.dtype, copy=False)
-                return scaled, scaled
-            if action_noise is not None:
-                scaled = np.clip(scaled + action_noise(), -1, 1)
-            return self.policy.unscale_action(scaled), scaled
-        except DivergedError as error:
-            raise error.at(self.num_timesteps) from None
+        if warm_up or self._fast_actor is None:
+            return super()._sample_action(learning_starts, action_noise, n_envs)
+        assert self._last_obs is not None, "self._last_obs was not set"
+        with th.no_grad():
+            actions = self._fast_actor(obs_as_tensor(self._last_obs, self.device)).cpu().numpy()
+        assert self.action_space.shape is not None
+        scaled = actions.reshape(-1, *self.action_space.shape)
+        if not isinstance(self.action_space, spaces.Box):
+            check_actions(scaled, type(self.policy).__name__)
+            scaled = scaled.astype(self.action_space.dtype, copy=False)
+            return scaled, scaled
+        if action_noise is not None:
+            scaled = np.clip(scaled + action_noise(), -1, 1)
+        return self.policy.unscale_action(scaled), scaled
 
     @property
     def _predicts_as_ever(self) -> bool:

@@ -17,6 +17,7 @@ from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, Actor
 from torch import nn
 from torch.nn import functional as F
 
+from sb3_sac_variants.common.checks.validation import DivergedError
 from sb3_sac_variants.common.equations.types import PolicySample
 from sb3_sac_variants.common.networks.fast_inference import plain_linear
 from sb3_sac_variants.common.networks.preprocessing import FeatureNetwork, TraceablePreprocessing
@@ -106,9 +107,13 @@ class SquashedGaussianActor(TraceablePreprocessing, Actor):
         As SB3's, without a gradient.
 
         :param batch_size: number of environments
+        :raises DivergedError: if a standard deviation is NaN
         """
-        with th.no_grad():
-            super().reset_noise(batch_size)
+        try:
+            with th.no_grad():
+                super().reset_noise(batch_size)
+        except ValueError as error:  # torch's normal distribution refuses standard deviations that are NaN
+            raise DivergedError(type(self).__name__) from error
 
     def noise_shape(self, batch_size: int) -> tuple[int, ...]:
         """
