@@ -424,7 +424,7 @@ def test_log_interval(log_interval: Any) -> None:
 
 @pytest.mark.parametrize("name", ["exclude", "include"])
 def test_one_name_in_the_place_of_several(name: str) -> None:
-    with refused(TypeError, name, "gamma", "pass ['gamma']"):
+    with refused(TypeError, name, "gamma", f"pass a list, as {name}=['gamma']"):
         make(SACv2).save(io.BytesIO(), **{name: "gamma"})
 
 

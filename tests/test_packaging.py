@@ -55,15 +55,16 @@ def test_metadata() -> None:
     assert metadata["License-Expression"] == "MIT"
     requirements = metadata.get_all("Requires-Dist") or []
     required = {re.split(r"[<>=;\[ ]", line)[0] for line in requirements if "extra ==" not in line}
-    assert required == {"torch", "stable-baselines3", "gymnasium", "numpy"}
+    assert required == {"torch", "stable-baselines3", "gymnasium", "numpy", "typing-extensions"}
     assert set(metadata.get_all("Provides-Extra") or []) == {
         "atari",
         "box2d",
         "cluster",
         "dev",
-        "export",
+        "docs",
         "mujoco",
         "multiagent",
+        "study",
         "zoo",
     }
 

@@ -254,6 +254,7 @@ def test_updates_are_those_of_the_paper(variant):
         expected = reference.update(batch, noise)
         with th.no_grad():
             metrics = model.update(batch, noise)
+        assert metrics.pop("td_error") is None
         assert {name: value.item() for name, value in metrics.items()} == pytest.approx(expected, rel=1e-9, abs=1e-11)
         reference.assert_same_weights(model)
 

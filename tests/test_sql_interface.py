@@ -154,7 +154,7 @@ def test_arguments_without_meaning_are_refused(arguments, message):
         ({"n_svgd_particles": 16}, "n_svgd_particles=16 is for continuous actions"),
         ({"svgd_update_ratio": 0.3}, "svgd_update_ratio=0.3 is for continuous actions"),
         ({"squash_gradient": "action"}, "squash_gradient='action' is for continuous actions"),
-        ({"ent_coef": 0}, "ent_coef=0 is not allowed"),
+        ({"ent_coef": 0}, "ent_coef=0.0 is not allowed"),
         (
             {"policy_kwargs": {"share_features_extractor": True}},
             "share_features_extractor=True is for an actor network",

@@ -26,8 +26,8 @@ class Diverging(SACv2):
     ("cls", "sampled", "env_id"),
     [
         (Diverging, {"gamma": 0.5}, "Pendulum-v1"),
-        (SACv2, {"learning_rate": 1e12}, "Pendulum-v1"),
-        (SACv2, {"learning_rate": 1e12}, "CartPole-v1"),
+        pytest.param(SACv2, {"learning_rate": 1e12}, "Pendulum-v1", marks=pytest.mark.slow),
+        pytest.param(SACv2, {"learning_rate": 1e12}, "CartPole-v1", marks=pytest.mark.slow),
     ],
 )
 def test_diverged_trial_is_pruned(
