@@ -322,6 +322,16 @@ def test_memory_beyond_an_array_cannot_be_reached() -> None:
         read_pickle(storage)
 
 
+@pytest.mark.parametrize("position", [-50, 5])
+def test_memory_beside_a_random_generator_cannot_be_reached(position: int) -> None:
+    source = np.random.Philox(3)
+    create, arguments, state = source.__reduce__()
+    forged = ({**state[0], "buffer_pos": position}, *state[1:]) if isinstance(state, tuple) else None
+    forged = forged or {**state, "buffer_pos": position}
+    with pytest.raises(NotAllowed, match="a bit generator"):
+        read_pickle(pickle.dumps(Reduced(create, arguments, forged)))
+
+
 def test_trusted_pickles_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     content = cloudpickle.dumps(lambda x: x + 1)
     assert read_pickle(content, trusted=True)(1) == 2

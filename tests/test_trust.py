@@ -8,6 +8,7 @@ import os
 import pathlib
 import pickle
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -157,6 +158,29 @@ def test_class_of_a_wrong_kind(key: str, value: Any, saved: pathlib.Path, tmp_pa
         load(crafted)
 
 
+@pytest.mark.parametrize(("name", "loader"), [("model.zip", load), ("sac.zip", from_sb3)])
+def test_environment_in_a_model(
+    name: str, loader: Callable[..., Any], saved: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "module_with_an_env.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    with zipfile.ZipFile(saved / name) as archive:
+        data = {**json.loads(archive.read("data")), "env": "module_with_an_env:Env-v0"}
+    crafted = rewritten(saved / name, tmp_path / name, data=json.dumps(data).encode())
+    with pytest.raises(ValueError, match=r"path='.*' asks for an environment"):
+        loader(crafted)
+    assert "module_with_an_env" not in sys.modules
+
+
+@pytest.mark.parametrize("member", ["pytorch_variables__pth", "tensors__pth"])
+def test_tensors_for_other_attributes(member: str, saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    content = io.BytesIO()
+    th.save({"policy.__class__": th.ones(1)}, content)
+    crafted = rewritten(saved / "model.zip", tmp_path / "m.zip", **{member: content.getvalue()})
+    with pytest.raises(ValueError, match=r"path='.*' asks for values of \['policy.__class__'\]"):
+        load(crafted)
+
+
 def test_parameters_of_other_parts(saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
     content = io.BytesIO()
     th.save({}, content)
@@ -211,6 +235,17 @@ def test_code_in_the_state_of_an_environment(layer: int, saved: pathlib.Path, tm
     state["layers"][layer] = (names, pickle.dumps([{"obs_rms": Code()}]))
     folder = crafted_checkpoint(saved, tmp_path / "run", "state.pkl", cloudpickle.dumps(state))
     with pytest.raises(ValueError, match=NEEDS_TRUST):
+        SACv2.load_checkpoint(folder, VecNormalize(several()))
+
+
+@pytest.mark.parametrize("position", [-1, 625, 2.0])
+def test_random_state_beyond_its_table(position: Any, saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    version = json.loads((saved / "run" / POINTER).read_text())["version"]
+    state = pickle.loads((saved / "run" / version / "state.pkl").read_bytes())
+    name, key, _, *rest = state["random"]["numpy"]
+    state["random"]["numpy"] = (name, key, position, *rest)
+    folder = crafted_checkpoint(saved, tmp_path / "run", "state.pkl", cloudpickle.dumps(state))
+    with pytest.raises(ValueError, match=r"path='.*state\.pkl' asks for arguments that do not fit numpy\.random"):
         SACv2.load_checkpoint(folder, VecNormalize(several()))
 
 
