@@ -287,6 +287,58 @@ def test_other_file_in_a_checkpoint(saved: pathlib.Path, tmp_path: pathlib.Path)
         SACv2.load_checkpoint(folder, VecNormalize(several()))
 
 
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("args", "gym_packages", ["module_of_a_stranger"]),
+        ("args", "trained_agent", "run/model.zip"),
+        ("config", "policy_kwargs", "canary() or {}"),
+        ("config", "policy_kwargs", "dict(activation_fn=os.getcwd)"),
+        ("config", "policy_kwargs", "dict(net_arch=[n for n in [4]])"),
+        ("config", "normalize", "print()"),
+        ("config", "monitor_kwargs", "(lambda: {})()"),
+        ("config", "env_wrapper", "module_of_a_stranger.Wrapper"),
+        ("config", "vec_env_wrapper", [{"stable_baselines3.common.vec_env.subproc_vec_env.CloudpickleWrapper": {}}]),
+        ("config", "callback", [{"subprocess.Popen": {"args": "true"}}]),
+        ("config", "policy", "os.system"),
+    ],
+)
+def test_code_in_a_run_of_the_zoo(file: str, key: str, value: Any, tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("rl_zoo3")
+    from sb3_sac_variants.zoo import register
+    from sb3_sac_variants.zoo.resume import resume
+
+    register()
+    run = tmp_path / "Pendulum-v1"
+    run.mkdir()
+    contents = {
+        "args": {"env": "Pendulum-v1", "algo": "sac_v2", "device": "cpu", "log_folder": str(tmp_path)},
+        "config": {"n_timesteps": 10, "policy": "MlpPolicy"},
+    }
+    contents[file][key] = value
+    for name, content in contents.items():
+        (run / f"{name}.yml").write_text(json.dumps(content))
+    with pytest.raises(
+        ValueError, match=rf"{file}\.yml' asks for .*, which may run code: set SB3_SAC_VARIANTS_TRUSTED=1"
+    ):
+        resume(tmp_path)
+
+
+def test_statistics_beside_a_run_of_the_zoo(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rl_zoo3")
+    from sb3_sac_variants.zoo import register
+    from sb3_sac_variants.zoo.resume import resume
+
+    register()
+    (tmp_path / "Pendulum-v1").mkdir()
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("Pendulum-v1/args.yml").write_text("{env: Pendulum-v1, algo: sac_v2, device: cpu, log_folder: .}")
+    pathlib.Path("Pendulum-v1/config.yml").write_text("{n_timesteps: 10, policy: MlpPolicy, normalize: true}")
+    pathlib.Path("Pendulum-v1/vecnormalize.pkl").write_bytes(pickle.dumps(Code()))
+    with pytest.raises(ValueError, match=r"vecnormalize\.pkl' asks for 'a pickle', which may run code"):
+        resume(pathlib.Path())
+
+
 # ---------------------------------------------------------------- what is ordinary, and what is trusted
 
 
