@@ -272,6 +272,7 @@ CRAFTED: dict[str, Callable[[], bytes]] = {
     "compiler": lambda: pickle.dumps(th.fx.symbolic_trace(nn.Linear(2, 2))),
     "environment": lambda: pickle.dumps(ArmedEnv(1)),
     "NumPy's loader": lambda: by_name("numpy", "load", "file"),
+    "NumPy's files": lambda: b"\x80\x04\x8c\x05numpy\x8c\x06memmap\x93.",
     "NumPy's generator": lambda: pickle.dumps(Reduced(np.random._pickle.__bit_generator_ctor, (Armed,))),
     "NumPy's other constructor": lambda: pickle.dumps(Reduced(np.random._pickle.__generator_ctor, ("MT19937", Armed))),
     "offsets of a structured type": lambda: pickle.dumps(np.zeros(2, dtype=[("a", "f4"), ("b", "i8")])),
