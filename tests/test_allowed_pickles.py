@@ -272,6 +272,7 @@ CRAFTED: dict[str, Callable[[], bytes]] = {
     "compiler": lambda: pickle.dumps(th.fx.symbolic_trace(nn.Linear(2, 2))),
     "environment": lambda: pickle.dumps(ArmedEnv(1)),
     "NumPy's loader": lambda: by_name("numpy", "load", "file"),
+    "NumPy's files": lambda: b"\x80\x04\x8c\x05numpy\x8c\x06memmap\x93.",
     "NumPy's generator": lambda: pickle.dumps(Reduced(np.random._pickle.__bit_generator_ctor, (Armed,))),
     "NumPy's other constructor": lambda: pickle.dumps(Reduced(np.random._pickle.__generator_ctor, ("MT19937", Armed))),
     "offsets of a structured type": lambda: pickle.dumps(np.zeros(2, dtype=[("a", "f4"), ("b", "i8")])),
@@ -320,6 +321,16 @@ def test_memory_beyond_an_array_cannot_be_reached() -> None:
     storage = pickle.dumps(Reduced(th._utils._rebuild_tensor_v2, (th.ones(2).storage(), 0, (9,), (1,), False, {})))
     with pytest.raises(RuntimeError, match="out of bounds"):
         read_pickle(storage)
+
+
+@pytest.mark.parametrize("position", [-50, 5])
+def test_memory_beside_a_random_generator_cannot_be_reached(position: int) -> None:
+    source = np.random.Philox(3)
+    create, arguments, state = source.__reduce__()
+    forged = ({**state[0], "buffer_pos": position}, *state[1:]) if isinstance(state, tuple) else None
+    forged = forged or {**state, "buffer_pos": position}
+    with pytest.raises(NotAllowed, match="a bit generator"):
+        read_pickle(pickle.dumps(Reduced(create, arguments, forged)))
 
 
 def test_trusted_pickles_are_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import os
 import pathlib
 import pickle
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -157,6 +158,29 @@ def test_class_of_a_wrong_kind(key: str, value: Any, saved: pathlib.Path, tmp_pa
         load(crafted)
 
 
+@pytest.mark.parametrize(("name", "loader"), [("model.zip", load), ("sac.zip", from_sb3)])
+def test_environment_in_a_model(
+    name: str, loader: Callable[..., Any], saved: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "module_with_an_env.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    with zipfile.ZipFile(saved / name) as archive:
+        data = {**json.loads(archive.read("data")), "env": "module_with_an_env:Env-v0"}
+    crafted = rewritten(saved / name, tmp_path / name, data=json.dumps(data).encode())
+    with pytest.raises(ValueError, match=r"path='.*' asks for an environment"):
+        loader(crafted)
+    assert "module_with_an_env" not in sys.modules
+
+
+@pytest.mark.parametrize("member", ["pytorch_variables__pth", "tensors__pth"])
+def test_tensors_for_other_attributes(member: str, saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    content = io.BytesIO()
+    th.save({"policy.__class__": th.ones(1)}, content)
+    crafted = rewritten(saved / "model.zip", tmp_path / "m.zip", **{member: content.getvalue()})
+    with pytest.raises(ValueError, match=r"path='.*' asks for values of \['policy.__class__'\]"):
+        load(crafted)
+
+
 def test_parameters_of_other_parts(saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
     content = io.BytesIO()
     th.save({}, content)
@@ -214,6 +238,17 @@ def test_code_in_the_state_of_an_environment(layer: int, saved: pathlib.Path, tm
         SACv2.load_checkpoint(folder, VecNormalize(several()))
 
 
+@pytest.mark.parametrize("position", [-1, 625, 2.0])
+def test_random_state_beyond_its_table(position: Any, saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    version = json.loads((saved / "run" / POINTER).read_text())["version"]
+    state = pickle.loads((saved / "run" / version / "state.pkl").read_bytes())
+    name, key, _, *rest = state["random"]["numpy"]
+    state["random"]["numpy"] = (name, key, position, *rest)
+    folder = crafted_checkpoint(saved, tmp_path / "run", "state.pkl", cloudpickle.dumps(state))
+    with pytest.raises(ValueError, match=r"path='.*state\.pkl' asks for arguments that do not fit numpy\.random"):
+        SACv2.load_checkpoint(folder, VecNormalize(several()))
+
+
 def test_nothing_of_another_algorithms_checkpoint_is_opened(
     saved: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,6 +285,58 @@ def test_other_file_in_a_checkpoint(saved: pathlib.Path, tmp_path: pathlib.Path)
     make(SACv2, VecNormalize(several())).learn(8).save(file)
     with pytest.raises(ValueError, match=r"path='.*run' is damaged \(the content of .*model\.zip is not what was"):
         SACv2.load_checkpoint(folder, VecNormalize(several()))
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("args", "gym_packages", ["module_of_a_stranger"]),
+        ("args", "trained_agent", "run/model.zip"),
+        ("config", "policy_kwargs", "canary() or {}"),
+        ("config", "policy_kwargs", "dict(activation_fn=os.getcwd)"),
+        ("config", "policy_kwargs", "dict(net_arch=[n for n in [4]])"),
+        ("config", "normalize", "print()"),
+        ("config", "monitor_kwargs", "(lambda: {})()"),
+        ("config", "env_wrapper", "module_of_a_stranger.Wrapper"),
+        ("config", "vec_env_wrapper", [{"stable_baselines3.common.vec_env.subproc_vec_env.CloudpickleWrapper": {}}]),
+        ("config", "callback", [{"subprocess.Popen": {"args": "true"}}]),
+        ("config", "policy", "os.system"),
+    ],
+)
+def test_code_in_a_run_of_the_zoo(file: str, key: str, value: Any, tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("rl_zoo3")
+    from sb3_sac_variants.zoo import register
+    from sb3_sac_variants.zoo.resume import resume
+
+    register()
+    run = tmp_path / "Pendulum-v1"
+    run.mkdir()
+    contents = {
+        "args": {"env": "Pendulum-v1", "algo": "sac_v2", "device": "cpu", "log_folder": str(tmp_path)},
+        "config": {"n_timesteps": 10, "policy": "MlpPolicy"},
+    }
+    contents[file][key] = value
+    for name, content in contents.items():
+        (run / f"{name}.yml").write_text(json.dumps(content))
+    with pytest.raises(
+        ValueError, match=rf"{file}\.yml' asks for .*, which may run code: set SB3_SAC_VARIANTS_TRUSTED=1"
+    ):
+        resume(tmp_path)
+
+
+def test_statistics_beside_a_run_of_the_zoo(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rl_zoo3")
+    from sb3_sac_variants.zoo import register
+    from sb3_sac_variants.zoo.resume import resume
+
+    register()
+    (tmp_path / "Pendulum-v1").mkdir()
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("Pendulum-v1/args.yml").write_text("{env: Pendulum-v1, algo: sac_v2, device: cpu, log_folder: .}")
+    pathlib.Path("Pendulum-v1/config.yml").write_text("{n_timesteps: 10, policy: MlpPolicy, normalize: true}")
+    pathlib.Path("Pendulum-v1/vecnormalize.pkl").write_bytes(pickle.dumps(Code()))
+    with pytest.raises(ValueError, match=r"vecnormalize\.pkl' asks for 'a pickle', which may run code"):
+        resume(pathlib.Path())
 
 
 # ---------------------------------------------------------------- what is ordinary, and what is trusted

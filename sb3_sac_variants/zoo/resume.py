@@ -7,24 +7,38 @@ checkpoint, the run begins again.
 """
 
 import argparse
+import ast
+import importlib
 import os
+import sys
 from collections import OrderedDict
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import gymnasium as gym
+import torch as th
 import yaml
-from rl_zoo3 import train
+from rl_zoo3 import exp_manager, train
 from rl_zoo3.exp_manager import ExperimentManager
 from rl_zoo3.utils import ALGOS
+from stable_baselines3.common.buffers import BaseBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from sb3_sac_variants.common.persistence.allowed import TRUSTED_VARIABLE, is_trusted
 from sb3_sac_variants.common.persistence.checkpoint_folder import POINTER
 
 #: folder of the checkpoint in the folder of a run
 CHECKPOINT = "checkpoint"
+#: packages of which the zoo may import modules that a file names
+_LIBRARIES = {"gymnasium", "rl_zoo3", "sb3_contrib", "sb3_sac_variants", "stable_baselines3"}
+#: hyperparameters that name classes to import, and what these have to be
+_NAMED = {"policy": BasePolicy, "env_wrapper": gym.Wrapper, "vec_env_wrapper": VecEnvWrapper, "callback": BaseCallback}
+#: hyperparameters that the zoo evaluates
+_EVALUATED = ("normalize", "policy_kwargs", "replay_buffer_class", "replay_buffer_kwargs", "monitor_kwargs")
 
 
 class _SafeLoader(yaml.SafeLoader):
@@ -66,6 +80,9 @@ def resume(folder: Path) -> None:
             "run. One that was interrupted before it wrote the file has to be started again"
         )
     arguments = _read(found[0])
+    for name in arguments.get("gym_packages") or ():
+        _require(name in sys.modules, found[0], name)
+    _require(not arguments.get("trained_agent"), found[0], arguments.get("trained_agent"))
 
     class SavedArguments(argparse.ArgumentParser):
         """Gives the arguments of the run, whatever the command line."""
@@ -100,6 +117,59 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
+def _require(harmless: bool, file: Path, what: Any) -> None:
+    if not harmless and not is_trusted(False):
+        raise ValueError(
+            f"{str(file)!r} asks for {what!r}, which may run code: set {TRUSTED_VARIABLE}=1 if you trust it"
+        )
+
+
+def _check_hyperparameters(file: Path, hyperparameters: dict[str, Any]) -> None:
+    """Refuse what the zoo would import or evaluate, other than classes of known kinds and plain data."""
+    for key, base in _NAMED.items():
+        values = hyperparameters.get(key)
+        for value in values if isinstance(values, list) else [values]:
+            name = next(iter(value), None) if isinstance(value, dict) else value
+            if isinstance(name, str) and (key != "policy" or "." in name):
+                _require(is_trusted(False) or _is_class(name, base), file, name)
+    for key in _EVALUATED:
+        value = hyperparameters.get(key)
+        if isinstance(value, str):
+            try:
+                plain = _is_plain(ast.parse(value.strip(), mode="eval").body)
+            except (SyntaxError, ValueError, RecursionError):
+                plain = False
+            _require(plain, file, value)
+
+
+def _is_class(name: str, base: type) -> bool:
+    """Whether a name is of a class of a library, or one that is imported."""
+    module, _, cls = name.rpartition(".")
+    if module not in sys.modules and module.partition(".")[0] not in _LIBRARIES:
+        return False
+    found = vars(importlib.import_module(module)).get(cls)
+    return isinstance(found, type) and issubclass(found, base)
+
+
+def _is_plain(node: ast.AST) -> bool:
+    """Whether an expression is plain data, ``dict(...)`` of such, or names a class that an argument may be."""
+    if isinstance(node, ast.Call):
+        named = isinstance(node.func, ast.Name) and node.func.id == "dict" and not node.args
+        return named and all(keyword.arg and _is_plain(keyword.value) for keyword in node.keywords)
+    if isinstance(node, ast.List | ast.Tuple):
+        return all(map(_is_plain, node.elts))
+    if isinstance(node, ast.Dict):
+        return all(key is not None and _is_plain(key) for key in node.keys) and all(map(_is_plain, node.values))
+    if isinstance(node, ast.UnaryOp):
+        return isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant)
+    if isinstance(node, ast.Name | ast.Attribute):
+        found: Any = exp_manager
+        for part in ast.unparse(node).split("."):
+            found = vars(found).get(part) if isinstance(found, ModuleType) else None
+        return isinstance(found, type) and issubclass(found, (th.nn.Module, th.optim.Optimizer, BaseBuffer))
+    return isinstance(node, ast.Constant)
+
+
 class _Resumed(ExperimentManager):
     """An experiment that goes on in the folder of a run. Arguments as the zoo's ``ExperimentManager``."""
 
@@ -119,13 +189,20 @@ class _Resumed(ExperimentManager):
         print(f"Going on with {self.save_path}" + ("" if self.has_checkpoint else " from the start: no checkpoint"))
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        saved = _read(Path(self.params_path) / "config.yml")
+        file = Path(self.params_path) / "config.yml"
+        saved = _read(file)
+        _check_hyperparameters(file, saved)
         return dict(saved), OrderedDict(saved)
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
         if self.has_checkpoint:
             self.monitor_kwargs = {**self.monitor_kwargs, "override_existing": eval_env}
         return super().create_envs(n_envs, eval_env, no_log)
+
+    def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
+        statistics = Path(self.trained_agent).parent / str(self.env_name) / "vecnormalize.pkl"
+        _require(not statistics.exists(), statistics, "a pickle")  # which the zoo would read
+        return super()._maybe_normalize(env, eval_env)
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> Any:
         if not self.has_checkpoint:

@@ -227,6 +227,8 @@ class _AllowListUnpickler(_Unpickler):
 
     def _may_hold(self, cls: type) -> bool:
         """Whether a class may be a value itself."""
+        if issubclass(cls, np.memmap):  # opens files when it is called
+            return False
         if cls in PLAIN or issubclass(cls, (np.generic, np.dtype, np.ndarray, np.random.BitGenerator)):
             return True
         of_torch = cls.__module__.startswith("torch.") and not cls.__module__.startswith(_TORCH)

@@ -15,6 +15,7 @@ from sb3_sac_variants.common.persistence import callback_state, env_state
 from sb3_sac_variants.common.persistence.allowed import read_pickle
 from sb3_sac_variants.common.persistence.checkpoint_folder import current_version, new_version
 from sb3_sac_variants.common.persistence.files import Refusal, file_errors, written_whole
+from sb3_sac_variants.common.persistence.rebuild import require
 
 
 def save_checkpoint(model: Any, path: str | pathlib.Path) -> None:
@@ -107,6 +108,8 @@ def _set_run_state(model: Any, state: dict[str, Any], trusted: bool) -> None:
     :raises ValueError: if the environment is not built as the one it is of
     """
     assert model.env is not None
+    legacy = state["random"]["numpy"]  # NumPy would read beyond its table
+    require(isinstance(legacy, tuple) and type(legacy[2]) is int and 0 <= legacy[2] <= 624, "numpy.random.set_state")
     groups = env_state.layers(model.env)
     saved = [names for names, _ in state["layers"]]
     present = [env_state.names(group) for group in groups]

@@ -141,6 +141,8 @@ def set_bit_generator(generator: Any, state: Any) -> None:
     require(isinstance(numbers, dict), "a bit generator")
     position = numbers["state"].get("pos", 0)
     require(type(position) is int and 0 <= position <= 624, "a bit generator")  # NumPy would read beyond its table
+    position = numbers.get("buffer_pos", 0)  # of Philox
+    require(type(position) is int and 0 <= position <= 4, "a bit generator")
     if isinstance(state, tuple) and state[1] is not None:
         require(isinstance(state[1], np.random.SeedSequence), "a bit generator")
     generator.__setstate__(state)

@@ -104,9 +104,10 @@ class ModelFile:
             if not isinstance(self.saved, dict):
                 raise TypeError("no saved model")
             self.variables: dict[str, Any] = {}
-            if "pytorch_variables.pth" in archive.namelist():
-                variables = io.BytesIO(archive.read("pytorch_variables.pth"))
-                self.variables = th.load(variables, map_location="cpu", weights_only=True) or {}
+            for name in ("pytorch_variables.pth", "tensors.pth"):  # the latter before SB3 0.9, which still reads it
+                if name in archive.namelist():
+                    variables = th.load(io.BytesIO(archive.read(name)), map_location="cpu", weights_only=True)
+                    self.variables.update(variables or {})
 
     def errors(self) -> contextlib.AbstractContextManager[None]:
         """
@@ -169,6 +170,8 @@ class ModelFile:
         :param trusted: whether to build any object
         :return: the objects by their names, and names that the class does not know
         """
+        if "env" in self.saved and "env" not in custom and not is_trusted(trusted):
+            raise NotAllowed("an environment, which would be made")  # an id may have a module imported
         objects = {**dict.fromkeys(_DERIVED), **custom}
         policy_class = objects.get("policy_class") or self._object("policy_class", trusted)
         known = {*_SPACES, *vars(cls(policy_class, None, device="cpu", _init_setup_model=False))}
