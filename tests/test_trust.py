@@ -22,10 +22,11 @@ from hypothesis import strategies as st
 from stable_baselines3 import SAC
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import LinearSchedule
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 from sb3_sac_variants import SACv1, SACv2
+from sb3_sac_variants.common.persistence import env_state
 from sb3_sac_variants.common.persistence.checkpoint_folder import MARK, POINTER
 from sb3_sac_variants.common.persistence.files import sha256
 
@@ -585,3 +586,29 @@ def test_damaged_checkpoints_are_refused_or_whole(saved: pathlib.Path, name: str
     file.write_bytes(damaged(file.read_bytes(), **how))
     with or_refused(folder):
         assert SACv2.load_checkpoint(folder, VecNormalize(several()), "cpu").num_timesteps == 12
+
+
+@pytest.mark.parametrize("name", ["env", "policy.optimizer_class", "replay_buffer"])
+def test_parameters_of_what_is_no_network(name: str, tmp_path: pathlib.Path) -> None:
+    make(SACv2).save(tmp_path / "model")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        content = {entry: archive.read(entry) for entry in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "crafted.zip", "w") as archive:
+        for entry, data in {**content, f"{name}.pth": content["policy.pth"]}.items():
+            archive.writestr(entry, data)
+    with pytest.raises(ValueError, match=rf"crafted.*parameters of \['{name}'\]"):
+        SACv2.load(tmp_path / "crafted")
+
+
+@pytest.mark.parametrize("name", ["reset", "step", "spec"])
+def test_a_state_hides_no_method_of_an_environment(name: str) -> None:
+    env = DummyVecEnv([SpacesEnv])
+    groups = env_state.layers(env)
+    everything = [layer for group in groups for layer in group]
+    vars(everything[-1])[name] = 3
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(env_state, "_NOT_STATE", ())
+        state = env_state.get_state(groups[-1], everything)
+    del vars(everything[-1])[name]
+    with pytest.raises(pickle.UnpicklingError, match=name):
+        env_state.set_state(groups[-1], everything, state)

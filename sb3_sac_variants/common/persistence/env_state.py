@@ -114,8 +114,11 @@ def set_state(group: list[Any], everything: list[Any], state: bytes, trusted: bo
     for layer, attributes in zip(group, found, strict=True):
         if _has_own_state(layer):
             layer.__setstate__(attributes)
-        else:
-            vars(layer).update(attributes)
+            continue
+        shadowing = [name for name in attributes if _shadows(layer, name)]
+        if shadowing and not trusted:
+            raise NotAllowed(f"values in the place of {shadowing} of {_name(layer)}")
+        vars(layer).update(attributes)
 
 
 def get_states(env: VecEnv) -> list[bytes]:
@@ -163,6 +166,12 @@ def _has_own_state(layer: Any) -> bool:
     method = getattr(type(layer), "__getstate__", None)
     defaults = (None, getattr(object, "__getstate__", None), EzPickle.__getstate__)
     return isinstance(layer, gym.Env) and method not in defaults
+
+
+def _shadows(layer: Any, name: str) -> bool:
+    """Whether an attribute that a file names is no state: it would hide a method, or is left out of every state."""
+    hides = callable(getattr(type(layer), name, None)) and name not in vars(layer)
+    return hides or name in _NOT_STATE
 
 
 def _attributes(layer: Any) -> Any:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import re
 import struct
 import warnings
 import zipfile
@@ -26,6 +27,8 @@ from sb3_sac_variants.common.persistence.rebuild import NotAllowed
 
 #: what stands before the hash of a file's content, in the comment of a zip or behind a pickle
 HASH = b"sha256:"
+#: names of the states that a model saves: of its policy, its temperature, and optimisers of either
+_PARAMETERS = re.compile(r"policy|temperature|(\w+\.)?\w*optimizer")
 #: attributes that hold classes, and what these have to be
 _CLASSES: dict[str, type] = {
     "policy_class": BasePolicy,
@@ -104,10 +107,14 @@ class ModelFile:
             if not isinstance(self.saved, dict):
                 raise TypeError("no saved model")
             self.variables: dict[str, Any] = {}
-            for name in ("pytorch_variables.pth", "tensors.pth"):  # the latter before SB3 0.9, which still reads it
-                if name in archive.namelist():
-                    variables = th.load(io.BytesIO(archive.read(name)), map_location="cpu", weights_only=True)
-                    self.variables.update(variables or {})
+            # The latter before SB3 0.9, which still reads it
+            of_variables = [name for name in ("pytorch_variables.pth", "tensors.pth") if name in archive.namelist()]
+            states = set(archive.namelist()) - set(of_variables)
+            #: names of what has a state of parameters in the file
+            self.parameters = sorted(name[: -len(".pth")] for name in states if name.endswith(".pth"))
+            for name in of_variables:
+                variables = th.load(io.BytesIO(archive.read(name)), map_location="cpu", weights_only=True)
+                self.variables.update(variables or {})
 
     def errors(self) -> contextlib.AbstractContextManager[None]:
         """
@@ -155,6 +162,9 @@ class ModelFile:
             objects, unknown = self._objects(cls, custom_objects or {}, trusted)
             if set(self.variables) - set(variables):
                 raise NotAllowed(f"values of {sorted(map(str, set(self.variables) - set(variables)))}")
+            strange = [name for name in self.parameters if not _PARAMETERS.fullmatch(name)]
+            if strange and not trusted:
+                raise NotAllowed(f"parameters of {strange}")
         with loading_errors(self.path, self.call, self.name):
             model = load(io.BytesIO(self.content), custom_objects={**objects, **dict.fromkeys(unknown)}, **arguments)
         for name in unknown:
