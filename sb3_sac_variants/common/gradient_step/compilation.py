@@ -151,6 +151,9 @@ def raised_in_compiler(error: BaseException) -> bool:
     :param error: what a compiled step raised
     :return: whether it was raised while compiling
     """
+    # Of its own errors the compiler takes the trace away
+    if any(cls.__module__.startswith(("torch._dynamo", "torch._inductor")) for cls in type(error).__mro__):
+        return True
     trace = error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_globals.get("__name__") in ("torch._dynamo.convert_frame", "torch._inductor.compile_fx"):
