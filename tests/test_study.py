@@ -237,6 +237,13 @@ def test_command_is_the_zoos_own() -> None:
     )
 
 
+def test_the_evaluation_plays_in_the_environment_of_training() -> None:
+    world = {"Pendulum-v1": {"env_kwargs": {"g": 9.0}}}
+    command = study(environments=world, algorithms=["sac_v2"], baseline=None).runs()[0].zoo_command()
+    assert command[command.index("--eval-env-kwargs") + 1] == "g:9.0"
+    assert "env_kwargs:dict(g=9.0)" in command
+
+
 def test_checkpoints_go_into_the_callback_entry_beside_the_users_own() -> None:
     run = study(algorithms={"sac_v2": {"agents": 3, "params": {"callback": "a.B"}}}, baseline=None).runs()[0]
     (argument,) = (text for text in run.zoo_command(checkpoints=True) if text.startswith("callback:"))

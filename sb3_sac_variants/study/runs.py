@@ -118,13 +118,20 @@ class Run:
         command = ["python", "-m", "rl_zoo3.train", "--algo", self.algo, "--env", self.env]
         command += ["-n", str(wanted["n_timesteps"])]
         if params:
-            command += ["-params", *(f"{key}:{python_expression(value)}" for key, value in params.items())]
+            command += ["-params", *key_values(params)]
+        if params.get("env_kwargs"):  # the zoo gives those of -params to the training environment alone
+            command += ["--eval-env-kwargs", *key_values(params["env_kwargs"])]
         command += ["--seed", str(self.seed), "--eval-freq", str(self.eval_freq)]
         command += ["--eval-episodes", str(wanted["eval_episodes"]), "--num-threads", str(threads)]
         command += ["--device", device, "--verbose", "0"]
         if self.scalars:
             command += ["--tensorboard-log", f"{self.folder}/tensorboard"]
         return [*command, "-f", str(self.folder)]
+
+
+def key_values(settings: Mapping[str, Any]) -> list[str]:
+    """Write settings as the zoo reads them on its command line: ``key:expression``."""
+    return [f"{key}:{python_expression(value)}" for key, value in settings.items()]
 
 
 def python_expression(value: Any) -> str:
