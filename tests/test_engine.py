@@ -1,6 +1,7 @@
 """All engines compute the same update; an engine that cannot run says so."""
 
 import copy
+import functools
 import os
 import platform
 import subprocess
@@ -194,6 +195,26 @@ def test_a_network_that_does_not_compile_is_named_with_the_remedy():
 
     model = make(SACv2, "compile", policy_kwargs={"net_arch": [16], "activation_fn": Refuses})
     with pytest.raises(EngineUnavailableError, match=r"engine='compile' cannot compile .* pass engine='eager'"):
+        model.train(1, batch_size=8)
+
+
+def test_a_compiled_update_that_changes_its_metrics_is_refused(monkeypatch):
+    class Changing(SACv2):
+        update_constants = (*SACv2.update_constants, "more")
+        more = False
+
+        def update(self, batch, noise):
+            return {**super().update(batch, noise), **({"more": batch.rewards.mean()} if self.more else {})}
+
+    # The tracer alone, which needs no C++ compiler
+    trace = functools.partial(th.compile, backend="eager")
+    monkeypatch.setattr(th, "compile", lambda step, fullgraph, **_: trace(step, fullgraph=fullgraph))
+    monkeypatch.setattr(engine_module, "compile_unsupported", lambda: None)
+    model = make(Changing, "compile")
+    model.train(2, batch_size=8)
+    model.train(1, batch_size=8)
+    model.more = True
+    with pytest.raises(ValueError, match=r"'more'.* and \[.*'critic_loss'.*\] before: report the same"):
         model.train(1, batch_size=8)
 
 

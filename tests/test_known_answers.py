@@ -150,7 +150,7 @@ def test_learned_temperature_reaches_its_target_entropy(algorithm):
     arguments = {"ent_coef": "auto_0.1", "target_entropy": float(entropy)}
     model = learn(algorithm, one_peak, 500, **arguments)
     assert model.log_ent_coef.exp().item() == pytest.approx(ALPHA, abs=0.1)
-    model.updater.metrics.means()
+    model.updater.metrics.reset()
     model.train(50, 64)
     metrics = model.updater.metrics.means()
     assert metrics["entropy"] == pytest.approx(entropy, abs=0.08)

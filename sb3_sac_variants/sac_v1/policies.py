@@ -32,12 +32,7 @@ class ValueNetwork(FeatureNetwork):
         self.value_network = stacked_mlp(1, self.features_dim, 1, self.net_arch, self.activation_fn)
 
     def forward(self, obs: PyTorchObs) -> th.Tensor:
-        """
-        V(s), the soft state value.
-
-        :param obs: observations
-        :return: V(s), ``(B, 1)``
-        """
+        """V(s), the soft state value, ``(B, 1)``."""
         return self.value_network(self.extract_features(obs, self.features_extractor)).squeeze(0)
 
 
@@ -65,33 +60,18 @@ class GaussianMixtureActor(SquashedGaussianActor):
         return {**super()._get_constructor_parameters(), "n_components": self.n_components}
 
     def noise_shape(self, batch_size: int) -> tuple[int, ...]:
-        """
-        Shape of the noise that :meth:`sample` takes.
-
-        :param batch_size: number of states
-        :return: one number for each action dimension and one that picks the component, ``(B, action_dim + 1)``
-        """
+        """Noise of :meth:`sample`: a number for each action dimension and one that picks the component."""
         return (batch_size, self.action_dim + 1)
 
     def action_log_prob(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
-        """
-        As SB3's ``Actor``.
-
-        :param obs: observations
-        :return: actions drawn from the mixture, ``(B, action_dim)``, and their log-densities, ``(B,)``
-        """
+        """As SB3's ``Actor``: actions drawn from the mixture, ``(B, action_dim)``, and log-densities, ``(B,)``."""
         batch = next(iter(obs.values())) if isinstance(obs, dict) else obs
         sample = self.sample(obs, th.randn(self.noise_shape(len(batch)), device=batch.device))
         assert sample.actions is not None
         return sample.actions, sample.log_prob.squeeze(1)
 
     def mixture(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
-        """
-        Parameters of the mixture in each state.
-
-        :param obs: observations
-        :return: log-weights ``(B, K)``, means ``(B, K, action_dim)`` and log standard deviations, likewise
-        """
+        """Log-weights ``(B, K)``, means ``(B, K, action_dim)`` and log standard deviations, likewise, in each state."""
         latent = self.latent_pi(self.extract_features(obs, self.features_extractor))
         shape = (-1, self.n_components, self.action_dim)
         logits, mean, log_std = linear_heads(latent, self.component_logits, self.mu, self.log_std)  # type: ignore[arg-type]
@@ -102,12 +82,9 @@ class GaussianMixtureActor(SquashedGaussianActor):
         """
         Draw an action from the mixture, with its log-density by logsumexp over the components.
 
-        :param obs: observations
         :param noise: standard normal noise of :meth:`noise_shape`; the last column, mapped to a uniform number by the
             normal distribution function, picks the component
         :param reparameterize: must be False
-        :return: one action of weight one for each state
-        :raises ValueError: if gradients through the action are asked for
         """
         if reparameterize:
             raise ValueError("a mixture policy cannot be reparameterised: pass policy_gradient='likelihood_ratio'")
@@ -122,26 +99,12 @@ class GaussianMixtureActor(SquashedGaussianActor):
 
     @staticmethod
     def log_prob(u: th.Tensor, log_weights: th.Tensor, means: th.Tensor, log_stds: th.Tensor) -> th.Tensor:
-        """
-        log pi(tanh(u)|s) = log sum_k w_k N(u; mean_k, std_k) - sum log(1 - tanh(u)^2).
-
-        :param u: actions before the tanh, ``(B, action_dim)``
-        :param log_weights: ``(B, K)``
-        :param means: ``(B, K, action_dim)``
-        :param log_stds: ``(B, K, action_dim)``
-        :return: ``(B,)``
-        """
+        """log pi(tanh(u)|s) = log sum_k w_k N(u; mean_k, std_k) - sum log(1 - tanh(u)^2), ``(B,)``."""
         components = log_weights + gaussian_log_prob(u.unsqueeze(1), means, log_stds)
         return th.logsumexp(components, dim=1) - log_det_tanh(u)
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        """
-        Action to take in the environment.
-
-        :param obs: observations
-        :param deterministic: whether to take the mean of the most likely component
-        :return: actions in [-1, 1], ``(B, action_dim)``
-        """
+        """Action to take in the environment; the mean of the most likely component if deterministic."""
         if not deterministic:
             batch_size = next(iter(obs.values())).shape[0] if isinstance(obs, dict) else obs.shape[0]
             noise = th.randn(self.noise_shape(batch_size), device=self.device)
@@ -193,11 +156,7 @@ class SACv1Policy(MaxEntPolicy):
         return GaussianMixtureActor(n_components=self.n_components, **actor_kwargs).to(self.device)
 
     def make_value_net(self) -> ValueNetwork:
-        """
-        Build a value network with the critics' architecture and a features extractor of its own.
-
-        :return: a value network with the critics' architecture and a features extractor of its own
-        """
+        """Build a value network with the critics' architecture and a features extractor of its own."""
         kwargs = {name: self.critic_kwargs[name] for name in (*self.net_args, "net_arch")}
         return ValueNetwork(**self._update_features_extractor(kwargs, None)).to(self.device)
 

@@ -23,14 +23,7 @@ class SACv2Policy(MaxEntPolicy):
         self.critic_target = target_copy(self.critic)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """
-        Load parameters, also those of Stable-Baselines3's SAC policy.
-
-        :param state_dict: parameters by their names here or there
-        :param strict: whether the names have to be the same
-        :param assign: whether to take over the tensors themselves
-        :return: missing and unexpected names
-        """
+        """Load parameters, also those of Stable-Baselines3's SAC policy."""
         return super().load_state_dict(stack_critics(dict(state_dict)), strict, assign)
 
 

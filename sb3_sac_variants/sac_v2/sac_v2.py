@@ -159,24 +159,11 @@ class SACv2(MaxEntAlgorithm):
         return Noise(*th.randn((2, *shape), device=self.device).unbind())
 
     def bootstrap_q(self, next_obs: th.Tensor | TensorDict, next_sample: PolicySample, noise: Noise) -> th.Tensor:
-        """
-        Q of the target critics that the Bellman target takes, their minimum; for a subclass to change.
-
-        :param next_obs: observations that followed
-        :param next_sample: the policy's actions in them
-        :param noise: what :meth:`draw_noise` gave
-        :return: ``(B, K)``
-        """
+        """Q of the target critics that the Bellman target takes, ``(B, K)``: the minimum; for a subclass to change."""
         return self.critic_target.min_q(next_obs, next_sample)
 
     def policy_q(self, obs: th.Tensor | TensorDict, sample: PolicySample) -> th.Tensor:
-        """
-        Q that the policy climbs, the minimum of the critics; for a subclass to change.
-
-        :param obs: observations
-        :param sample: the policy's actions in them, differentiable
-        :return: ``(B, K)``
-        """
+        """Q that the policy climbs, ``(B, K)``: the minimum of the critics; for a subclass to change."""
         return self.critic.min_q(obs, sample)
 
     def update(self, batch: Batch, noise: Noise) -> Metrics:  # Haarnoja et al. 2019, Algorithm 1
@@ -228,13 +215,7 @@ class SACv2(MaxEntAlgorithm):
     def set_parameters(
         self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto"
     ) -> None:
-        """
-        Load parameters of networks and optimisers, also what ``get_parameters()`` of Stable-Baselines3's SAC gives.
-
-        :param load_path_or_dict: states by name, or path to a saved SACv2 (:meth:`from_sb3` takes that of a SAC)
-        :param exact_match: whether there has to be one of each network and optimiser
-        :param device: device to load them to
-        """
+        """Load states of networks and optimisers, also what ``get_parameters()`` of Stable-Baselines3's SAC gives."""
         if is_of_sac(load_path_or_dict):
             load_path_or_dict = parameters_of_sac(load_path_or_dict, self)
         super().set_parameters(load_path_or_dict, exact_match, device)

@@ -64,17 +64,7 @@ def from_sb3(
     trusted: bool,
     **kwargs: Any,
 ) -> Any:
-    """
-    Build a SACv2 from Stable-Baselines3's SAC.
-
-    :param cls: class of the new model
-    :param sac_or_path: Stable-Baselines3's model, or path to a saved one
-    :param env: environment of the new model; by default the one of a model that is given
-    :param device: device of the new model
-    :param trusted: whether to build whatever the file describes
-    :param kwargs: arguments of the new model to change
-    :return: the new model; see :meth:`~sb3_sac_variants.sac_v2.sac_v2.SACv2.from_sb3`
-    """
+    """Build a SACv2 from Stable-Baselines3's SAC; see :meth:`~sb3_sac_variants.sac_v2.sac_v2.SACv2.from_sb3`."""
     _refuse_other_networks(kwargs)
     env = maybe_make_env(env, verbose=0) if env is not None else None
     sac: SAC
@@ -131,14 +121,7 @@ def from_sb3(
 
 
 def to_sb3(model: Any, exact: bool, **kwargs: Any) -> SAC:
-    """
-    Build Stable-Baselines3's SAC from a SACv2.
-
-    :param model: the model
-    :param exact: whether to refuse what would go on learning differently
-    :param kwargs: arguments of the new model to change
-    :return: Stable-Baselines3's model; see :meth:`~sb3_sac_variants.sac_v2.sac_v2.SACv2.to_sb3`
-    """
+    """Build Stable-Baselines3's SAC from a SACv2; see :meth:`~sb3_sac_variants.sac_v2.sac_v2.SACv2.to_sb3`."""
     _refuse_other_networks(kwargs)
     if not isinstance(model.action_space, spaces.Box):
         raise ValueError(f"action_space={model.action_space} is not known to Stable-Baselines3's SAC: it needs a Box")
@@ -187,12 +170,7 @@ def to_sb3(model: Any, exact: bool, **kwargs: Any) -> SAC:
 
 
 def _refuse_other_networks(kwargs: Named) -> None:
-    """
-    Refuse arguments that would build other networks.
-
-    :param kwargs: arguments to change
-    :raises ValueError: if the networks are among them
-    """
+    """Refuse arguments that would build other networks."""
     if "policy_kwargs" in kwargs:
         raise ValueError(
             f"policy_kwargs={kwargs['policy_kwargs']!r} cannot be changed here, they belong to the networks that are "
@@ -201,14 +179,7 @@ def _refuse_other_networks(kwargs: Named) -> None:
 
 
 def _find_sac(path: Path) -> ModelFile:
-    """
-    Look at a saved model of Stable-Baselines3's SAC.
-
-    :param path: path to the file, or a file-like object
-    :return: the file
-    :raises TypeError: if it is none of these
-    :raises ValueError: if it is not a model of SAC
-    """
+    """Look at a saved model of Stable-Baselines3's SAC, and refuse any other."""
     if not isinstance(path, str | pathlib.Path | io.BufferedIOBase):
         raise TypeError(
             f"sac_or_path={path!r} is neither a model of stable_baselines3.SAC nor a path to one: pass one of these"
@@ -225,15 +196,7 @@ def _find_sac(path: Path) -> ModelFile:
 
 
 def _counterpart(model: Any, aliases: dict[str, Any], other: str) -> str:
-    """
-    Name of the same policy in the other class.
-
-    :param model: a model
-    :param aliases: the policies of its class
-    :param other: name of the other class, for the error
-    :return: name of its policy, which the other class knows too
-    :raises ValueError: if it has a policy of its own
-    """
+    """Name of a model's policy in its class, which the ``other`` class knows too, unless it is the user's own."""
     for name, policy_class in aliases.items():
         if policy_class is model.policy_class:
             return name
@@ -241,13 +204,7 @@ def _counterpart(model: Any, aliases: dict[str, Any], other: str) -> str:
 
 
 def _shared_arguments(model: Any) -> Named:
-    """
-    Copy the arguments that both classes know.
-
-    :param model: a model of either class
-    :return: copies of the arguments both classes know
-    :raises ValueError: if an argument makes networks that differ
-    """
+    """Copy the arguments that both classes know, and refuse one that makes networks that differ."""
     if any(True for _ in model.policy.net_args["activation_fn"]().parameters()):
         raise ValueError(
             f"policy_kwargs activation_fn={model.policy.net_args['activation_fn'].__name__} cannot be taken over: its "
@@ -258,12 +215,7 @@ def _shared_arguments(model: Any) -> Named:
 
 
 def _obstacles(model: Any) -> list[str]:
-    """
-    List the options that Stable-Baselines3's SAC cannot learn with.
-
-    :param model: a model
-    :return: its options that Stable-Baselines3's SAC cannot learn with
-    """
+    """List the options that Stable-Baselines3's SAC cannot learn with."""
     obstacles = []
     if model.reward_scale != 1:
         obstacles.append(f"reward_scale={model.reward_scale} (give SAC ent_coef=1/reward_scale instead)")
@@ -280,17 +232,7 @@ def _obstacles(model: Any) -> list[str]:
 
 
 def _build(cls: Any, policy: str, source: Any, env: GymEnv | None, device: Any, arguments: Named) -> Any:
-    """
-    Build the new model on the spaces of the old one.
-
-    :param cls: class of the new model
-    :param policy: name of its policy
-    :param source: model whose spaces it has
-    :param env: its environment
-    :param device: its device
-    :param arguments: its arguments
-    :return: the new model
-    """
+    """Build the new model on the spaces of the old one."""
     model = cls(policy, env, device=device, _init_setup_model=False, **arguments)
     if model.env is None:
         model.observation_space, model.action_space = source.observation_space, source.action_space
@@ -302,13 +244,7 @@ def _build(cls: Any, policy: str, source: Any, env: GymEnv | None, device: Any, 
 
 
 def _take_over(model: Any, source: Any, state: Named) -> None:
-    """
-    Load parameters, and go on from the old model's counters.
-
-    :param model: the new model
-    :param source: model to go on from
-    :param state: parameters of the new model
-    """
+    """Load parameters, and go on from the old model's counters."""
     model.set_parameters(state, exact_match=True, device=model.device)
     for name in PROGRESS:
         setattr(model, name, getattr(source, name))

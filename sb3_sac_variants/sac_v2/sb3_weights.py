@@ -22,12 +22,7 @@ Named = dict[str, Any]
 
 
 def stack_critics(separate: Named) -> Named:
-    """
-    Convert from SB3's names and layout to those of this package.
-
-    :param separate: parameters (or what an optimiser keeps for each of them) by SB3's names
-    :return: the same by the names of this package, those of the critics stacked
-    """
+    """Convert parameters (or what an optimiser keeps for each of them) from SB3's names and layout to ours."""
     stacked: Named = {}
     groups: dict[str, dict[int, Any]] = {}
     for name, value in separate.items():
@@ -47,13 +42,7 @@ def stack_critics(separate: Named) -> Named:
 
 
 def unstack_critics(stacked: Named, n_critics: int) -> Named:
-    """
-    Convert from the names and layout of this package to SB3's.
-
-    :param stacked: parameters (or what an optimiser keeps for each of them) by the names of this package
-    :param n_critics: number of critics
-    :return: the same by SB3's names, each critic for itself
-    """
+    """Convert parameters (or what an optimiser keeps for each of them) from our names and layout to SB3's."""
     separate: Named = {}
     for name, value in stacked.items():
         match = STACKED.fullmatch(name)
@@ -69,12 +58,7 @@ def unstack_critics(stacked: Named, n_critics: int) -> Named:
 
 
 def own_copy(value: Any) -> Any:
-    """
-    Copy a tensor; anything else is returned as it is.
-
-    :param value: a tensor, or anything else
-    :return: a copy of a tensor: torch's ``load_state_dict()`` takes over those of an optimiser's state as they are
-    """
+    """Copy a tensor: torch's ``load_state_dict()`` takes over those of an optimiser's state as they are."""
     return value.detach().clone(memory_format=th.contiguous_format) if isinstance(value, th.Tensor) else value
 
 
@@ -87,15 +71,12 @@ def optimizer_state(
     learning_rate: float,
 ) -> Named:
     """
-    Convert the state of an optimiser.
+    Convert the state of an optimiser into a ``state_dict`` for one of the same class.
 
-    :param source: an optimiser
     :param source_parameters: its parameters, and others, with names
-    :param target: an optimiser of the same class
-    :param target_parameters: likewise
+    :param target_parameters: likewise, of the other one
     :param convert: converts what belongs to ``source_parameters`` into what belongs to ``target_parameters``
     :param learning_rate: until the next call of ``train()`` sets it
-    :return: ``state_dict`` for ``target`` to load
     :raises ValueError: if the optimiser's state is not element by element
     """
     by_key: dict[str, Named] = {}
@@ -125,11 +106,9 @@ def optimizer_state(
 
 def parameters_of_sac(parameters: Named, model: Any) -> Named:
     """
-    Convert what ``get_parameters()`` of Stable-Baselines3's SAC gives.
+    Convert what ``get_parameters()`` of Stable-Baselines3's SAC gives for ``set_parameters()`` of a SACv2.
 
-    :param parameters: its states, by its names
-    :param model: a SACv2 with the same networks
-    :return: the same for ``set_parameters()`` of the model, whose temperature is left as it is: SAC's is not among them
+    The temperature is left as it is: SAC's is not among them.
     """
     converted = {name: value for name, value in parameters.items() if name != "ent_coef_optimizer"}
     if "ent_coef_optimizer" in parameters:
@@ -153,12 +132,7 @@ def parameters_of_sac(parameters: Named, model: Any) -> Named:
 
 
 def is_of_sac(parameters: Any) -> bool:
-    """
-    Tell whether parameters are named as in Stable-Baselines3's SAC.
-
-    :param parameters: an argument of ``set_parameters()``
-    :return: whether they are a dictionary with such names
-    """
+    """Whether an argument of ``set_parameters()`` is a dictionary with the names of Stable-Baselines3's SAC."""
     return isinstance(parameters, dict) and any(map(SEPARATE.fullmatch, parameters.get("policy", ())))
 
 

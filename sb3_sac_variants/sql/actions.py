@@ -48,11 +48,6 @@ class ParticleOptions:
     squash_gradient: str = "pre_tanh"
 
     def check(self) -> None:
-        """
-        Check the numbers of particles.
-
-        :raises ValueError: if a value has no meaning
-        """
         check_range("n_value_particles", self.n_value_particles, 1, integer=True)
         check_range("n_svgd_particles", self.n_svgd_particles, 2, integer=True)
         check_range("svgd_update_ratio", self.svgd_update_ratio, 0, 1, low_open=True)
@@ -65,12 +60,7 @@ class ParticleOptions:
             )
 
     def check_untouched(self, action_space: spaces.Space) -> None:
-        """
-        Refuse particles where there are none.
-
-        :param action_space: what these arguments do not concern
-        :raises ValueError: if one was passed nevertheless
-        """
+        """Refuse particles on an action space where there are none."""
         for field in fields(self):
             value = getattr(self, field.name)
             if value != field.default:
@@ -81,22 +71,12 @@ class ParticleOptions:
 
     @property
     def n_updated(self) -> int:
-        """
-        Number of particles that are updated.
-
-        :return: particles for each state
-        """
+        """Number of particles that are updated."""
         return int(self.n_svgd_particles * self.svgd_update_ratio)
 
 
 class ActionKind(ABC):
-    """
-    One kind of action space.
-
-    :param policy: the networks
-    :param learners: of the networks that learn
-    :param options: numbers of particles and the like
-    """
+    """One kind of action space."""
 
     @abstractmethod
     def __init__(self, policy: SQLPolicy, learners: dict[str, Learner], options: ParticleOptions): ...
@@ -104,54 +84,23 @@ class ActionKind(ABC):
     @staticmethod
     @abstractmethod
     def check(options: ParticleOptions, ent_coef: str | float, action_space: spaces.Space) -> None:
-        """
-        Check the arguments that this kind of action concerns.
-
-        :param options: numbers of particles and the like
-        :param ent_coef: the temperature as it was passed
-        :param action_space: the action space
-        :raises ValueError: if an argument has no meaning on this kind of action space
-        """
+        """Check the arguments that this kind of action concerns."""
 
     @abstractmethod
     def draw_noise(self, batch_size: int) -> Noise:
-        """
-        Draw the random numbers of one update.
-
-        :param batch_size: number of states
-        :return: random numbers of one update
-        """
+        """Draw the random numbers of one update."""
 
     @abstractmethod
     def draw_particles(self, n_particles: int, batch_size: int, generator: th.Generator | None = None) -> th.Tensor:
-        """
-        Draw the actions that V is estimated with.
-
-        :param n_particles: how many for each state, where there are any
-        :param batch_size: number of states
-        :param generator: what to draw from, torch's own by default
-        :return: what :meth:`proposal` takes
-        """
+        """Draw the actions that V is estimated with: what :meth:`proposal` takes."""
 
     @abstractmethod
     def proposal(self, particles: th.Tensor) -> PolicySample:
-        """
-        Weight particles as a sample of the uniform policy.
-
-        :param particles: of :meth:`draw_particles`
-        :return: actions to integrate over, as a sample of the uniform policy
-        """
+        """Weight particles as a sample of the uniform policy."""
 
     @abstractmethod
     def improve_policy(self, batch: Batch, noise: Noise, ent_coef: th.Tensor) -> dict[str, th.Tensor]:
-        """
-        One step of the actor towards exp(Q/alpha).
-
-        :param batch: transitions
-        :param noise: of :meth:`draw_noise`
-        :param ent_coef: temperature alpha, a scalar tensor
-        :return: metrics to log
-        """
+        """One step of the actor towards exp(Q/alpha), and metrics to log."""
 
 
 class SampledActions(ActionKind):

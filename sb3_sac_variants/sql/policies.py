@@ -22,12 +22,7 @@ DETERMINISTIC_CANDIDATES = 32
 
 
 def uniform_particles(actions: th.Tensor) -> PolicySample:
-    """
-    Weight particles as a sample of the uniform policy on [-1, 1]^D.
-
-    :param actions: K actions for each state, uniform on [-1, 1]^D, ``(B, K, D)``
-    :return: the same as a sample of the uniform policy
-    """
+    """Weight K actions for each state, uniform on [-1, 1]^D, ``(B, K, D)``, as a sample of the uniform policy."""
     batch_size, n_particles, action_dim = actions.shape
     log_density = actions.new_full((batch_size, n_particles), -action_dim * math.log(2.0))
     return PolicySample(actions, log_density, th.full_like(log_density, 1.0 / n_particles))
@@ -37,11 +32,7 @@ class ActsByCritic(nn.Module):
     """An actor that is one together with the critics of its policy."""
 
     def follow(self, critic: StackedCritic) -> None:
-        """
-        Set the Q-functions to act by.
-
-        :param critic: Q-functions to act by
-        """
+        """Set the Q-functions to act by."""
         object.__setattr__(self, "_critic", critic)  # not a part of this module
 
     @property
@@ -49,7 +40,6 @@ class ActsByCritic(nn.Module):
         """
         The Q-functions to act by.
 
-        :return: the Q-functions to act by
         :raises RuntimeError: if there are none, because the actor was saved and loaded by itself
         """
         if "_critic" not in vars(self):
@@ -83,34 +73,21 @@ class SteinActor(ActsByCritic, ActorNetwork):
         self.register_buffer("candidates", noise, persistent=False)
 
     def noise_shape(self, batch_size: int) -> tuple[int, ...]:
-        """
-        Shape of the noise for one action in each state.
-
-        :param batch_size: number of states
-        :return: shape of the noise for one action in each state
-        """
+        """Shape of the noise for one action in each state."""
         return (batch_size, 1, self.action_dim)
 
     def pre_tanh(self, obs: PyTorchObs, noise: th.Tensor) -> th.Tensor:
-        """
-        Actions before the tanh, u = f(s, xi).
-
-        :param obs: observations
-        :param noise: standard normal noise xi of K actions for each state, ``(B, K, D)``
-        :return: u = f(s, xi), ``(B, K, D)``
-        """
+        """Actions before the tanh, u = f(s, xi), of standard normal noise xi for K actions a state, ``(B, K, D)``."""
         features = self.extract_features(obs, self.features_extractor)
         features = features.unsqueeze(1).expand(-1, noise.shape[1], -1)
         return noise + self.sampler(th.cat([features, noise], dim=2))
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """
-        Action to take in the environment.
+        Action to take in the environment, in [-1, 1], ``(B, D)``.
 
-        :param obs: observations
         :param deterministic: whether to take, of some actions always sampled with the same noise, the one with the
             highest Q (the mean of a policy with several modes would lie between them)
-        :return: actions in [-1, 1], ``(B, D)``
         """
         batch_size = next(iter(obs.values())).shape[0] if isinstance(obs, dict) else obs.shape[0]
         if not deterministic:
@@ -122,13 +99,7 @@ class SteinActor(ActsByCritic, ActorNetwork):
 
 
 class SoftmaxActor(ActsByCritic, CategoricalActor):
-    """
-    The policy softmax(min_i Q_i(s, .)/alpha) over discrete actions: it has no parameters of its own.
-
-    :param observation_space: observation space
-    :param action_space: action space
-    :param normalize_images: whether to divide images by 255
-    """
+    """The policy softmax(min_i Q_i(s, .)/alpha) over discrete actions: it has no parameters of its own."""
 
     ent_coef: th.Tensor
 
@@ -139,11 +110,7 @@ class SoftmaxActor(ActsByCritic, CategoricalActor):
 
     @property
     def device(self) -> th.device:
-        """
-        Device of the policy; SB3 looks at the parameters, of which there are none.
-
-        :return: where the policy is; SB3 looks at the parameters, of which there are none
-        """
+        """Device of the policy; SB3 looks at the parameters, of which there are none."""
         return self.ent_coef.device
 
     def log_prob(self, obs: PyTorchObs) -> th.Tensor:
@@ -156,8 +123,6 @@ class SQLPolicy(MaxEntPolicy):
 
     Arguments as SB3's ``SACPolicy`` but for those of its Gaussian; on discrete actions there is no actor network, and
     so nothing to share features with.
-
-    :raises ValueError: if an argument has no meaning here
     """
 
     actor: SteinActor | SoftmaxActor  # type: ignore[assignment]

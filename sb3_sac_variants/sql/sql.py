@@ -242,14 +242,13 @@ class SQL(MaxEntAlgorithm):
 
     def soft_value(self, observation: np.ndarray | dict[str, np.ndarray], n_samples: int = 1024) -> np.ndarray:
         """
-        Soft state value V(s) = alpha log integral exp(min_i Q_i(s, a)/alpha) da (eq. 5).
+        Soft state value V(s) = alpha log integral exp(min_i Q_i(s, a)/alpha) da (eq. 5), ``(n,)``.
 
         The integral runs over actions scaled to [-1, 1]; it is a sum over discrete ones. The random state of the
         training stays untouched.
 
         :param observation: one observation or n of them (normalised, where VecNormalize is used)
         :param n_samples: continuous actions to estimate the integral with, for each observation
-        :return: ``(n,)``
         """
         return super().soft_value(observation, n_samples)
 

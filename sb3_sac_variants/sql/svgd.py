@@ -142,13 +142,7 @@ def squashed_stein_direction(
 
 
 def _gradient(function: Callable[[th.Tensor], th.Tensor], at: th.Tensor) -> th.Tensor:
-    """
-    Gradient of a function of a tensor.
-
-    :param function: of a tensor, gives a scalar
-    :param at: where
-    :return: the gradient, without gradients of its own
-    """
+    """Gradient of a scalar function of a tensor."""
     if th.compiler.is_compiling():
         return th.func.grad(function)(at)
     # torch.func refuses networks that count something in the forward pass, as batch normalisation does

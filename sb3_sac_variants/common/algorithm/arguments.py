@@ -27,17 +27,7 @@ TrainFreqUnit = Literal["step", "episode"]
 def check_constructor_arguments(
     learning_rate: Any, verbose: Any, policy_kwargs: Any, replay_buffer_kwargs: Any, others: dict[str, Any]
 ) -> None:
-    """
-    Check what SB3's constructors use before :func:`check_arguments` could look at it.
-
-    :param learning_rate: as it was passed, like all that follow
-    :param verbose: likewise
-    :param policy_kwargs: likewise
-    :param replay_buffer_kwargs: likewise
-    :param others: likewise, by name
-    :raises TypeError: if one is of a wrong type
-    :raises ValueError: if one has no meaning
-    """
+    """Check what SB3's constructors use before :func:`check_arguments` could look at it."""
     check_range("verbose", verbose, 0, 2, integer=True)
     for name, value in (("replay_buffer_kwargs", replay_buffer_kwargs), ("policy_kwargs", policy_kwargs)):
         check_instance(name, value, (dict, type(None)), "a dictionary of arguments, or None")
@@ -56,7 +46,6 @@ def check_arguments(model: Any) -> None:
     """
     Check the arguments that all algorithms share, and turn ``target_entropy`` into a number.
 
-    :param model: an algorithm whose arguments are set
     :raises TypeError: if an argument is of a wrong type
     :raises ValueError: if an argument has no meaning; the message names it, its value and the remedy
     """
@@ -101,12 +90,7 @@ def check_arguments(model: Any) -> None:
 
 
 def _check_unsupported(model: Any) -> None:
-    """
-    Refuse the arguments that this algorithm would ignore.
-
-    :param model: its ``unsupported_arguments`` names them, with the value that they have to keep and the reason
-    :raises ValueError: if one has another value
-    """
+    """Refuse the arguments that this algorithm would ignore."""
     for name, (value, reason) in model.unsupported_arguments.items():
         if getattr(model, name) != value:
             raise ValueError(

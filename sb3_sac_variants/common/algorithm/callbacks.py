@@ -18,7 +18,6 @@ class RunCheckpointCallback(BaseCallback):
     :param path: folder of the checkpoint; in the zoo by default ``checkpoint`` in the folder of the run
     :param save_freq: environment steps from one to the next
     :param verbose: from 1 on, say when one is saved
-    :raises ValueError: if ``save_freq`` is no positive integer
     """
 
     def __init__(self, path: str | pathlib.Path | None = None, save_freq: int = 10_000, verbose: int = 0):

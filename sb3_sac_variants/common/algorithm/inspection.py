@@ -14,15 +14,7 @@ Observation = np.ndarray | dict[str, np.ndarray]
 
 
 def q_value(model: Any, observation: Observation, action: np.ndarray) -> np.ndarray:
-    """
-    Q(s, a), the minimum over the critics.
-
-    :param model: an algorithm
-    :param observation: one observation or n of them
-    :param action: actions as the environment takes them, ``(n, *action_shape)``
-    :return: ``(n,)``
-    :raises ValueError: if an action does not exist, or there is not one for each observation
-    """
+    """Q(s, a), the minimum over the critics, ``(n,)``; see ``MaxEntAlgorithm.q_value``."""
     model.policy.set_training_mode(False)
     obs, _ = model.policy.obs_to_tensor(observation)
     actions = th.as_tensor(_checked_actions(model, action, len(_first(obs))), device=model.device)
@@ -33,14 +25,9 @@ def q_value(model: Any, observation: Observation, action: np.ndarray) -> np.ndar
 
 def soft_value(model: Any, observation: Observation, n_samples: int) -> np.ndarray:
     """
-    V(s), averaged over the noise that ``model._draw_inspection_noise`` gives.
+    V(s), ``(n,)``, averaged over the noise that ``model._draw_inspection_noise`` gives.
 
     Draws from a generator of its own, so that the random state of the training stays untouched.
-
-    :param model: an algorithm
-    :param observation: one observation or n of them
-    :param n_samples: continuous actions to sample for each observation
-    :return: ``(n,)``
     """
     check_range("n_samples", n_samples, 1, integer=True)
     model.policy.set_training_mode(False)
@@ -58,15 +45,7 @@ def _first(obs: Any) -> th.Tensor:
 
 
 def _checked_actions(model: Any, action: np.ndarray, count: int) -> np.ndarray:
-    """
-    Check actions, and scale them as the replay buffer has them.
-
-    :param model: an algorithm
-    :param action: actions as the environment takes them
-    :param count: how many there must be
-    :return: ``(count, ...)``
-    :raises ValueError: if an action does not exist, or there is another number of them
-    """
+    """Check that there are ``count`` actions and that they exist, and scale them as the replay buffer has them."""
     space, actions = model.action_space, np.asarray(action)
     wanted = f"pass one action of {space} for each of the {count} observations"
     kinds = "iuf" if isinstance(space, spaces.Box) else "iu"

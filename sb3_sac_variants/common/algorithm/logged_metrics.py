@@ -24,24 +24,14 @@ class LoggedMetrics(defaultdict[str, Any]):
 
     @classmethod
     def of(cls, logger: Logger) -> "LoggedMetrics":
-        """
-        Give a logger such values.
-
-        :param logger: any logger
-        :return: its values
-        """
+        """Give a logger such values."""
         values = logger.name_to_value
         if not isinstance(values, cls):
             values = logger.name_to_value = cls(float, values)
         return values
 
     def announce(self, metrics: DeviceMetrics, fetch: Callable[[], object]) -> None:
-        """
-        Say that there are new means.
-
-        :param metrics: where they are
-        :param fetch: records them
-        """
+        """Say that there are new means, which ``fetch`` records."""
         self._metrics, self._fetch, self._stale = metrics, fetch, True
 
     def clear(self) -> None:

@@ -12,7 +12,6 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.type_aliases import (
     GymEnv,
-    MaybeCallback,
     Schedule,
     TensorDict,
     TrainFreq,
@@ -32,7 +31,7 @@ from sb3_sac_variants.common.algorithm.inspection import Observation
 from sb3_sac_variants.common.algorithm.logged_metrics import LoggedMetrics
 from sb3_sac_variants.common.algorithm.rollout import MaxEntRollout
 from sb3_sac_variants.common.checks.compatibility import check_policy
-from sb3_sac_variants.common.checks.validation import check_range, check_sde, parse_ent_coef, plain
+from sb3_sac_variants.common.checks.validation import check_sde, parse_ent_coef, plain
 from sb3_sac_variants.common.equations.losses import soft_bellman_error, td_error
 from sb3_sac_variants.common.equations.types import Batch
 from sb3_sac_variants.common.gradient_step.learner import Learner
@@ -57,11 +56,8 @@ def bellman_loss(
     critic: StackedCritic, batch: Batch, target_q: th.Tensor
 ) -> tuple[th.Tensor, tuple[th.Tensor, th.Tensor | None]]:
     """
-    Soft Bellman error of the critics on a batch.
+    Soft Bellman error of the critics on a batch, with the targets y, ``(B, N)``.
 
-    :param critic: Q-functions
-    :param batch: transitions
-    :param target_q: y, ``(B, N)``
     :return: the error; the mean of the critics' values (to log); the error of each transition, ``(B,)``, if the replay
         wants to know it
     """
@@ -184,12 +180,7 @@ class MaxEntAlgorithm(MaxEntRollout):
 
     @abstractmethod
     def draw_noise(self, batch_size: int) -> Any:
-        """
-        Draw the random numbers of one gradient step.
-
-        :param batch_size: transitions in the gradient step
-        :return: the random numbers :meth:`update` takes
-        """
+        """Draw the random numbers that :meth:`update` takes."""
 
     @abstractmethod
     def update(self, batch: Batch, noise: Any) -> Metrics:
@@ -198,8 +189,6 @@ class MaxEntAlgorithm(MaxEntRollout):
 
         There is no synchronisation with the host, shapes are static, and what changes from step to step is a tensor.
 
-        :param batch: transitions
-        :param noise: what :meth:`draw_noise` gave
         :return: metrics to log by their names, scalars on the device, the same ones at each call; and as "td_error" the
             errors of transitions that :func:`bellman_loss` gave, for the replay
         """
@@ -207,12 +196,7 @@ class MaxEntAlgorithm(MaxEntRollout):
     # ---------------------------------------------------------------- construction
 
     def _check_arguments(self) -> None:
-        """
-        Check the arguments; a subclass adds its own.
-
-        :raises TypeError: if an argument is of a wrong type
-        :raises ValueError: if an argument has no meaning
-        """
+        """Check the arguments; a subclass adds its own."""
         check_arguments(self)
 
     def _setup_model(self) -> None:
@@ -225,8 +209,7 @@ class MaxEntAlgorithm(MaxEntRollout):
         self.replay_buffer_class, self.replay_buffer_kwargs = chosen
         self._create_aliases()
         self._setup_temperature()
-        learned, tracked = self.policy.learned_networks, self.tracked_networks
-        self.updater = Updater(self.policy, learned, tracked, self.temperature)
+        self.updater = Updater(self.policy, self.policy.learned_networks, self.tracked_networks, self.temperature)
         for name, learner in self.updater.learners.items():
             setattr(self, f"{name}_learner", learner)
         for name, tracker in self.updater.trackers.items():
@@ -252,13 +235,7 @@ class MaxEntAlgorithm(MaxEntRollout):
             self.temperature.setup_optimizer(th.optim.Adam, lr=self.lr_schedule(1))
 
     def _make_temperature(self, value: float, learned: bool) -> Temperature:
-        """
-        Build the temperature, without an optimiser.
-
-        :param value: (initial) alpha
-        :param learned: whether it is learned
-        :return: the temperature, without an optimiser
-        """
+        """Build the temperature, without an optimiser."""
         return LearnedTemperature(value, getattr(self, "ent_coef_loss", "alpha")) if learned else Temperature(value)
 
     @property
@@ -285,11 +262,7 @@ class MaxEntAlgorithm(MaxEntRollout):
         vars(self)["ent_coef"] = ent_coef
 
     def _set_fixed_temperature(self, value: float) -> None:
-        """
-        Change a temperature that is not learned.
-
-        :param value: alpha
-        """
+        """Change a temperature that is not learned."""
         self.temperature.value.fill_(value)
 
     @property
@@ -323,12 +296,7 @@ class MaxEntAlgorithm(MaxEntRollout):
     # ---------------------------------------------------------------- training
 
     def _set_learning_rates(self, progress_remaining: float) -> dict[str, float]:
-        """
-        Set the learning rates for the steps that follow.
-
-        :param progress_remaining: from 1 (beginning) to 0 (end)
-        :return: the rates by SB3's log names
-        """
+        """Set the learning rates for the steps that follow, and return them by SB3's log names."""
         rate = self.lr_schedule(progress_remaining)
         rates = {"learning_rate": rate}
         if self._qf_lr_schedule is not None:
@@ -341,12 +309,7 @@ class MaxEntAlgorithm(MaxEntRollout):
         return rates
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        """
-        Sample the replay buffer and do the updates.
-
-        :param gradient_steps: number of gradient steps
-        :param batch_size: transitions in each
-        """
+        """Sample the replay buffer and do the updates, as SB3's ``train``."""
         self.policy.set_training_mode(True)
         if self.updater.bind_learners(self._networks()):
             self._fast_actor = None
@@ -355,12 +318,13 @@ class MaxEntAlgorithm(MaxEntRollout):
         self.updater.configure_targets(self.tau, self.target_update_interval, self._n_updates)
         if isinstance(self.replay_buffer, TensorReplayBuffer):
             self.replay_buffer.set_normalization(self._vec_normalize_env)
+        if self.updater.planned_steps is None:
+            self.updater.plan(self._planned_gradient_steps())
         engine = self.updater.choose_engine(
             self.engine,
             self.draw_batch,
             self._gradient_step,
             draw_on_device=self._draws_on_device,
-            planned_steps=self._planned_gradient_steps(),
             verbose=self.verbose,
         )
         until = self._n_updates + gradient_steps
@@ -371,40 +335,16 @@ class MaxEntAlgorithm(MaxEntRollout):
         LoggedMetrics.of(self.logger).announce(self.updater.metrics, self._record_metrics)
 
     def draw_batch(self, batch_size: int) -> tuple[Batch, Any]:
-        """
-        Draw a batch from the replay buffer, and the noise of a gradient step.
-
-        :param batch_size: number of transitions
-        :return: transitions from the replay buffer, and the noise of a gradient step
-        """
-        buffer = self.replay_buffer
-        assert buffer is not None
+        """Draw a batch from the replay buffer, and the noise of a gradient step."""
+        buffer: Any = self.replay_buffer
         if self._draws_on_device:
-            samples = buffer.draw(batch_size)  # type: ignore[attr-defined]
+            samples = buffer.draw(batch_size)
         else:
             samples = buffer.sample(batch_size, env=self._vec_normalize_env)
-        discounts = samples.discounts
-        if discounts is None:
-            discounts = th.full_like(samples.rewards, self.gamma)
-        batch = Batch(
-            samples.observations,
-            samples.actions,
-            samples.next_observations,
-            samples.dones,
-            samples.rewards,
-            discounts,
-            getattr(samples, "weights", None),
-            getattr(samples, "indices", None),
-        )
-        return batch, self.draw_noise(batch_size)
+        return Batch.of(samples, self.gamma), self.draw_noise(batch_size)
 
     def _gradient_step(self, batch: Batch, noise: Any) -> None:
-        """
-        Do one update, add up its metrics, and tell a prioritised replay the errors of its transitions.
-
-        :param batch: transitions
-        :param noise: random numbers
-        """
+        """Do one update, add up its metrics, and tell a prioritised replay the errors of its transitions."""
         with th.no_grad():
             reported = dict(self.update(batch, noise))
             errors = reported.pop("td_error", None)
@@ -422,11 +362,7 @@ class MaxEntAlgorithm(MaxEntRollout):
         return isinstance(self.replay_buffer, TensorReplayBuffer) and self.replay_buffer.draws_on_device
 
     def _planned_gradient_steps(self) -> float:
-        """
-        Number of gradient steps to the end of ``learn()``.
-
-        :return: gradient steps to the end of ``learn()``
-        """
+        """Number of gradient steps to the end of ``learn()``."""
         steps = max(self._total_timesteps - self.num_timesteps, 0)
         if self.gradient_steps > 0:
             assert isinstance(self.train_freq, TrainFreq)
@@ -436,17 +372,13 @@ class MaxEntAlgorithm(MaxEntRollout):
 
     def _setup_training(self, resumed: bool) -> None:
         self.updater.bind_targets(self._networks())
-        if not resumed or self.updater.planned_steps is None:  # a resumed run takes the engine it had
+        if not resumed:  # a resumed run takes the engine it had
             self.updater.plan(self._planned_gradient_steps())
         if self.num_timesteps == 0:
             self._updates_at_reset = self._n_updates
 
     def engine_signature(self) -> Hashable:
-        """
-        Identify the memory and the constants that a captured graph was made for.
-
-        :return: changes when memory that a captured graph points to has been replaced, or a constant in it has changed
-        """
+        """Changes when memory that a captured graph points to has been replaced, or a constant in it has changed."""
         constants = [getattr(self, name) for name in self.update_constants]
         replay = (id(self.replay_buffer), getattr(self.replay_buffer, "signature", None))
         return (*replay, *constants, *self.updater.signature())
@@ -458,12 +390,8 @@ class MaxEntAlgorithm(MaxEntRollout):
         self.updater.metrics.reset()
 
     def _record_metrics(self) -> dict[str, float]:
-        """
-        Read the metrics of the updates from the device, and give them to the logger.
-
-        :return: means since the logs were last written, empty if there was no update
-        """
-        metrics = self.updater.metrics.means(begin_anew=False)
+        """Give the logger the metrics of the updates, and return them: means since the logs were last written."""
+        metrics = self.updater.metrics.means()
         for name, value in metrics.items():
             self.logger.record(f"train/{name}", value)
         if self.num_timesteps > self._num_timesteps_at_start:
@@ -471,103 +399,47 @@ class MaxEntAlgorithm(MaxEntRollout):
         return metrics
 
     def _watch(self, metrics: dict[str, float]) -> None:
-        """
-        Warn of what can be seen to go wrong.
-
-        :param metrics: means since the last time, empty if there was no update
-        """
+        """Warn of what can be seen to go wrong in the means since the last time, empty if there was no update."""
         if self.temperature.learned:
             self._temperature_monitor.check(metrics, self.target_entropy)
-
-    def learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int | None = 4,
-        tb_log_name: str | None = None,
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> Self:
-        """
-        Train. As SB3's ``learn``.
-
-        :param total_timesteps: environment steps
-        :param callback: called at each of them
-        :param log_interval: episodes from one log to the next, at least 1; None for no logs
-        :param tb_log_name: name of the run for TensorBoard, by default the class's
-        :param reset_num_timesteps: whether to count from zero, or go on
-        :param progress_bar: whether to show one
-        :return: the model
-        """
-        if log_interval is not None:
-            check_range("log_interval", log_interval, 1, integer=True)
-        return super().learn(
-            total_timesteps,
-            callback,
-            log_interval,  # type: ignore[arg-type]
-            tb_log_name or type(self).__name__,
-            reset_num_timesteps,
-            progress_bar,
-        )
 
     # ---------------------------------------------------------------- inspection
 
     @abstractmethod
     def _soft_value(self, obs: th.Tensor | TensorDict, noise: th.Tensor) -> th.Tensor:
-        """
-        Estimate V(s), for :meth:`soft_value`.
-
-        :param obs: observations
-        :param noise: noise of one action for each
-        :return: (an estimate of) V(s), ``(B, 1)``
-        """
+        """(An estimate of) V(s), ``(B, 1)``, for :meth:`soft_value`, with the noise of one action for each state."""
 
     def _draw_inspection_noise(self, n_samples: int, batch_size: int, generator: th.Generator) -> th.Tensor:
-        """
-        Draw the noise for :meth:`soft_value`.
-
-        :param n_samples: actions to sample for each observation
-        :param batch_size: number of observations
-        :param generator: what to draw from
-        :return: arguments of :meth:`_soft_value`, stacked: its results are averaged
-        """
+        """Draw arguments of :meth:`_soft_value`, stacked: its results are averaged."""
         shape = self.actor.noise_shape(batch_size)
         repetitions = n_samples if math.prod(shape) > 0 else 1  # without noise all results are the same
         return th.randn((repetitions, *shape), generator=generator, device=self.device)
 
     def q_value(self, observation: Observation, action: np.ndarray) -> np.ndarray:
         """
-        Q(s, a), the minimum over the critics, for analysis and plots.
+        Q(s, a), the minimum over the critics, ``(n,)``, for analysis and plots.
 
         :param observation: one observation or n of them (normalised, where VecNormalize is used)
         :param action: actions as the environment takes them, ``(n, *action_shape)``
-        :return: ``(n,)``
         """
         return inspection.q_value(self, observation, action)
 
     def soft_value(self, observation: Observation, n_samples: int = 64) -> np.ndarray:
         """
-        Soft state value V(s), for analysis and plots.
+        Soft state value V(s), ``(n,)``, for analysis and plots.
 
         It is that of the value network where the algorithm has one, else the mean of min Q - alpha log pi over sampled
         actions, or its exact sum over discrete ones. The random state of the training stays untouched.
 
         :param observation: one observation or n of them (normalised, where VecNormalize is used)
         :param n_samples: continuous actions to sample for each observation
-        :return: ``(n,)``
         """
         return inspection.soft_value(self, observation, n_samples)
 
     # ---------------------------------------------------------------- saving and loading
 
     def save(self, path: Path, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
-        """
-        Save the model. As SB3's ``save``, but a file that is already there is replaced only by a complete one.
-
-        :param path: path (``.zip`` is added where there is no ending), or a file-like object
-        :param exclude: attributes not to save, beside the default ones
-        :param include: attributes to save although they are excluded by default
-        """
+        """Save the model. As SB3's ``save``, but a file that is already there is replaced only by a complete one."""
         save_load.save_model(super().save, path, exclude, include)
 
     @classmethod
@@ -585,44 +457,24 @@ class MaxEntAlgorithm(MaxEntRollout):
         """
         Load a saved model. As SB3's ``load``, but no code of whoever wrote the file is run.
 
-        :param path: path to the file, or a file-like object
-        :param env: environment to run the model on
-        :param device: device to load it to
-        :param custom_objects: objects to put in the place of saved ones
-        :param print_system_info: whether to print information on the system the model was saved on
-        :param force_reset: whether to reset the environment before training goes on
+        :param custom_objects: objects to put in the place of saved ones, by their names
         :param trusted: whether to build whatever the file describes, lambdas included, which may run code
         :param kwargs: arguments of the algorithm to change
-        :return: the model
         :raises ValueError: if the file is damaged, is no model of this algorithm, or needs to be trusted
         :raises TypeError: if an argument is unknown
         """
-        return save_load.load_model(
-            cls,
-            super().load,
-            path,
-            trusted,
-            env=env,
-            device=device,
-            custom_objects=custom_objects,
-            print_system_info=print_system_info,
-            force_reset=force_reset,
-            **kwargs,
-        )
+        kwargs |= {"env": env, "device": device, "custom_objects": custom_objects}
+        kwargs |= {"print_system_info": print_system_info, "force_reset": force_reset}
+        return save_load.load_model(cls, super().load, path, trusted, **kwargs)
 
     def save_replay_buffer(self, path: Path) -> None:
-        """
-        Save the replay buffer. As SB3's, but a file that is already there is replaced only by a complete one.
-
-        :param path: path (``.pkl`` is added where there is no ending), or a file-like object
-        """
+        """Save the replay buffer. As SB3's, but a file that is there already is replaced only by a complete one."""
         save_load.save_replay_buffer(self, path)
 
     def load_replay_buffer(self, path: Path, truncate_last_traj: bool = True, trusted: bool = False) -> None:
         """
         Load a replay buffer. As SB3's, but no code of whoever wrote the file is run.
 
-        :param path: path to the file, or a file-like object
         :param truncate_last_traj: with ``HerReplayBuffer``, whether the last episode in it has ended
         :param trusted: whether to build whatever the file describes, which may run code
         :raises ValueError: if the file is damaged, needs to be trusted, or is not of this model's environment
@@ -635,20 +487,13 @@ class MaxEntAlgorithm(MaxEntRollout):
         """
         Save all that a run needs to go on as if it had never stopped.
 
-        That is: model, optimisers, temperature, counters, replay buffer, random states, wrappers with their statistics
-        (``VecNormalize``), and the environments in the middle of their episode. On the CPU the resumed run computes the
-        same numbers, bit for bit.
-
         Call it between two calls of ``learn()``, or from a callback's ``_on_rollout_start``: between a gradient step
         and the next environment step, as :class:`~sb3_sac_variants.common.callbacks.RunCheckpointCallback` does.
         Elsewhere (in ``_on_step``, or after a callback stopped the training there) a step is half done: a run resumed
         from there begins a new episode, and a warning says so. The same goes for environments whose state cannot be
         saved; :mod:`sb3_sac_variants.common.persistence.env_state` says which.
 
-        The new version is written beside the old one and becomes current in a single step, so whenever the writing is
-        interrupted, a complete checkpoint is left.
-
-        :param path: folder of the checkpoint; made where there is none
+        :param path: folder of the checkpoint, which then has a complete one at any moment; made where there is none
         :raises ValueError: if the model has no environment, or the path is a file
         """
         checkpoint.save_checkpoint(self, path)
@@ -658,21 +503,17 @@ class MaxEntAlgorithm(MaxEntRollout):
         cls, path: str | pathlib.Path, env: GymEnv | str, device: th.device | str = "auto", trusted: bool = False
     ) -> Self:
         """
-        Take up a run where :meth:`save_checkpoint` left it.
+        Take up a run where :meth:`save_checkpoint` left it; as with ``load()``, no code in the files is run.
 
         ``learn()`` then wants the steps that are left::
 
             model = SACv2.load_checkpoint("run", env)
             model.learn(total_timesteps - model.num_timesteps, reset_num_timesteps=False)
 
-        As with ``load()``, no code of whoever wrote the files is run.
-
         :param path: folder of the checkpoint
         :param env: environment built as that of the interrupted run, wrappers included, or its id; its state is
             overwritten
-        :param device: device to load the model to
         :param trusted: whether to build whatever the files describe, which may run code
-        :return: the model
         :raises FileNotFoundError: if there is no checkpoint in the folder
         :raises ValueError: if it is damaged, of another algorithm, of an environment built otherwise, or needs to be
             trusted
@@ -682,14 +523,7 @@ class MaxEntAlgorithm(MaxEntRollout):
     def set_parameters(
         self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto"
     ) -> None:
-        """
-        Take over parameters. As SB3's ``set_parameters``.
-
-        :param load_path_or_dict: the parameters, or the path of a saved model
-        :param exact_match: whether they must be all
-        :param device: where the model lives
-        :raises ValueError: if the file is damaged, or of a model with other parts
-        """
+        """Take over parameters. As SB3's ``set_parameters``, with errors that say what does not fit."""
         save_load.set_parameters(self, super().set_parameters, load_path_or_dict, exact_match, device)
         self.updater.refresh()
 

@@ -15,6 +15,7 @@ from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, TrainFreq
 from stable_baselines3.common.utils import obs_as_tensor
+from typing_extensions import Self
 
 from sb3_sac_variants.common.checks.compatibility import check_env
 from sb3_sac_variants.common.checks.random_state import RandomState, torch_random_state
@@ -61,13 +62,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
     _fast_actor: Callable[..., th.Tensor] | None = None
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
-        """
-        As SB3's; keeps track of where in the loop we are, for checkpoints.
-
-        :param args: as SB3's
-        :param kwargs: as SB3's
-        :return: what was collected
-        """
+        """As SB3's; keeps track of where in the loop we are, for checkpoints."""
         self._between_rollouts = True
         if self.use_sde:
             self._state_before_rollout = torch_random_state(self.device)
@@ -83,9 +78,6 @@ class MaxEntRollout(OffPolicyAlgorithm):
         """
         Choose actions, as SB3's ``predict``.
 
-        :param args: as SB3's
-        :param kwargs: as SB3's
-        :return: actions, of the action space's type, and the state of a recurrent policy
         :raises DivergedError: if the policy's parameters or outputs are not finite
         """
         try:
@@ -100,12 +92,6 @@ class MaxEntRollout(OffPolicyAlgorithm):
         Choose actions for a step of the rollout, as SB3's.
 
         The way through ``predict()``, which unscales a Box action that is then scaled again, is left out.
-
-        :param learning_starts: steps of random actions
-        :param action_noise: noise to add
-        :param n_envs: number of environments
-        :return: actions for the environment, and scaled to [-1, 1] for the buffer
-        :raises DivergedError: if the policy's parameters or outputs are not finite
         """
         self._between_rollouts = False
         warm_up = self.num_timesteps < learning_starts and not (self.use_sde and self.use_sde_at_warmup)
@@ -141,17 +127,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        """
-        As SB3's, after a look at what is about to be stored.
-
-        :param replay_buffer: where to
-        :param buffer_action: actions in [-1, 1]
-        :param new_obs: next observations (the first of the next episode where one ended)
-        :param reward: rewards
-        :param dones: whether an episode ended
-        :param infos: information of the environments
-        :raises ValueError: if a reward or observation is NaN or infinite
-        """
+        """As SB3's, after a look at what is about to be stored: rewards and observations have to be finite."""
         reward, dones = np.asarray(reward), np.asarray(dones)  # lists, from some environments
         normalizer = self._vec_normalize_env
         # Look at what will be stored: VecNormalize clips an infinite value and hides it
@@ -177,11 +153,6 @@ class MaxEntRollout(OffPolicyAlgorithm):
         What then bootstraps is the value of the observation before, which is a step away from the right one. The first
         observation of the next episode, which SB3 would take, may be any number of steps away; to take the episode as
         terminated would be wrong by the whole value.
-
-        :param dones: whether an episode ended
-        :param infos: information of the environments
-        :return: the same, with a terminal observation for each truncated episode
-        :raises ValueError: if a terminal observation is NaN or infinite
         """
         infos = list(infos)
         for index in np.flatnonzero(dones).tolist():
@@ -205,16 +176,32 @@ class MaxEntRollout(OffPolicyAlgorithm):
         return infos
 
     def _observation_before(self, index: int) -> Any:
-        """
-        Tell where an environment was before the step.
-
-        :param index: number of an environment
-        :return: the observation that it was in before the step, as its VecEnv would give it
-        """
+        """The observation that an environment was in before the step, as its VecEnv would give it."""
         normalizer = self._vec_normalize_env
         before: Any = self._last_obs if normalizer is None else self._last_original_obs
         before = {key: value[index] for key, value in before.items()} if isinstance(before, dict) else before[index]
         return before if normalizer is None else normalizer.normalize_obs(before)
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 4,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Train. As SB3's ``learn``, with the name of the class for TensorBoard; ``log_interval=None`` for no logs."""
+        if log_interval is not None:
+            check_range("log_interval", log_interval, 1, integer=True)
+        return super().learn(
+            total_timesteps,
+            callback,
+            log_interval,  # type: ignore[arg-type]
+            tb_log_name or type(self).__name__,
+            reset_num_timesteps,
+            progress_bar,
+        )
 
     def _setup_learn(
         self,
@@ -262,11 +249,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
 
     @abstractmethod
     def _setup_training(self, resumed: bool) -> None:
-        """
-        Prepare the gradient steps of a ``learn()``.
-
-        :param resumed: whether it goes on with a run restored from a checkpoint
-        """
+        """Prepare the gradient steps of a ``learn()``, which goes on with a run restored from a checkpoint or not."""
 
     def _warn_of_few_updates(self) -> None:
         """Say so where many environments outrun the updates, which nobody notices in the logs."""
@@ -284,13 +267,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
 
     @classmethod
     def _check_env(cls, env: GymEnv | None) -> None:
-        """
-        Check the environment.
-
-        :param env: the environment
-        :raises TypeError: if it is none
-        :raises ValueError: if its observations or actions are of an unsupported kind
-        """
+        """Refuse an environment whose observations or actions are of an unsupported kind."""
         if env is not None:
             check_env(env)
             check_action_space(env.action_space, cls.supported_action_spaces, cls.__name__)
@@ -298,12 +275,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
 
 
 def _own_copy(observation: Any) -> Any:
-    """
-    Copy observations: an environment may return the same array at each step.
-
-    :param observation: observations of all environments
-    :return: a copy
-    """
+    """Copy observations: an environment may return the same array at each step."""
     if isinstance(observation, dict):
         return {key: np.array(value) for key, value in observation.items()}
     return np.array(observation)

@@ -16,14 +16,7 @@ from sb3_sac_variants.common.equations.types import Batch, PolicySample
 
 
 def check_shape(name: str, tensor: th.Tensor, expected: tuple[int | None, ...]) -> None:
-    """
-    Refuse a shape that would broadcast.
-
-    :param name: how the tensor is called in the error
-    :param tensor: the tensor
-    :param expected: its shape, None where any size will do
-    :raises ValueError: if the shape differs
-    """
+    """Refuse a shape that would broadcast; None in ``expected`` stands for any size."""
     if tensor.shape == expected:
         return
     if tensor.dim() != len(expected) or any(

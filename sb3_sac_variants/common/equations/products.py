@@ -71,21 +71,11 @@ class Linear(nn.Linear):
     """``nn.Linear`` whose product follows :func:`rounded_operands`."""
 
     def forward(self, input: th.Tensor) -> th.Tensor:
-        """
-        Apply the layer.
-
-        :param input: ``(..., in_features)``
-        :return: ``(..., out_features)``
-        """
         return linear(input, self.weight, self.bias)
 
 
 def let_layers_round(module: nn.Module) -> None:
-    """
-    Turn the ``nn.Linear`` of a network into :class:`Linear`, with the same parameters and hooks.
-
-    :param module: the network
-    """
+    """Turn the ``nn.Linear`` of a network into :class:`Linear`, with the same parameters and hooks."""
     for layer in module.modules():
         if type(layer) is nn.Linear:
             layer.__class__ = Linear

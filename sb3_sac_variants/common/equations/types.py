@@ -1,6 +1,6 @@
 """What the equations speak of: a batch of transitions, and what a policy offers to form an expectation."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch as th
 from stable_baselines3.common.type_aliases import TensorDict
@@ -28,6 +28,26 @@ class Batch(NamedTuple):
     discounts: th.Tensor
     weights: th.Tensor | None = None
     indices: th.Tensor | None = None
+
+    @classmethod
+    def of(cls, samples: Any, gamma: float) -> "Batch":
+        """
+        Take over what a replay buffer gave.
+
+        :param samples: of Stable-Baselines3's kind, or of one that has weights and indices as well
+        :param gamma: discount of transitions that do not have their own
+        """
+        discounts = samples.discounts
+        return cls(
+            samples.observations,
+            samples.actions,
+            samples.next_observations,
+            samples.dones,
+            samples.rewards,
+            th.full_like(samples.rewards, gamma) if discounts is None else discounts,
+            getattr(samples, "weights", None),
+            getattr(samples, "indices", None),
+        )
 
 
 class PolicySample(NamedTuple):

@@ -55,7 +55,6 @@ class Engine(ABC):
         """
         Do gradient steps.
 
-        :param gradient_steps: number of gradient steps
         :param batch_size: transitions in each
         :param signature: gives another value when something that must not change under a captured graph has changed
         """
@@ -206,12 +205,7 @@ class CudaGraphEngine(Engine):
 
 
 def _in_a_line(error: BaseException) -> str:
-    """
-    Put an error into one line.
-
-    :param error: what was raised, maybe with pages of text
-    :return: its type and first line; of its cause, if it is an error of ours that wraps another
-    """
+    """Type and first line of an error; of its cause, if it is an error of ours that wraps another."""
     if isinstance(error, EngineUnavailableError) and error.__cause__ is not None:
         error = error.__cause__
     if type(error).__name__ == "FailOnRecompileLimitHit":
@@ -238,9 +232,6 @@ class FallbackEngine(Engine):
 
     Where it fails in its first run, or cannot be compiled anew later on, the eager engine takes over with one warning.
     A step that fails so has changed nothing.
-
-    :param chosen: the engine
-    :param fallback: what takes over
     """
 
     def __init__(self, chosen: Engine, fallback: Engine):
@@ -269,13 +260,7 @@ class FallbackEngine(Engine):
 
 
 def _best_engine(device: th.device, planned_steps: float) -> tuple[str, str]:
-    """
-    Choose an engine for "auto".
-
-    :param device: where
-    :param planned_steps: gradient steps it will do
-    :return: name of the engine that "auto" takes there, and why
-    """
+    """Name of the engine that "auto" takes, and why."""
     if device.type == "cuda":
         return "cudagraph", "device is CUDA"
     if device.type != "cpu":
@@ -306,13 +291,11 @@ def make_engine(
     :param name: "auto", "eager", "compile" or "cudagraph"
     :param draw: gives the arguments of a gradient step
     :param step: does a gradient step
-    :param device: where
     :param draw_on_device: whether ``draw`` needs no synchronisation between host and device
     :param fullgraph: whether the whole step can be one graph
     :param planned_steps: gradient steps it will do
     :param unsupported_engines: why an engine cannot run this step, by its name
     :param verbose: from 1 on, say which engine was taken and why
-    :return: the engine
     :raises EngineUnavailableError: if an engine asked for by name cannot run
     """
     if device.type == "cpu":

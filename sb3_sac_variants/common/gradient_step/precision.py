@@ -44,11 +44,7 @@ def matmul_precision(precision: str, networks: nn.Module, device: th.device) -> 
 
 @contextmanager
 def _torch_precision(wanted: str) -> Iterator[None]:
-    """
-    ``torch.set_float32_matmul_precision`` while the context lasts.
-
-    :param wanted: torch's name of a precision
-    """
+    """``torch.set_float32_matmul_precision`` while the context lasts."""
     settings: dict[Any, str] = {}
     try:
         before = th.get_float32_matmul_precision()
@@ -72,8 +68,6 @@ def bfloat16_pays(device_type: str) -> bool:
     """
     Whether ``precision="bfloat16"`` makes products faster, by the environment variable or else by trying one.
 
-    :param device_type: "cpu" or "cuda", for example
-    :return: whether it does
     :raises ValueError: if the environment variable has another value than "always" or "never"
     """
     answer = os.environ.get(VARIABLE)
@@ -86,12 +80,7 @@ def bfloat16_pays(device_type: str) -> bool:
 
 @functools.cache
 def _is_faster(device_type: str) -> bool:
-    """
-    Time a product of the usual size: what a processor reports says too little.
-
-    :param device_type: "cpu" or "cuda", for example
-    :return: whether it is faster with operands rounded to bfloat16
-    """
+    """Time a product of the usual size: what a processor reports says too little."""
     if device_type == "cuda":
         return th.cuda.get_device_capability()[0] >= 8  # Ampere, the first with TensorFloat32
     x = th.ones(256, 256, device=device_type)
@@ -111,12 +100,7 @@ def _is_faster(device_type: str) -> bool:
 
 
 def warn_if_ignored(precision: str, device: th.device) -> None:
-    """
-    Warn if an update computes in float32 whatever was asked for.
-
-    :param precision: the argument
-    :param device: where updates run
-    """
+    """Warn if an update computes in float32 whatever was asked for."""
     if precision == "bfloat16" and not bfloat16_pays(device.type):
         warnings.warn(
             f"precision={precision!r} is not used: products of bfloat16 numbers are no faster on this {device.type} "

@@ -58,8 +58,6 @@ class TemperatureMonitor:
     Warns once if a learned temperature has left all bounds while the policy's entropy is still below its target.
 
     Reads numbers that are on their way to the logger, so that an update never waits for it.
-
-    :param initial_ent_coef: alpha at the beginning
     """
 
     def __init__(self, initial_ent_coef: float):

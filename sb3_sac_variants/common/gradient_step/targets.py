@@ -10,12 +10,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def target_copy(module: ModuleT) -> ModuleT:
-    """
-    Copy a network for the targets.
-
-    :param module: an online network
-    :return: an exact copy for the targets: in evaluation mode, without gradients and without an optimiser
-    """
+    """An exact copy of a network for the targets: in evaluation mode, without gradients and without an optimiser."""
     target = copy.deepcopy(module)
     vars(target).pop("optimizer", None)
     target.train(False)
@@ -41,12 +36,7 @@ class TargetTracker:
         self.bind(online, target)
 
     def bind(self, online: nn.Module, target: nn.Module) -> None:
-        """
-        Track other networks from now on.
-
-        :param online: the network that learns from now on
-        :param target: the network that follows
-        """
+        """Track other networks from now on."""
         self._networks = (online, target)
         self.online: list[th.Tensor] = list(online.parameters())
         self.target: list[th.Tensor] = list(target.parameters())
@@ -56,13 +46,7 @@ class TargetTracker:
         self.steps = th.zeros((), dtype=th.int64, device=self.online[0].device)
 
     def is_bound_to(self, online: nn.Module, target: nn.Module) -> bool:
-        """
-        Tell whether :meth:`bind` has nothing to do.
-
-        :param online: the network that learns
-        :param target: the network that follows
-        :return: whether they are the same here, with the same parameters
-        """
+        """Whether :meth:`bind` has nothing to do: these are the networks here, with the same parameters."""
         now = (online, target, *online.parameters(), *target.parameters())
         return [*map(id, now)] == [*map(id, (*self._networks, *self.online, *self.target))]
 
@@ -78,11 +62,7 @@ class TargetTracker:
         self.steps.fill_(steps)
 
     def signature(self) -> tuple[Any, ...]:
-        """
-        Identify the memory that a step uses.
-
-        :return: where a step reads and writes
-        """
+        """Identify the memory that a step reads and writes."""
         return tuple(tensor.data_ptr() for tensor in (*self.online, *self.target))
 
     def step(self) -> None:

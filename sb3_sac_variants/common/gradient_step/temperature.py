@@ -28,20 +28,15 @@ class Temperature(nn.Module):
 
     @property
     def value(self) -> th.Tensor:
-        """
-        The temperature alpha.
-
-        :return: alpha, ``(size,)``, without gradient
-        """
+        """The temperature alpha, ``(size,)``, without gradient."""
         return self.ent_coef  # type: ignore[return-value]
 
     def minimize(self, sample: PolicySample, target_entropy: float) -> dict[str, th.Tensor]:
         """
-        One step of the temperature: none here.
+        One step of the temperature, none here, and metrics to log.
 
         :param sample: the policy's actions
         :param target_entropy: H, in nats
-        :return: metrics to log
         """
         return {}
 
@@ -69,12 +64,7 @@ class LearnedTemperature(Temperature):
         self.learner: Learner
 
     def setup_optimizer(self, optimizer_class: type[th.optim.Optimizer], **optimizer_kwargs: Any) -> None:
-        """
-        Make the optimiser.
-
-        :param optimizer_class: class of the optimiser
-        :param optimizer_kwargs: its arguments, the learning rate among them
-        """
+        """Make the optimiser; the learning rate is among its arguments."""
         self.optimizer = optimizer_class([self.log_ent_coef], **optimizer_kwargs)
         # The learner refers to this module: keep it out of the module's own tree
         object.__setattr__(self, "learner", Learner(self, "temperature"))
@@ -84,11 +74,7 @@ class LearnedTemperature(Temperature):
         return self.log_ent_coef.detach().exp()
 
     def coefficient(self) -> th.Tensor:
-        """
-        What the loss is linear in: alpha or its logarithm.
-
-        :return: what multiplies the excess entropy in the loss, ``(size,)``
-        """
+        """What multiplies the excess entropy in the loss, ``(size,)``: alpha or its logarithm."""
         return self.log_ent_coef.exp() if self.loss == "alpha" else self.log_ent_coef
 
     def minimize(self, sample: PolicySample, target_entropy: float) -> dict[str, th.Tensor]:

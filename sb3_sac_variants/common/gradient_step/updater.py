@@ -57,12 +57,7 @@ class Updater:
         return [*self.learners.values(), *temperature]
 
     def bind_learners(self, networks: Mapping[str, nn.Module]) -> bool:
-        """
-        Rebind the learners whose module, optimiser or trainable parameters changed.
-
-        :param networks: the networks, by name
-        :return: whether there were any
-        """
+        """Rebind the learners whose module, optimiser or trainable parameters changed; whether there were any."""
         modules = {**networks, "temperature": self.temperature}
         changed = [learner for learner in self._all_learners() if not learner.is_bound_to(modules[learner.name])]
         for learner in changed:
@@ -71,11 +66,7 @@ class Updater:
         return bool(changed)
 
     def bind_targets(self, networks: Mapping[str, nn.Module]) -> None:
-        """
-        Rebind the trackers whose networks changed.
-
-        :param networks: the networks, by name
-        """
+        """Rebind the trackers whose networks changed."""
         for online, target in self.tracked_networks.items():
             pair = networks[online], networks[target]
             if not self.trackers[target].is_bound_to(*pair):
@@ -100,13 +91,7 @@ class Updater:
             self.engine = None  # to be chosen anew
 
     def set_learning_rates(self, actor: float, critic: float, ent_coef: float) -> None:
-        """
-        Set the learning rates.
-
-        :param actor: learning rate of the actor
-        :param critic: of all other networks
-        :param ent_coef: of the temperature, if it is learned
-        """
+        """Set the learning rates of the actor, of all other networks, and of the temperature if it is learned."""
         for name, learner in self.learners.items():
             learner.set_learning_rate(actor if name == "actor" else critic)
         if isinstance(self.temperature, LearnedTemperature):
@@ -123,9 +108,7 @@ class Updater:
         for tracker in self.trackers.values():
             tracker.configure(tau, interval, n_updates)
 
-    def choose_engine(
-        self, name: str, draw: Draw, step: Step, *, draw_on_device: bool, planned_steps: float, verbose: int
-    ) -> Engine:
+    def choose_engine(self, name: str, draw: Draw, step: Step, *, draw_on_device: bool, verbose: int) -> Engine:
         """
         Choose an engine, unless there is one that still fits.
 
@@ -133,12 +116,11 @@ class Updater:
         :param draw: gives the arguments of a gradient step
         :param step: does a gradient step
         :param draw_on_device: whether ``draw`` needs no synchronisation between host and device
-        :param planned_steps: gradient steps to come, where :meth:`plan` was not called
         :param verbose: from 1 on, say which engine was taken and why
-        :return: the engine
         """
         if self.engine is not None and self.engine.draw_on_device == draw_on_device:
             return self.engine
+        assert self.planned_steps is not None
         learners = self._all_learners()
         in_one_graph = all(learner.plain_adam for learner in learners)
         for learner in learners:
@@ -150,7 +132,7 @@ class Updater:
             device=self.device,
             draw_on_device=draw_on_device,
             fullgraph=in_one_graph,
-            planned_steps=self.updates_since_load + planned_steps if self.planned_steps is None else self.planned_steps,
+            planned_steps=self.planned_steps,
             unsupported_engines={
                 engine: why for learner in learners for engine, why in learner.unsupported_engines().items()
             },
@@ -172,33 +154,22 @@ class Updater:
         steps = min(until - n_updates, FLUSH_INTERVAL - n_updates % FLUSH_INTERVAL)
         self.updates_since_load += steps
         engine.run(steps, batch_size, signature)
+        self.metrics.check()
         if (n_updates + steps) % FLUSH_INTERVAL == 0 and self.device.type == "cpu":
             for learner in self.learners.values():
                 learner.flush_denormals()
         return steps
 
     def signature(self) -> tuple[Hashable, ...]:
-        """
-        Identify the memory that a gradient step uses.
-
-        :return: changes when memory that a gradient step reads or writes has been replaced
-        """
+        """Changes when memory that a gradient step reads or writes has been replaced."""
         written: list[Learner | TargetTracker] = [*self._all_learners(), *self.trackers.values()]
         return tuple(one.signature() for one in written)
 
     def state(self) -> dict[str, Any]:
-        """
-        Give what a checkpoint has to keep.
-
-        :return: what of a run is neither in the networks nor in the optimisers, for a checkpoint
-        """
+        """What of a run is neither in the networks nor in the optimisers, for a checkpoint."""
         return {"metrics": self.metrics.state(), "planned_steps": self.planned_steps}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """
-        Go on from a checkpoint.
-
-        :param state: what :meth:`state` gave
-        """
+        """Go on from what :meth:`state` gave."""
         self.metrics.set_state(state["metrics"])
         self.planned_steps = state["planned_steps"]

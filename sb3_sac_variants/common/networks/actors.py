@@ -29,14 +29,7 @@ ONE_PRODUCT_FROM = 128
 
 
 def gaussian_log_prob(value: th.Tensor, mean: th.Tensor, log_std: th.Tensor) -> th.Tensor:
-    """
-    Log-density of independent Gaussians, summed over the last dimension.
-
-    :param value: where, ``(..., D)``
-    :param mean: means, ``(..., D)``
-    :param log_std: log standard deviations, ``(..., D)``
-    :return: ``(...)``
-    """
+    """Log-density of independent Gaussians, summed over the last dimension: ``(..., D)`` to ``(...)``."""
     return (-0.5 * ((value - mean) * th.exp(-log_std)).square() - log_std - LOG_SQRT_2PI).sum(dim=-1)
 
 
@@ -45,22 +38,16 @@ def log_det_tanh(pre_tanh: th.Tensor) -> th.Tensor:
     Log-determinant of the squashing, ``sum log(1 - tanh(u)^2)``, in a form that stays finite for any u.
 
     It is P18, appendix C, eq. 21, with ``log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u))``.
-
-    :param pre_tanh: u, ``(..., D)``
-    :return: ``(...)``
     """
     return 2.0 * (math.log(2.0) - pre_tanh - F.softplus(-2.0 * pre_tanh)).sum(dim=-1)
 
 
 def linear_heads(latent: th.Tensor, *heads: nn.Module) -> tuple[th.Tensor, ...]:
     """
-    Evaluate layers on top of the same input as one matrix product.
+    Evaluate layers on top of the same input ``(B, latent_dim)`` as one matrix product.
 
-    For a batch, a product with six columns takes as long as one with three, and so does its gradient.
-
-    :param latent: ``(B, latent_dim)``
-    :param heads: layers, called one by one if any is not a plain ``nn.Linear`` or has hooks
-    :return: what each of them gives
+    For a batch, a product with six columns takes as long as one with three, and so does its gradient. Layers that are
+    not a plain ``nn.Linear``, or have hooks, are called one by one.
     """
     # The comparison would fix the size of a batch in an exported model
     if th.compiler.is_exporting() or len(latent) < ONE_PRODUCT_FROM:
@@ -106,7 +93,6 @@ class SquashedGaussianActor(TraceablePreprocessing, Actor):
         """
         As SB3's, without a gradient.
 
-        :param batch_size: number of environments
         :raises DivergedError: if a standard deviation is NaN
         """
         try:
@@ -116,13 +102,7 @@ class SquashedGaussianActor(TraceablePreprocessing, Actor):
             raise DivergedError(type(self).__name__) from error
 
     def noise_shape(self, batch_size: int) -> tuple[int, ...]:
-        """
-        Tell the shape of the noise that :meth:`sample` takes.
-
-        :param batch_size: number of states
-        :return: shape of the standard normal noise that :meth:`sample` takes: one number for each action dimension, or
-            one exploration matrix for the whole batch with gSDE
-        """
+        """Shape of the noise of :meth:`sample`: a number for each action dimension; with gSDE a whole matrix."""
         if self.use_sde:
             return tuple(self.get_std().shape)
         assert self.action_space.shape is not None
@@ -132,7 +112,6 @@ class SquashedGaussianActor(TraceablePreprocessing, Actor):
         """
         Draw a ~ pi(.|s) as a = tanh(u), u = mean + std * noise, with log pi(a|s) (P18, eq. 21).
 
-        :param obs: observations
         :param noise: standard normal noise of :meth:`noise_shape`
         :param reparameterize: whether gradients flow through the action (P18, eq. 11) or only into the log-probability
             of a fixed action (likelihood ratio)
@@ -159,7 +138,6 @@ class SquashedGaussianActor(TraceablePreprocessing, Actor):
         """
         As SB3's.
 
-        :param obs: observations
         :return: means and log standard deviations, ``(B, action_dim)`` each; with gSDE the log standard deviations are
             the exploration matrix's, ``(latent_dim, action_dim)``, and ``latent_sde`` is what it is multiplied by
         """
@@ -170,13 +148,7 @@ class SquashedGaussianActor(TraceablePreprocessing, Actor):
         return mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX), {}
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        """
-        Action to take in the environment.
-
-        :param obs: observations
-        :param deterministic: whether to take tanh(mean)
-        :return: actions in [-1, 1], ``(B, action_dim)``
-        """
+        """Action to take in the environment, in [-1, 1], ``(B, action_dim)``; tanh(mean) if deterministic."""
         if self.use_sde:  # keeps the exploration matrix of the rollout in SB3's distribution
             if self.action_dist.exploration_mat.device != self.device:  # the model was moved after it was drawn
                 self.reset_noise()

@@ -36,12 +36,7 @@ class StackedLinear(nn.Module):
         self.bias = nn.Parameter(th.empty(n, 1, out_features).uniform_(-bound, bound))
 
     def forward(self, inputs: th.Tensor) -> th.Tensor:
-        """
-        Evaluate all layers.
-
-        :param inputs: ``(n, B, in_features)``, or ``(B, in_features)`` shared by all layers
-        :return: ``(n, B, out_features)``
-        """
+        """Evaluate all layers on ``(n, B, in_features)``, or on ``(B, in_features)`` that they share."""
         if self.weight.shape[2] == 1:
             # Matrix libraries are slow at a single column: a sum of products takes a sixth of the time on a CPU
             return (inputs * self.weight.transpose(1, 2)).sum(dim=2, keepdim=True) + self.bias
@@ -50,12 +45,7 @@ class StackedLinear(nn.Module):
         return stacked_linear(inputs, self.weight, self.bias)
 
     def linear(self, index: int) -> nn.Linear:
-        """
-        One of the stacked layers.
-
-        :param index: which one
-        :return: a layer whose parameters are views of this one's
-        """
+        """One of the stacked layers, whose parameters are views of this one's."""
         _, in_features, out_features = self.weight.shape
         layer = nn.Linear(in_features, out_features, device="meta")
         views: dict[str, Any] = {"weight": self.weight[index].T, "bias": self.bias[index, 0]}
@@ -95,11 +85,10 @@ class StackedNetworks(nn.Module):
 
     def forward(self, inputs: th.Tensor, first: int = 0) -> th.Tensor:
         """
-        Evaluate all networks.
+        Evaluate all networks, to ``(n, B, output_dim)``.
 
         :param inputs: ``(B, input_dim)``, or ``(n, B, input_dim)``
         :param first: layer to begin with, whose input is then given
-        :return: ``(n, B, output_dim)``
         """
         for layer in self.layers[first:]:
             inputs = layer(inputs)
@@ -121,16 +110,7 @@ class StackedNetworks(nn.Module):
 def stacked_mlp(
     n: int, input_dim: int, output_dim: int, net_arch: list[int], activation_fn: type[nn.Module]
 ) -> StackedNetworks:
-    """
-    Make ``n`` multi-layer perceptrons of the same shape.
-
-    :param n: how many networks
-    :param input_dim: size of the input
-    :param output_dim: size of the output
-    :param net_arch: sizes of the hidden layers
-    :param activation_fn: activation between the layers, applied element by element
-    :return: the networks
-    """
+    """Make ``n`` multi-layer perceptrons of the same shape, with ``net_arch`` hidden layers."""
     sizes = [input_dim, *net_arch]
     layers: list[nn.Module] = []
     for in_features, out_features in itertools.pairwise(sizes):
@@ -166,72 +146,36 @@ class StackedCritic(FeatureNetwork):
 
     @abstractmethod
     def _network_sizes(self, features_dim: int) -> tuple[int, int]:
-        """
-        Tell the sizes of a network's input and output.
-
-        :param features_dim: number of features
-        :return: sizes of a network's input and output
-        """
+        """Sizes of a network's input and output."""
 
     @abstractmethod
     def evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
-        Q of all critics at one action for each state.
+        Q of all critics at one action for each state, ``(n_critics, B, 1)``.
 
-        :param obs: observations
         :param actions: actions as the replay buffer has them, ``(B, action_dim)``
-        :return: ``(n_critics, B, 1)``
         """
 
     @abstractmethod
     def sample_q(self, obs: PyTorchObs, sample: PolicySample) -> th.Tensor:
-        """
-        Q of all critics at the actions of a policy sample.
-
-        :param obs: observations
-        :param sample: the policy's actions
-        :return: ``(n_critics, B, K)``
-        """
+        """Q of all critics at the actions of a policy sample, ``(n_critics, B, K)``."""
 
     def features(self, obs: PyTorchObs) -> th.Tensor:
-        """
-        Extract features.
-
-        :param obs: observations
-        :return: features, ``(B, features_dim)``
-        """
+        """Extract features, ``(B, features_dim)``."""
         # A shared extractor learns from the actor's loss only, as in SB3's ContinuousCritic
         with th.set_grad_enabled(th.is_grad_enabled() and not self.share_features_extractor):
             return self.extract_features(obs, self.features_extractor)
 
     def min_q(self, obs: PyTorchObs, sample: PolicySample) -> th.Tensor:
-        """
-        Minimum over the critics at the actions of a policy sample, min_i Q_i(s, a) (P18, section 4.2).
-
-        :param obs: observations
-        :param sample: the policy's actions
-        :return: ``(B, K)``
-        """
+        """Minimum over the critics at the actions of a sample, min_i Q_i(s, a) (P18, section 4.2), ``(B, K)``."""
         return self.sample_q(obs, sample).amin(dim=0)
 
     def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
-        """
-        Q of all critics at one action for each state, as SB3's ``ContinuousCritic`` gives it.
-
-        :param obs: observations
-        :param actions: actions as the replay buffer has them, ``(B, action_dim)``
-        :return: one ``(B, 1)`` for each critic, as SB3's ``ContinuousCritic``
-        """
+        """Q of all critics at one action for each state, one ``(B, 1)`` each, as SB3's ``ContinuousCritic``."""
         return tuple(self.evaluate(obs, actions))
 
     def q1_forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
-        """
-        Q of the first critic.
-
-        :param obs: observations
-        :param actions: actions as the replay buffer has them, ``(B, action_dim)``
-        :return: Q of the first critic, ``(B, 1)``
-        """
+        """Q of the first critic at one action for each state, ``(B, 1)``."""
         return self.evaluate(obs, actions)[0]
 
     def __getattr__(self, name: str) -> Any:

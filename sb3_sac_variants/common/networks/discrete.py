@@ -23,10 +23,8 @@ from sb3_sac_variants.common.networks.critics import StackedCritic
 
 def choose_actions(log_prob: th.Tensor, deterministic: bool) -> th.Tensor:
     """
-    Draw actions, or take the most likely ones.
+    Draw actions by their log-probabilities ``(..., |A|)``, or take the most likely ones.
 
-    :param log_prob: log-probabilities of all actions, ``(..., |A|)``
-    :param deterministic: whether to take the most likely ones
     :return: numbers of actions, ``(...)``; -1 where the network has diverged, which
         :func:`~sb3_sac_variants.common.checks.validation.check_actions` finds
     """
@@ -44,44 +42,26 @@ class CategoricalActor(BasePolicy):
 
     @abstractmethod
     def log_prob(self, obs: PyTorchObs) -> th.Tensor:
-        """
-        Log-probabilities of all actions.
-
-        :param obs: observations
-        :return: log pi(.|s) of all actions, ``(B, |A|)``
-        """
+        """Log-probabilities of all actions, log pi(.|s), ``(B, |A|)``."""
 
     def noise_shape(self, batch_size: int) -> tuple[int, ...]:
-        """
-        Tell the shape of the noise that :meth:`sample` takes: no number at all.
-
-        :param batch_size: number of states
-        :return: shape of the noise that :meth:`sample` takes: no number at all
-        """
+        """Shape of the noise that :meth:`sample` takes: no number at all."""
         return (batch_size, 0)
 
     def sample(self, obs: PyTorchObs, noise: th.Tensor, reparameterize: bool = True) -> PolicySample:
         """
         All actions and their probabilities.
 
-        :param obs: observations
         :param noise: empty, of :meth:`noise_shape`
         :param reparameterize: whether gradients flow through the weights of the sum, or only into the log-probabilities
             (likelihood ratio); the gradient of the policy's loss is the same
-        :return: no action, meaning all of them, ``(B, |A|)`` log-probabilities and probabilities
         """
         log_prob = self.log_prob(obs)
         weights = log_prob.exp()
         return PolicySample(None, log_prob, weights if reparameterize else weights.detach())
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
-        """
-        Action to take in the environment.
-
-        :param obs: observations
-        :param deterministic: whether to take the most likely action
-        :return: numbers of actions, ``(B,)``; -1 where the network has diverged
-        """
+        """Numbers of actions to take in the environment, ``(B,)``; -1 where the network has diverged."""
         return choose_actions(self.log_prob(obs), deterministic)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> th.Tensor:
@@ -117,22 +97,10 @@ class StackedDiscreteCritic(StackedCritic):
         return features_dim, int(self.action_space.n)
 
     def values(self, obs: PyTorchObs) -> th.Tensor:
-        """
-        Q of all critics at all actions.
-
-        :param obs: observations
-        :return: Q of all critics at all actions, ``(n_critics, B, |A|)``
-        """
+        """Q of all critics at all actions, ``(n_critics, B, |A|)``."""
         return self.q_networks(self.features(obs))
 
     def evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
-        """
-        Q of all critics at one action for each state.
-
-        :param obs: observations
-        :param actions: numbers of actions, ``(B, 1)``
-        :return: ``(n_critics, B, 1)``
-        """
         return self.values(obs).gather(2, actions.long().expand(self.n_critics, *actions.shape))
 
     def sample_q(self, obs: PyTorchObs, sample: PolicySample) -> th.Tensor:

@@ -49,24 +49,14 @@ def fast_inference(module: nn.Module) -> Callable[..., Any]:
 
 
 def plain_linear(layer: Callable[..., Any]) -> nn.Linear | None:
-    """
-    Tell a layer that is no more than a matrix product.
-
-    :param layer: a layer of a network, or what :func:`fast_inference` made of it
-    :return: the layer, if calling it does no more than ``F.linear`` with its parameters
-    """
+    """The layer, if it (or what :func:`fast_inference` made of it) does no more than ``F.linear``; else None."""
     if isinstance(layer, functools.partial) and layer.func is _linear:
         return layer.args[0]
     return layer if isinstance(layer, nn.Linear) and type(layer) in LINEAR and not _is_watched(layer) else None
 
 
 def _double(network: nn.Module) -> nn.Module:
-    """
-    Copy a network without its parameters.
-
-    :param network: one whose methods keep nothing on it
-    :return: one that shares its parameters and buffers, and has the same methods, whose parts are such as well
-    """
+    """Copy a network whose methods keep nothing on it, parts included; both have the same parameters."""
     double = copy.copy(network)
     for name, part in {**network._modules, **vars(network)}.items():
         if isinstance(part, nn.Module):

@@ -10,9 +10,9 @@ class LoadsInPlace(BaseModel):
 
     def load_from_vector(self, vector: np.ndarray) -> None:
         """
-        As SB3's, into the memory that the parameters have: pieces of the vector need not lie as compiled code expects.
+        As SB3's, but into the memory that the parameters have.
 
-        :param vector: all parameters, one after the other
+        Pieces of the vector need not lie as compiled code expects.
         """
         parameters = list(self.parameters())
         values = th.as_tensor(vector, dtype=th.float32, device=self.device)

@@ -25,11 +25,10 @@ GAUSSIAN_ARGUMENTS: dict[str, Any] = {"use_sde": False, "log_std_init": -3, "use
 
 def modules_with_mode(module: nn.Module) -> Iterator[nn.Module]:
     """
-    List the modules that have to be told of training and evaluation.
+    The modules in a network that have to be told of training and evaluation.
 
-    :param module: a network
-    :return: the modules in it that have to be told of training and evaluation: all, except those below a module with
-        a ``train`` of its own, which may want to keep them as they are (frozen batch normalisation, say)
+    These are all, except those below a module with a ``train`` of its own, which may want to keep them as they are
+    (frozen batch normalisation, say).
     """
     yield module
     if type(module).train is nn.Module.train:
@@ -64,11 +63,7 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)  # type: ignore[misc]
 
     def _build(self, lr_schedule: Schedule) -> None:
-        """
-        Build the networks and their optimisers.
-
-        :param lr_schedule: learning rate schedule; ``lr_schedule(1)`` is where the rate starts
-        """
+        """Build the networks and their optimisers."""
         self.actor = self.make_actor()
         self._add_optimizer(self.actor, list(self.actor.parameters()), lr_schedule)
         self.critic = self.make_critic(self.actor.features_extractor if self.share_features_extractor else None)
@@ -81,13 +76,7 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
         )
 
     def _add_optimizer(self, network: nn.Module, parameters: list[nn.Parameter], lr_schedule: Schedule) -> None:
-        """
-        Give a network its optimiser.
-
-        :param network: gets the attribute ``optimizer``, as in SB3
-        :param parameters: what it optimises
-        :param lr_schedule: learning rate schedule
-        """
+        """Give a network the optimiser of these parameters, as its attribute ``optimizer`` (SB3's convention)."""
         network.optimizer = self.optimizer_class(  # type: ignore[assignment]
             parameters,
             lr=lr_schedule(1),  # type: ignore[call-arg]
@@ -95,11 +84,7 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
         )
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
-        """
-        Build a features extractor, as SB3; layers that find out their size from their first input do so now.
-
-        :return: the features extractor
-        """
+        """Build a features extractor, as SB3; layers that find out their size from their first input do so now."""
         extractor = super().make_features_extractor()
         if any(map(is_lazy, extractor.parameters())):
             space = self.observation_space
@@ -122,12 +107,7 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
         return SquashedGaussianActor(**actor_kwargs).to(self.device)
 
     def _actor_kwargs_without_gaussian(self) -> dict[str, Any]:
-        """
-        Leave out the arguments of a Gaussian.
-
-        :return: arguments of an actor that is no Gaussian
-        :raises ValueError: if an argument that would have no effect was passed
-        """
+        """Leave out the arguments of a Gaussian, and refuse one that was passed: it would have no effect."""
         for name, default in GAUSSIAN_ARGUMENTS.items():
             if self.actor_kwargs[name] != default:
                 raise ValueError(
@@ -145,13 +125,7 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
         return critic_class(**critic_kwargs).to(self.device)
 
     def set_training_mode(self, mode: bool) -> None:
-        """
-        Put the networks that learn in training or evaluation mode (batch norm, dropout).
-
-        Targets stay in evaluation mode.
-
-        :param mode: whether to train
-        """
+        """Put the networks that learn in training or evaluation mode; targets stay in evaluation mode."""
         if self._modules_with_mode is None:
             networks: list[nn.Module] = [getattr(self, name) for name in self.learned_networks]
             modules = [module for network in networks for module in modules_with_mode(network)]
@@ -185,11 +159,6 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
         """
         Choose actions, as SB3's policies do.
 
-        :param observation: one observation or several
-        :param state: not used
-        :param episode_start: not used
-        :param deterministic: whether to leave the policy's randomness out
-        :return: the actions, and ``state``
         :raises DivergedError: if the policy has none, because its parameters or outputs are not finite
         """
         actions, state = super().predict(observation, state, episode_start, deterministic)
@@ -200,9 +169,8 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
 
     def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:
         """
-        Scale actions to the action space, as SB3's policies do, and never beyond its bounds.
+        Scale actions from [-1, 1] to the action space, as SB3's policies do, and never beyond its bounds.
 
-        :param scaled_action: in [-1, 1]
         :return: in [low, high], of the action space's type; integers are rounded
         :raises DivergedError: if an action is not finite
         """
@@ -220,23 +188,14 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
         return np.minimum(np.maximum(action, low), high).astype(dtype, copy=False)
 
     def _prepare_unscaling(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
-        """
-        Compute what :meth:`unscale_action` needs.
-
-        :return: bounds, half of their distance, and whether rounding never leads beyond them or to another type
-        """
+        """Bounds, half of their distance, and whether rounding never leads beyond them or to another type."""
         low, high = self._bounds()
         half_range = 0.5 * (high - low)
         exact = low.dtype == self.action_space.dtype and (low + low.dtype.type(2) * half_range <= high).all()
         return low, high, half_range, bool(exact)
 
     def scale_action(self, action: np.ndarray) -> np.ndarray:
-        """
-        Scale actions to [-1, 1], as SB3's policies do, also where the type of the bounds cannot hold their difference.
-
-        :param action: in [low, high]
-        :return: in [-1, 1]
-        """
+        """Scale actions to [-1, 1], as SB3's policies do, also where the bounds' type cannot hold their difference."""
         assert isinstance(self.action_space, spaces.Box)
         low, high = self._bounds()
         return 2.0 * ((action - low) / (high - low)) - 1.0

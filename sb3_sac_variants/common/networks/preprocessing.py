@@ -27,12 +27,7 @@ class _Part(NamedTuple):
     dtype: th.dtype
 
     def apply(self, obs: th.Tensor) -> th.Tensor:
-        """
-        Preprocess a part of the observations.
-
-        :param obs: the part
-        :return: floating-point numbers
-        """
+        """Make floating-point numbers of a part of the observations."""
         if not self.categories:
             return obs.to(self.dtype) if self.divisor == 1.0 else obs.to(self.dtype) / self.divisor
         numbers = obs.long().reshape(len(obs), len(self.categories)).unbind(dim=1)
@@ -53,11 +48,7 @@ class TraceablePreprocessing(LoadsInPlace):
     """
     A network that preprocesses observations as SB3's do (``preprocess_obs``).
 
-    There each call reads bounds and sizes
-    from the observation space, which cannot be traced; here they are read once.
-
-    :param args: as ``BaseModel``
-    :param kwargs: as ``BaseModel``
+    There each call reads bounds and sizes from the observation space, which cannot be traced; here they are read once.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -67,13 +58,7 @@ class TraceablePreprocessing(LoadsInPlace):
         self._parts = {key: _part(part, self.normalize_images) for key, part in parts.items()}
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
-        """
-        As SB3's.
-
-        :param obs: observations
-        :param features_extractor: network to extract features
-        :return: features, ``(B, features_dim)``
-        """
+        """As SB3's."""
         if isinstance(obs, dict):
             return features_extractor({key: self._parts[key].apply(value) for key, value in obs.items()})
         return features_extractor(self._parts[""].apply(obs))
@@ -83,14 +68,7 @@ class FeatureNetwork(TraceablePreprocessing):
     """
     Hidden layers on top of a features extractor: what actors, critics and value networks have in common.
 
-    :param observation_space: observation space
-    :param action_space: action space
-    :param net_arch: sizes of the hidden layers
-    :param features_extractor: network to extract features
-    :param features_dim: number of features
-    :param activation_fn: activation function
-    :param normalize_images: whether to divide images by 255
-    :param kwargs: as SB3's ``BaseModel``
+    Arguments as SB3's ``Actor``, without those of gSDE.
     """
 
     features_extractor: BaseFeaturesExtractor

@@ -99,7 +99,6 @@ class TensorReplayBuffer(ReplayMemory):
         Write one step of all environments to the memory.
 
         :param following: position after it
-        :param obs: as :meth:`add`, by keys, as all that follow
         :return: a copy of the next observations, where each observation is stored once
         """
         assert self._storage is not None
@@ -128,24 +127,19 @@ class TensorReplayBuffer(ReplayMemory):
 
     def _parts(self, observation: dict[str, np.ndarray], name: str) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
         """
-        Tell numbers from images.
+        Tell numbers, which go into the float32 rows, from images.
 
-        :param observation: of all environments
         :param name: "obs" or "next_obs"
-        :return: what of it goes into the float32 rows, and the images
         """
         numbers = [observation[key] for key in self._numbers]
         return numbers, {f"{name}.{key}": observation[key] for key in self._images} if self._images else {}
 
     def _goes_on(self, observation: dict[str, np.ndarray]) -> bool:
         """
-        Compare an observation with what the last step led to.
+        Whether an observation of all environments is what the last step led to.
 
         Where it differs (an episode ended, or the environment was reset), the row about to be written would overwrite a
         next observation: that one is set aside.
-
-        :param observation: of all environments
-        :return: whether it is what the last step led to, in all of them
         """
         # The rows written now no longer need what was set aside for them a round ago
         self._final.forget(range(self.pos * self.n_envs, (self.pos + 1) * self.n_envs))
@@ -162,11 +156,7 @@ class TensorReplayBuffer(ReplayMemory):
         return False
 
     def _set_aside(self, envs: Iterable[int]) -> None:
-        """
-        Keep the next observations of the last step apart from the memory.
-
-        :param envs: environments to do it for
-        """
+        """Keep the next observations that the last step of some environments led to apart from the memory."""
         last = self._last_next or {}
         for env in envs if last else ():
             row = ((self.pos - 1) % self.buffer_size) * self.n_envs + env
@@ -176,11 +166,7 @@ class TensorReplayBuffer(ReplayMemory):
     # ---------------------------------------------------------------- reading
 
     def set_normalization(self, env: VecNormalize | None) -> None:
-        """
-        Take over the present statistics of a ``VecNormalize``, for the draws that follow.
-
-        :param env: the wrapper, or None for raw observations and rewards
-        """
+        """Take over the present statistics of a ``VecNormalize`` (None: no normalisation) for the draws that follow."""
         before = self._normalizer
         if before is not None and env is not None and before.is_of(env):
             before.update()
@@ -214,14 +200,7 @@ class TensorReplayBuffer(ReplayMemory):
         return type(self)._get_samples is not TensorReplayBuffer._get_samples
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples | DictReplayBufferSamples:  # type: ignore[override]
-        """
-        Draw a batch.
-
-        :param batch_size: number of transitions
-        :param env: wrapper to normalise them with
-        :return: a batch drawn uniformly with replacement
-        :raises ValueError: if the buffer is empty
-        """
+        """Draw a batch uniformly with replacement, normalised by ``env``."""
         self._check_filled()
         if self._samples_by_index:
             return super().sample(batch_size, env)
@@ -229,13 +208,7 @@ class TensorReplayBuffer(ReplayMemory):
         return self.draw(batch_size)
 
     def draw(self, batch_size: int) -> ReplayBufferSamples | DictReplayBufferSamples:
-        """
-        Draw a batch as :meth:`sample`, without synchronising with the host: may be captured in a CUDA graph.
-
-        :param batch_size: number of transitions
-        :return: a batch
-        :raises ValueError: if the buffer is empty
-        """
+        """Draw a batch as :meth:`sample`, without synchronising with the host: may be captured in a CUDA graph."""
         self._check_filled()
         return self.gather(self._range.draw(batch_size))
 
@@ -254,12 +227,7 @@ class TensorReplayBuffer(ReplayMemory):
         return self.gather(position * self.n_envs + envs)
 
     def gather(self, rows: th.Tensor) -> ReplayBufferSamples | DictReplayBufferSamples:
-        """
-        Read transitions.
-
-        :param rows: of the memory, ``(B,)``
-        :return: the transitions in them
-        """
+        """Read the transitions in some rows of the memory, ``(B,)``."""
         assert self._storage is not None
         stored = following = self._storage.gather(rows)
         source = "next_obs"

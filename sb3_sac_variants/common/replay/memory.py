@@ -76,11 +76,7 @@ class ReplayMemory(ReplayBuffer):
             )
 
     def _row_layout(self) -> dict[str, int]:
-        """
-        Lay out a row.
-
-        :return: numbers in a row: observations, action, next observations (unless stored once), reward, terminated
-        """
+        """Numbers in a row: observations, action, next observations (unless stored once), reward, terminated."""
         layout = {f"obs.{key}": self._widths[key] for key in self._numbers}
         layout["action"] = self.action_dim
         if not self.optimize_memory_usage:
@@ -90,11 +86,7 @@ class ReplayMemory(ReplayBuffer):
     # ---------------------------------------------------------------- memory
 
     def _allocate(self) -> RowStorage:
-        """
-        Take the memory, when the first transition arrives.
-
-        :return: the memory
-        """
+        """Take the memory, when the first transition arrives."""
         self._check_room(self.buffer_size)
         rows = self.buffer_size * self.n_envs
         names = ("obs",) if self.optimize_memory_usage else ("obs", "next_obs")
@@ -121,12 +113,7 @@ class ReplayMemory(ReplayBuffer):
         return self._storage.nbytes + (self._final.nbytes if self.optimize_memory_usage else 0)
 
     def to(self, device: th.device | str) -> "ReplayMemory":
-        """
-        Move the transitions to another device.
-
-        :param device: where to move the transitions
-        :return: itself
-        """
+        """Move the transitions to another device."""
         self.device = get_device(device)
         self._normalizer = None
         if self._storage is not None:
@@ -235,11 +222,6 @@ class ReplayMemory(ReplayBuffer):
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
-    """
-    Forbid writing to an array.
-
-    :param array: an array that nobody else has
-    :return: the same
-    """
+    """Forbid writing to an array that nobody else has."""
     array.flags.writeable = False
     return array

@@ -17,24 +17,13 @@ Settings = tuple[VecNormalize, bool, bool, float, float, list[str] | None]
 
 
 def has_own_methods(env: VecNormalize) -> bool:
-    """
-    Tell whether a wrapper normalises in its own way.
-
-    :param env: the wrapper
-    :return: whether it is of a subclass of ``VecNormalize`` with methods of its own
-    """
+    """Whether a wrapper is of a subclass of ``VecNormalize`` that normalises in its own way."""
     methods = ("normalize_obs", "_normalize_obs", "normalize_reward")
     return any(getattr(type(env), name) is not getattr(VecNormalize, name) for name in methods)
 
 
 def normalized_on_host(samples: Samples, env: VecNormalize) -> Samples:
-    """
-    Normalise a batch by the methods of the wrapper, as SB3's buffers do.
-
-    :param samples: a batch as it is stored
-    :param env: the wrapper
-    :return: the batch, normalised
-    """
+    """Normalise a batch by the methods of the wrapper, as SB3's buffers do."""
 
     def normalize(function: Callable[..., Any], values: Any) -> Any:
         if isinstance(values, dict):
@@ -54,24 +43,13 @@ def normalized_on_host(samples: Samples, env: VecNormalize) -> Samples:
 
 
 def _settings(env: VecNormalize) -> Settings:
-    """
-    Read what of a wrapper can be set from outside, beside the statistics.
-
-    :param env: the wrapper
-    :return: its settings
-    """
+    """What of a wrapper can be set from outside, beside the statistics."""
     keys = None if env.norm_obs_keys is None else list(env.norm_obs_keys)
     return env, env.norm_obs, env.norm_reward, float(env.clip_obs), float(env.clip_reward), keys
 
 
 class DeviceNormalizer:
-    """
-    Normalise batches on the device as ``VecNormalize`` normalises steps.
-
-    :param env: the wrapper whose settings and statistics are used
-    :param keys: keys of the observations
-    :param device: where
-    """
+    """Normalise batches on the device as ``VecNormalize`` normalises steps."""
 
     def __init__(self, env: VecNormalize, keys: list[str], device: th.device):
         self._settings = _settings(env)
@@ -82,12 +60,7 @@ class DeviceNormalizer:
         self.reward_scale = self._tensor(self._reward(env), device)
 
     def is_of(self, env: VecNormalize) -> bool:
-        """
-        Tell whether the statistics come from a wrapper.
-
-        :param env: a wrapper
-        :return: whether it is the one whose statistics are used, with the same settings as then
-        """
+        """Whether the statistics are those of this wrapper, with the same settings as then."""
         return env is self._env and _settings(env) == self._settings
 
     @staticmethod
@@ -111,12 +84,7 @@ class DeviceNormalizer:
         self.reward_scale.copy_(th.as_tensor(self._reward(self._env), dtype=th.float32))
 
     def observations(self, values: dict[str, th.Tensor]) -> dict[str, th.Tensor]:
-        """
-        Normalise observations.
-
-        :param values: as the environment gives them, ``(B, ...)``, by their keys
-        :return: normalised, likewise
-        """
+        """Normalise observations ``(B, ...)``, by their keys."""
         normalized = dict(values)
         for key in self.keys:
             mean, std = self.statistics[key]
@@ -124,10 +92,5 @@ class DeviceNormalizer:
         return normalized
 
     def reward(self, value: th.Tensor) -> th.Tensor:
-        """
-        Normalise rewards.
-
-        :param value: rewards as the environment gives them, ``(B, 1)``
-        :return: normalised, likewise
-        """
+        """Normalise rewards, ``(B, 1)``."""
         return (value / self.reward_scale).clamp(-self.clip_reward, self.clip_reward) if self.norm_reward else value

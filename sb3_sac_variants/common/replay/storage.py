@@ -26,7 +26,6 @@ class RowStorage:
     :param n_envs: transitions that are written together, one of each environment
     :param widths: how many numbers there are in a row of each kind, by name
     :param images: shapes of the images in a row, by name
-    :param device: where
     :raises MemoryError: if there is no room
     """
 
@@ -81,7 +80,6 @@ class RowStorage:
         """
         Write a step of all environments, or a part of it.
 
-        :param step: which one
         :param numbers: ``(n_envs, ...)`` each, in the order of :attr:`widths`
         :param images: ``(n_envs, *shape)`` each, by name
         :param columns: what the numbers take of a row
@@ -104,12 +102,7 @@ class RowStorage:
                     stored[here].copy_(staged)
 
     def gather(self, rows: th.Tensor) -> dict[str, th.Tensor]:
-        """
-        Read some rows.
-
-        :param rows: which ones, ``(B,)``
-        :return: what is in them by name, numbers ``(B, width)`` and images ``(B, *shape)``
-        """
+        """What is in some rows ``(B,)``, by name: numbers ``(B, width)`` and images ``(B, *shape)``."""
         numbers = self.numbers.index_select(0, rows).split(tuple(self.widths.values()), dim=1)
         stored = dict(zip(self.widths, numbers, strict=True))
         for name, image in self.images.items():
@@ -117,34 +110,20 @@ class RowStorage:
         return stored
 
     def array(self, name: str) -> np.ndarray:
-        """
-        Show all rows.
-
-        :param name: what of them
-        :return: ``(rows, width)`` or images ``(rows, *shape)``, on the CPU without a copy
-        """
+        """One of the numbers ``(rows, width)`` or images ``(rows, *shape)`` of all rows, on the CPU without a copy."""
         if name in self.images:
             return self.images[name].cpu().numpy()
         columns = self.numbers.split(tuple(self.widths.values()), dim=1)
         return columns[list(self.widths).index(name)].cpu().numpy()
 
     def to(self, device: th.device | str) -> None:
-        """
-        Move everything to another device.
-
-        :param device: where to move
-        """
+        """Move everything to another device."""
         self.numbers = self.numbers.to(device)
         self.images = {name: image.to(device) for name, image in self.images.items()}
         self._map_to_host()
 
     def resized(self, rows: int) -> "RowStorage":
-        """
-        Copy into a memory of another size.
-
-        :param rows: number of rows, more or less than there are
-        :return: a copy that has the first of these rows, on the CPU
-        """
+        """Copy the first rows into a memory of another size, on the CPU."""
         shapes = {name: tuple(image.shape[1:]) for name, image in self.images.items()}
         copy = RowStorage(rows, self.n_envs, self.widths, shapes, "cpu")
         for source, target in zip(self._tensors(), copy._tensors(), strict=True):
@@ -161,26 +140,14 @@ class RowStorage:
 
 
 def _zeros(shape: tuple[int, ...], dtype: type, device: th.device | str) -> th.Tensor:
-    """
-    Make room that is zero. On the CPU NumPy makes it, which takes memory only when a row is first written.
-
-    :param shape: of the tensor
-    :param dtype: of its elements
-    :param device: where
-    :return: the tensor
-    """
+    """Make room that is zero. On the CPU NumPy makes it, which takes memory only when a row is first written."""
     if th.device(device).type == "cpu":
         return th.from_numpy(np.zeros(shape, dtype))
     return th.zeros(shape, dtype=th.uint8 if dtype is np.uint8 else th.float32, device=device)
 
 
 def _warn_of_memory(rows: int, nbytes: int) -> None:
-    """
-    Warn of too little memory: the system hands it out all the same, and the run ends when the rows are filled.
-
-    :param rows: of the memory
-    :param nbytes: what they will take
-    """
+    """Warn of too little memory: the system hands it out all the same, and the run ends when the rows are filled."""
     available = math.inf if psutil is None else psutil.virtual_memory().available
     if nbytes > available:
         warnings.warn(
@@ -191,14 +158,7 @@ def _warn_of_memory(rows: int, nbytes: int) -> None:
 
 
 class RowRange:
-    """
-    The rows that may be drawn.
-
-    These are ``first, first + 1, ..., first + count - 1`` modulo the size of the memory.
-
-    :param rows: size of the memory
-    :param device: where rows are drawn
-    """
+    """The rows that may be drawn: ``first, first + 1, ..., first + count - 1`` modulo the size of the memory."""
 
     def __init__(self, rows: int, device: th.device | str):
         self.rows = rows
@@ -207,11 +167,7 @@ class RowRange:
         self.to(device)
 
     def to(self, device: th.device | str) -> None:
-        """
-        Draw on another device.
-
-        :param device: where to draw from now on
-        """
+        """Draw on another device from now on."""
         self._on_device = None
         if th.device(device).type != "cpu":
             # In memory, so that a captured CUDA graph follows when the range changes. float64: float32 could not reach
@@ -221,24 +177,14 @@ class RowRange:
             )
 
     def set(self, first: int, count: int) -> None:
-        """
-        Change the range.
-
-        :param first: first row
-        :param count: number of rows
-        """
+        """Change the range."""
         if self._on_device is not None and (first, count) != (self.first, self.count):
             for number, tensor in zip((first, count), self._on_device, strict=True):
                 tensor.fill_(number)  # copied from the host, it would wait for the graph that runs
         self.first, self.count = first, count
 
     def draw(self, batch_size: int) -> th.Tensor:
-        """
-        Draw rows uniformly with replacement.
-
-        :param batch_size: how many
-        :return: rows, ``(batch_size,)``
-        """
+        """Draw rows ``(batch_size,)`` uniformly with replacement."""
         if self._on_device is None:
             rows = th.randint(self.count, (batch_size,))
             return (rows + self.first) % self.rows if self.first else rows

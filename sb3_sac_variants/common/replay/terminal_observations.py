@@ -16,7 +16,6 @@ class TerminalObservations:
     :param rows: rows of the memory
     :param shapes: shapes of the observations in it, by key
     :param dtypes: their types, likewise
-    :param device: where they live
     """
 
     def __init__(
@@ -40,10 +39,8 @@ class TerminalObservations:
 
     def put(self, row: int, observation: dict[str, np.ndarray]) -> bool:
         """
-        Keep an observation for a row. An interrupt at any moment leaves the other rows as they were.
+        Keep the next observation of a row. An interrupt at any moment leaves the other rows as they were.
 
-        :param row: a row of the memory
-        :param observation: its next observation
         :return: whether memory was allocated anew
         """
         place = int(self._place_of_on_host[row])
@@ -59,11 +56,7 @@ class TerminalObservations:
         return grows
 
     def forget(self, rows: range) -> None:
-        """
-        Give up what was kept for some rows.
-
-        :param rows: rows that no longer need their own next observation
-        """
+        """Give up what was kept for some rows, which no longer need their own next observation."""
         for row in rows.start + np.flatnonzero(self._place_of_on_host[rows.start : rows.stop] >= 0):
             place = int(self._place_of_on_host[row])
             self._place_of[row] = -1
@@ -71,14 +64,7 @@ class TerminalObservations:
             self._free.append(place)  # last: an interrupt must not make a place free that is still in use
 
     def replace(self, key: str, rows: th.Tensor, following: th.Tensor) -> th.Tensor:
-        """
-        Put what is kept in the place of what follows in the memory.
-
-        :param key: of the observation
-        :param rows: of the memory, ``(B,)``
-        :param following: observations that follow in the memory, ``(B, ...)``
-        :return: next observations, likewise
-        """
+        """Put what is kept for rows ``(B,)`` in the place of what follows them in the memory, ``(B, ...)``."""
         if self.capacity == 0:
             return following
         place = self._place_of.index_select(0, rows)
@@ -94,21 +80,12 @@ class TerminalObservations:
         self._places, self._free = grown, [*self._free, *range(present, capacity)]
 
     def to(self, device: th.device | str) -> None:
-        """
-        Move everything to another device.
-
-        :param device: where to move
-        """
+        """Move everything to another device."""
         self._place_of = self._place_of.to(device)
         self._places = {key: places.to(device) for key, places in self._places.items()}
 
     def resized(self, rows: int) -> "TerminalObservations":
-        """
-        Copy for a memory of another size.
-
-        :param rows: number of rows, not less than the highest one with an observation of its own
-        :return: a copy for a memory of that many rows, on the CPU
-        """
+        """Copy for a memory of another size, on the CPU; no row beyond it may have an observation of its own."""
         resized = copy.copy(self)
         resized._place_of_on_host = np.full(rows, -1, dtype=np.int64)
         kept = self._place_of_on_host[:rows]

@@ -13,8 +13,6 @@ def end_trajectory(buffer: ReplayBuffer) -> None:
     Say that the transition stored next does not follow the last one, because the environment is reset.
 
     :class:`TensorReplayBuffer` finds that out by itself. SB3's buffers that follow a trajectory from row to row do not.
-
-    :param buffer: any replay buffer
     """
     if isinstance(buffer, TensorReplayBuffer) or buffer.size() == 0:
         return
