@@ -123,10 +123,14 @@ def test_training_goes_on_with_the_numbers_of_the_other(monkeypatch, variant, di
     assert n_updates(sac) == n_updates(ours) == 9
 
 
-@pytest.mark.parametrize("direction", ["from_sb3", "to_sb3"])
+@pytest.mark.parametrize("direction", ["from_sb3", "to_sb3", "set_parameters"])
 def test_the_two_models_share_no_memory(direction):
-    source = make_sb3() if direction == "from_sb3" else make_ours()
-    taken_over = SACv2.from_sb3(source) if direction == "from_sb3" else source.to_sb3()
+    source = make_ours() if direction == "to_sb3" else make_sb3()
+    if direction == "set_parameters":
+        taken_over = make_ours()
+        taken_over.set_parameters(source.get_parameters())
+    else:
+        taken_over = SACv2.from_sb3(source) if direction == "from_sb3" else source.to_sb3()
     before = copy.deepcopy(source.get_parameters())
     temperature = source.log_ent_coef.clone()
     get_ready(taken_over)

@@ -17,7 +17,7 @@ from sb3_sac_variants.common.networks.actors import SquashedGaussianActor, gauss
 from sb3_sac_variants.common.networks.critics import stacked_mlp
 from sb3_sac_variants.common.networks.discrete import CategoricalActor
 from sb3_sac_variants.common.networks.policies import MaxEntPolicy
-from sb3_sac_variants.common.networks.preprocessing import FeatureNetwork
+from sb3_sac_variants.common.networks.preprocessing import FeatureNetwork, batch_size
 
 
 class ValueNetwork(FeatureNetwork):
@@ -65,8 +65,7 @@ class GaussianMixtureActor(SquashedGaussianActor):
 
     def action_log_prob(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
         """As SB3's ``Actor``: actions drawn from the mixture, ``(B, action_dim)``, and log-densities, ``(B,)``."""
-        batch = next(iter(obs.values())) if isinstance(obs, dict) else obs
-        sample = self.sample(obs, th.randn(self.noise_shape(len(batch)), device=batch.device))
+        sample = self.sample(obs, th.randn(self.noise_shape(batch_size(obs)), device=self.device))
         assert sample.actions is not None
         return sample.actions, sample.log_prob.squeeze(1)
 
@@ -106,11 +105,7 @@ class GaussianMixtureActor(SquashedGaussianActor):
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """Action to take in the environment; the mean of the most likely component if deterministic."""
         if not deterministic:
-            batch_size = next(iter(obs.values())).shape[0] if isinstance(obs, dict) else obs.shape[0]
-            noise = th.randn(self.noise_shape(batch_size), device=self.device)
-            actions = self.sample(obs, noise).actions
-            assert actions is not None
-            return actions
+            return self.action_log_prob(obs)[0]
         log_weights, means, _ = self.mixture(obs)
         component = log_weights.argmax(dim=1).view(-1, 1, 1).expand(-1, 1, means.shape[2])
         return th.tanh(means.gather(1, component).squeeze(1))

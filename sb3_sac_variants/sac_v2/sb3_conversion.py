@@ -17,7 +17,7 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature
 from sb3_sac_variants.common.persistence.files import refuse
 from sb3_sac_variants.common.persistence.save_load import ModelFile, Path
-from sb3_sac_variants.sac_v2.sb3_weights import Named, optimizer_state, own_copy, stack_critics, unstack_critics
+from sb3_sac_variants.sac_v2.sb3_weights import Named, optimizer_state, own_copy, parameters_of_sac, unstack_critics
 
 #: arguments that both classes take and keep under their names
 SHARED_ARGUMENTS = (
@@ -95,27 +95,12 @@ def from_sb3(
         )
     model = _build(cls, policy, sac, sac.get_env() if env is None else env, device, arguments)
 
-    rate = sac.lr_schedule(sac._current_progress_remaining)
-    state = {"policy": stack_critics(sac.policy.state_dict())}
-    for name in ("actor", "critic"):
-        theirs, own = getattr(sac, name), getattr(model, name)
-        state[f"{name}.optimizer"] = optimizer_state(
-            theirs.optimizer, theirs.named_parameters(), own.optimizer, own.named_parameters(), stack_critics, rate
-        )
-    temperature = model.temperature
-    if isinstance(temperature, LearnedTemperature):
+    state = parameters_of_sac(sac.get_parameters(), model)
+    if model.temperature.learned and sac.log_ent_coef is not None:
+        state["temperature"] = {"log_ent_coef": own_copy(sac.log_ent_coef)}
+    else:  # a temperature that only one of the two learns stays as it was made
+        state = {name: value for name, value in state.items() if not name.startswith("temperature")}
         state |= {name: value for name, value in model.get_parameters().items() if name.startswith("temperature")}
-        if sac.log_ent_coef is not None:
-            assert sac.ent_coef_optimizer is not None
-            state["temperature"] = {"log_ent_coef": own_copy(sac.log_ent_coef)}
-            state["temperature.optimizer"] = optimizer_state(
-                sac.ent_coef_optimizer,
-                [("log_ent_coef", sac.log_ent_coef)],
-                temperature.optimizer,
-                temperature.named_parameters(),
-                stack_critics,
-                rate,
-            )
     _take_over(model, sac, state)
     return model
 

@@ -6,6 +6,7 @@ The actors have the same parameters. SB3's critics are networks of their own (``
 converted with the parameters they belong to.
 """
 
+import copy
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -110,9 +111,9 @@ def parameters_of_sac(parameters: Named, model: Any) -> Named:
 
     The temperature is left as it is: SAC's is not among them.
     """
-    converted = {name: value for name, value in parameters.items() if name != "ent_coef_optimizer"}
+    converted = copy.deepcopy(parameters)  # torch's optimisers take over tensors as they are
     if "ent_coef_optimizer" in parameters:
-        converted["temperature.optimizer"] = parameters["ent_coef_optimizer"]
+        converted["temperature.optimizer"] = converted.pop("ent_coef_optimizer")
         converted.setdefault("temperature", model.temperature.state_dict())
     if "policy" in parameters and "critic.optimizer" in parameters:
         critic = model.critic

@@ -4,7 +4,6 @@ What soft Q-learning does differently for continuous and discrete actions.
 It proposes actions to integrate over, and improves the actor.
 """
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -47,63 +46,13 @@ class ParticleOptions:
     svgd_update_ratio: float = 0.5
     squash_gradient: str = "pre_tanh"
 
-    def check(self) -> None:
-        check_range("n_value_particles", self.n_value_particles, 1, integer=True)
-        check_range("n_svgd_particles", self.n_svgd_particles, 2, integer=True)
-        check_range("svgd_update_ratio", self.svgd_update_ratio, 0, 1, low_open=True)
-        check_choice("squash_gradient", self.squash_gradient, tuple(SQUASH_GRADIENTS))
-        if not 1 <= self.n_updated < self.n_svgd_particles:
-            raise ValueError(
-                f"svgd_update_ratio={self.svgd_update_ratio} of n_svgd_particles={self.n_svgd_particles} updates "
-                f"{self.n_updated} and fixes {self.n_svgd_particles - self.n_updated}: pass a ratio or a number of "
-                "particles that leaves at least one of each"
-            )
-
-    def check_untouched(self, action_space: spaces.Space) -> None:
-        """Refuse particles on an action space where there are none."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value != field.default:
-                raise ValueError(
-                    f"{field.name}={value!r} is for continuous actions, not {action_space}: leave it out, sums over "
-                    "discrete actions are exact"
-                )
-
     @property
     def n_updated(self) -> int:
         """Number of particles that are updated."""
         return int(self.n_svgd_particles * self.svgd_update_ratio)
 
 
-class ActionKind(ABC):
-    """One kind of action space."""
-
-    @abstractmethod
-    def __init__(self, policy: SQLPolicy, learners: dict[str, Learner], options: ParticleOptions): ...
-
-    @staticmethod
-    @abstractmethod
-    def check(options: ParticleOptions, ent_coef: str | float, action_space: spaces.Space) -> None:
-        """Check the arguments that this kind of action concerns."""
-
-    @abstractmethod
-    def draw_noise(self, batch_size: int) -> Noise:
-        """Draw the random numbers of one update."""
-
-    @abstractmethod
-    def draw_particles(self, n_particles: int, batch_size: int, generator: th.Generator | None = None) -> th.Tensor:
-        """Draw the actions that V is estimated with: what :meth:`proposal` takes."""
-
-    @abstractmethod
-    def proposal(self, particles: th.Tensor) -> PolicySample:
-        """Weight particles as a sample of the uniform policy."""
-
-    @abstractmethod
-    def improve_policy(self, batch: Batch, noise: Noise, ent_coef: th.Tensor) -> dict[str, th.Tensor]:
-        """One step of the actor towards exp(Q/alpha), and metrics to log."""
-
-
-class SampledActions(ActionKind):
+class SampledActions:
     """Continuous actions: V is estimated from uniform ones, and a Stein sampler learns to draw those of the policy."""
 
     def __init__(self, policy: SQLPolicy, learners: dict[str, Learner], options: ParticleOptions):
@@ -113,7 +62,17 @@ class SampledActions(ActionKind):
 
     @staticmethod
     def check(options: ParticleOptions, ent_coef: str | float, action_space: spaces.Space) -> None:
-        options.check()
+        """Check the arguments that this kind of action concerns."""
+        check_range("n_value_particles", options.n_value_particles, 1, integer=True)
+        check_range("n_svgd_particles", options.n_svgd_particles, 2, integer=True)
+        check_range("svgd_update_ratio", options.svgd_update_ratio, 0, 1, low_open=True)
+        check_choice("squash_gradient", options.squash_gradient, tuple(SQUASH_GRADIENTS))
+        if not 1 <= options.n_updated < options.n_svgd_particles:
+            raise ValueError(
+                f"svgd_update_ratio={options.svgd_update_ratio} of n_svgd_particles={options.n_svgd_particles} updates "
+                f"{options.n_updated} and fixes {options.n_svgd_particles - options.n_updated}: pass a ratio or a "
+                "number of particles that leaves at least one of each"
+            )
         if parse_ent_coef(ent_coef)[1]:
             raise ValueError(
                 f"ent_coef={ent_coef!r} needs the policy's entropy, and nobody knows the density of actions from a "
@@ -121,18 +80,22 @@ class SampledActions(ActionKind):
             )
 
     def draw_noise(self, batch_size: int) -> Noise:
+        """Draw the random numbers of one update."""
         shape = (batch_size, self.options.n_svgd_particles, self.actor.action_dim)
         value_particles = self.draw_particles(self.options.n_value_particles, batch_size)
         return Noise(value_particles, th.randn(shape, device=self.actor.device))
 
     def draw_particles(self, n_particles: int, batch_size: int, generator: th.Generator | None = None) -> th.Tensor:
+        """Draw the actions that V is estimated with: what :meth:`proposal` takes."""
         shape = (batch_size, n_particles, self.actor.action_dim)
         return 2.0 * th.rand(shape, generator=generator, device=self.actor.device) - 1.0
 
     def proposal(self, particles: th.Tensor) -> PolicySample:
+        """Weight particles as a sample of the uniform policy."""
         return uniform_particles(particles)
 
     def improve_policy(self, batch: Batch, noise: Noise, ent_coef: th.Tensor) -> dict[str, th.Tensor]:
+        """One step of the actor towards exp(Q/alpha), and metrics to log."""
         obs, squash, n_updated = batch.observations, self.squash, self.options.n_updated
 
         def log_density(actions: th.Tensor) -> th.Tensor:
@@ -150,7 +113,7 @@ class SampledActions(ActionKind):
         return {"actor_loss": actor_loss}
 
 
-class AllActions(ActionKind):
+class AllActions:
     """Discrete actions: V is an exact sum, and the policy the softmax of Q, with nothing to learn."""
 
     def __init__(self, policy: SQLPolicy, learners: dict[str, Learner], options: ParticleOptions):
@@ -160,7 +123,13 @@ class AllActions(ActionKind):
 
     @staticmethod
     def check(options: ParticleOptions, ent_coef: str | float, action_space: spaces.Space) -> None:
-        options.check_untouched(action_space)
+        for field in fields(options):
+            value = getattr(options, field.name)
+            if value != field.default:
+                raise ValueError(
+                    f"{field.name}={value!r} is for continuous actions, not {action_space}: leave it out, sums over "
+                    "discrete actions are exact"
+                )
 
     def draw_noise(self, batch_size: int) -> Noise:
         return Noise(self.draw_particles(0, batch_size), self.draw_particles(0, batch_size))
@@ -175,3 +144,7 @@ class AllActions(ActionKind):
     def improve_policy(self, batch: Batch, noise: Noise, ent_coef: th.Tensor) -> dict[str, th.Tensor]:
         self.actor.ent_coef.copy_(ent_coef)
         return {}
+
+
+#: what differs between the kinds of action space
+ActionKind = SampledActions | AllActions

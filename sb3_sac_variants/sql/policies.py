@@ -16,6 +16,7 @@ from sb3_sac_variants.common.networks.actors import ActorNetwork
 from sb3_sac_variants.common.networks.critics import StackedCritic
 from sb3_sac_variants.common.networks.discrete import CategoricalActor
 from sb3_sac_variants.common.networks.policies import MaxEntPolicy
+from sb3_sac_variants.common.networks.preprocessing import batch_size
 
 #: sampled actions that the deterministic policy takes the best of
 DETERMINISTIC_CANDIDATES = 32
@@ -89,13 +90,13 @@ class SteinActor(ActsByCritic, ActorNetwork):
         :param deterministic: whether to take, of some actions always sampled with the same noise, the one with the
             highest Q (the mean of a policy with several modes would lie between them)
         """
-        batch_size = next(iter(obs.values())).shape[0] if isinstance(obs, dict) else obs.shape[0]
+        count = batch_size(obs)
         if not deterministic:
-            noise = th.randn(self.noise_shape(batch_size), device=self.candidates.device)
+            noise = th.randn(self.noise_shape(count), device=self.candidates.device)
             return th.tanh(self.pre_tanh(obs, noise)).squeeze(1)
-        actions = th.tanh(self.pre_tanh(obs, self.candidates.expand(batch_size, -1, -1)))
+        actions = th.tanh(self.pre_tanh(obs, self.candidates.expand(count, -1, -1)))
         best = self.critic.min_q(obs, uniform_particles(actions)).argmax(dim=1)
-        return actions[th.arange(batch_size, device=actions.device), best]
+        return actions[th.arange(count, device=actions.device), best]
 
 
 class SoftmaxActor(ActsByCritic, CategoricalActor):

@@ -15,7 +15,7 @@ from sb3_sac_variants.common.checks.compatibility import (
     check_replay_buffer,
     check_train_freq,
 )
-from sb3_sac_variants.common.checks.validation import check_bool, check_choice, check_range, check_sde, parse_ent_coef
+from sb3_sac_variants.common.checks.validation import check_bool, check_choice, check_range, parse_ent_coef
 from sb3_sac_variants.common.gradient_step.precision import warn_if_ignored
 from sb3_sac_variants.common.gradient_step.target_entropy import parse_target_entropy
 
@@ -24,22 +24,11 @@ PrecisionName = Literal["float32", "bfloat16"]
 TrainFreqUnit = Literal["step", "episode"]
 
 
-def check_constructor_arguments(
-    learning_rate: Any, verbose: Any, policy_kwargs: Any, replay_buffer_kwargs: Any, others: dict[str, Any]
-) -> None:
-    """Check what SB3's constructors use before :func:`check_arguments` could look at it."""
+def check_constructor_arguments(verbose: Any, policy_kwargs: Any, replay_buffer_kwargs: Any) -> None:
+    """Check what constructors use before :func:`check_arguments` could look at it."""
     check_range("verbose", verbose, 0, 2, integer=True)
     for name, value in (("replay_buffer_kwargs", replay_buffer_kwargs), ("policy_kwargs", policy_kwargs)):
         check_instance(name, value, (dict, type(None)), "a dictionary of arguments, or None")
-    if not callable(learning_rate):
-        check_range("learning_rate", learning_rate, 0)
-    for name in ("use_sde", "use_sde_at_warmup", "optimize_memory_usage"):
-        if name in others:
-            check_bool(name, others[name])
-    if "stats_window_size" in others:
-        check_range("stats_window_size", others["stats_window_size"], 1, integer=True)
-    wanted = "the path of a folder, or None"
-    check_instance("tensorboard_log", others.get("tensorboard_log"), (str, os.PathLike, type(None)), wanted)
 
 
 def check_arguments(model: Any) -> None:
@@ -51,7 +40,14 @@ def check_arguments(model: Any) -> None:
     """
     if getattr(model, "observation_space", None) is None:
         raise ValueError("env=None says nothing about observations and actions: pass an environment, or its id")
-    _check_unsupported(model)
+    for name in ("use_sde", "use_sde_at_warmup", "optimize_memory_usage"):
+        check_bool(name, getattr(model, name))
+    for name, (value, reason) in model.unsupported_arguments.items():
+        if getattr(model, name) != value:
+            raise ValueError(
+                f"{name}={getattr(model, name)!r} has no effect on {type(model).__name__}, {reason}: pass "
+                f"{name}={value!r}"
+            )
     check_range("tau", model.tau, 0, 1)
     check_range("gamma", model.gamma, 0, 1)
     check_range("batch_size", model.batch_size, 1, integer=True)
@@ -67,6 +63,8 @@ def check_arguments(model: Any) -> None:
         check_range("seed", model.seed, 0, 2**32 - 1, integer=True)
     if model.gradient_steps != -1:
         check_range("gradient_steps", model.gradient_steps, 0, integer=True)
+    wanted = "the path of a folder, or None"
+    check_instance("tensorboard_log", model.tensorboard_log, (str, os.PathLike, type(None)), wanted)
     check_choice("engine", model.engine, get_args(EngineName))
     check_choice("precision", model.precision, get_args(PrecisionName))
     warn_if_ignored(model.precision, model.device)
@@ -86,31 +84,13 @@ def check_arguments(model: Any) -> None:
     check_features_extractor(model.policy_class, model.policy_kwargs, model.observation_space)
     _check_n_steps(model)
     check_replay_buffer(model)
-    _check_exploration(model)
-
-
-def _check_unsupported(model: Any) -> None:
-    """Refuse the arguments that this algorithm would ignore."""
-    for name, (value, reason) in model.unsupported_arguments.items():
-        if getattr(model, name) != value:
-            raise ValueError(
-                f"{name}={getattr(model, name)!r} has no effect on {type(model).__name__}, {reason}: pass "
-                f"{name}={value!r}"
-            )
-
-
-def _check_exploration(model: OffPolicyAlgorithm) -> None:
-    check_instance(
-        "action_noise", model.action_noise, (ActionNoise, type(None)), "an ActionNoise of Stable-Baselines3, or None"
-    )
-    if isinstance(model.action_space, spaces.Box):
-        return
-    if model.action_noise is not None:
+    wanted = "an ActionNoise of Stable-Baselines3, or None"
+    check_instance("action_noise", model.action_noise, (ActionNoise, type(None)), wanted)
+    if model.action_noise is not None and not isinstance(model.action_space, spaces.Box):
         raise ValueError(
             f"action_noise={model.action_noise} cannot be added to actions of {model.action_space}: leave it out, "
             "the policy explores by itself"
         )
-    check_sde(model.use_sde, model.action_space)
 
 
 def _check_n_steps(model: OffPolicyAlgorithm) -> None:

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 
 from sb3_sac_variants.common.checks.validation import check_range
+from sb3_sac_variants.common.networks.preprocessing import batch_size
 
 Observation = np.ndarray | dict[str, np.ndarray]
 
@@ -17,7 +18,7 @@ def q_value(model: Any, observation: Observation, action: np.ndarray) -> np.ndar
     """Q(s, a), the minimum over the critics, ``(n,)``; see ``MaxEntAlgorithm.q_value``."""
     model.policy.set_training_mode(False)
     obs, _ = model.policy.obs_to_tensor(observation)
-    actions = th.as_tensor(_checked_actions(model, action, len(_first(obs))), device=model.device)
+    actions = th.as_tensor(_checked_actions(model, action, batch_size(obs)), device=model.device)
     with th.no_grad():
         q_values = model.critic.evaluate(obs, actions.reshape(-1, get_action_dim(model.action_space)))
     return q_values.amin(dim=0).squeeze(1).cpu().numpy()
@@ -32,16 +33,11 @@ def soft_value(model: Any, observation: Observation, n_samples: int) -> np.ndarr
     check_range("n_samples", n_samples, 1, integer=True)
     model.policy.set_training_mode(False)
     obs, _ = model.policy.obs_to_tensor(observation)
-    batch_size = len(_first(obs))
     generator = th.Generator(model.device).manual_seed(0)
     with th.no_grad():
-        noise = model._draw_inspection_noise(n_samples, batch_size, generator)
+        noise = model._draw_inspection_noise(n_samples, batch_size(obs), generator)
         values = th.stack([model._soft_value(obs, sample_noise) for sample_noise in noise])
     return values.mean(dim=0).squeeze(1).cpu().numpy()
-
-
-def _first(obs: Any) -> th.Tensor:
-    return next(iter(obs.values())) if isinstance(obs, dict) else obs
 
 
 def _checked_actions(model: Any, action: np.ndarray, count: int) -> np.ndarray:

@@ -145,7 +145,7 @@ class MaxEntAlgorithm(MaxEntRollout):
             plain, (learning_rate, qf_learning_rate, ent_coef_learning_rate)
         )
         off_policy_arguments = {name: plain(value) for name, value in off_policy_arguments.items()}
-        check_constructor_arguments(learning_rate, verbose, policy_kwargs, replay_buffer_kwargs, off_policy_arguments)
+        check_constructor_arguments(verbose, policy_kwargs, replay_buffer_kwargs)
         if isinstance(env, str):
             env = maybe_make_env(env, verbose)
         self._check_env(env)
@@ -320,7 +320,7 @@ class MaxEntAlgorithm(MaxEntRollout):
             self.replay_buffer.set_normalization(self._vec_normalize_env)
         if self.updater.planned_steps is None:
             self.updater.plan(self._planned_gradient_steps())
-        engine = self.updater.choose_engine(
+        self.updater.choose_engine(
             self.engine,
             self.draw_batch,
             self._gradient_step,
@@ -330,7 +330,7 @@ class MaxEntAlgorithm(MaxEntRollout):
         until = self._n_updates + gradient_steps
         with matmul_precision(self.precision, self.policy, self.device):
             while self._n_updates < until:
-                self._n_updates += self.updater.run(engine, self._n_updates, until, batch_size, self.engine_signature)
+                self._n_updates += self.updater.run(self._n_updates, until, batch_size, self.engine_signature)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         LoggedMetrics.of(self.logger).announce(self.updater.metrics, self._record_metrics)
 

@@ -108,7 +108,7 @@ class Updater:
         for tracker in self.trackers.values():
             tracker.configure(tau, interval, n_updates)
 
-    def choose_engine(self, name: str, draw: Draw, step: Step, *, draw_on_device: bool, verbose: int) -> Engine:
+    def choose_engine(self, name: str, draw: Draw, step: Step, *, draw_on_device: bool, verbose: int) -> None:
         """
         Choose an engine, unless there is one that still fits.
 
@@ -119,7 +119,7 @@ class Updater:
         :param verbose: from 1 on, say which engine was taken and why
         """
         if self.engine is not None and self.engine.draw_on_device == draw_on_device:
-            return self.engine
+            return
         assert self.planned_steps is not None
         learners = self._all_learners()
         in_one_graph = all(learner.plain_adam for learner in learners)
@@ -138,13 +138,11 @@ class Updater:
             },
             verbose=verbose,
         )
-        return self.engine
 
-    def run(self, engine: Engine, n_updates: int, until: int, batch_size: int, signature: Signature) -> int:
+    def run(self, n_updates: int, until: int, batch_size: int, signature: Signature) -> int:
         """
         Do gradient steps up to the next search for denormal numbers, which comes every 64 on a CPU.
 
-        :param engine: does them
         :param n_updates: gradient steps done so far in the whole run
         :param until: how many there are to be in the end
         :param batch_size: transitions in each
@@ -153,7 +151,8 @@ class Updater:
         """
         steps = min(until - n_updates, FLUSH_INTERVAL - n_updates % FLUSH_INTERVAL)
         self.updates_since_load += steps
-        engine.run(steps, batch_size, signature)
+        assert self.engine is not None
+        self.engine.run(steps, batch_size, signature)
         self.metrics.check()
         if (n_updates + steps) % FLUSH_INTERVAL == 0 and self.device.type == "cpu":
             for learner in self.learners.values():

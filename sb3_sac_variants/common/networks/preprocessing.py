@@ -44,6 +44,12 @@ def _part(space: spaces.Space, normalize_images: bool) -> _Part:
     return _Part(categories, divisor, th.get_default_dtype())
 
 
+def batch_size(obs: PyTorchObs) -> int:
+    """Number of observations in a tensor, or in a dictionary of tensors."""
+    # Not len(), which an exported model would keep
+    return (next(iter(obs.values())) if isinstance(obs, dict) else obs).shape[0]
+
+
 class TraceablePreprocessing(LoadsInPlace):
     """
     A network that preprocesses observations as SB3's do (``preprocess_obs``).

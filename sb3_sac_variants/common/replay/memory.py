@@ -191,7 +191,9 @@ class ReplayMemory(ReplayBuffer):
     @property
     def timeouts(self) -> np.ndarray:  # type: ignore[override]
         """Whether the step ended an episode by truncation, ``(buffer_size, n_envs)``."""
-        return read_only(self._truncated().astype(np.float32))
+        if self._storage is None:
+            return np.broadcast_to(np.float32(0), (self.buffer_size, self.n_envs))
+        return read_only(self._timeouts.astype(np.float32))
 
     def _observation_arrays(self, following: bool) -> Arrays:
         arrays = {key: self._observation_array(key, following) for key in self._spaces}
@@ -216,9 +218,6 @@ class ReplayMemory(ReplayBuffer):
         if self._storage is None:
             return np.broadcast_to(np.float32(0), (self.buffer_size, self.n_envs, self._row_layout()[name]))
         return read_only(self._storage.array(name).reshape(self.buffer_size, self.n_envs, -1))
-
-    def _truncated(self) -> np.ndarray:
-        return np.zeros((self.buffer_size, self.n_envs), bool) if self._storage is None else self._timeouts
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
