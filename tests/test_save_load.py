@@ -314,6 +314,16 @@ def test_parameters_go_from_one_model_to_another(algorithm: type, tmp_path: path
 
 
 @every_algorithm
+def test_a_model_that_gave_its_parameters_away_keeps_them(algorithm: type) -> None:
+    one, other = trained(algorithm), trained(algorithm, seed=1)
+    other.set_parameters(one.get_parameters())
+    before = flat_parameters(one)
+    other.learn(5, reset_num_timesteps=False)
+    changed = [name for name, tensor in flat_parameters(one).items() if not th.equal(tensor, before[name])]
+    assert not changed
+
+
+@every_algorithm
 def test_some_parameters(algorithm: type) -> None:
     one, other = trained(algorithm), trained(algorithm, seed=1)
     parameters = one.get_parameters()

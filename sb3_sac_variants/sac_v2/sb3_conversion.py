@@ -17,7 +17,7 @@ from stable_baselines3.common.utils import check_for_correct_spaces
 from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature
 from sb3_sac_variants.common.persistence.files import refuse
 from sb3_sac_variants.common.persistence.save_load import ModelFile, Path
-from sb3_sac_variants.sac_v2.sb3_weights import Named, optimizer_state, own_copy, parameters_of_sac, unstack_critics
+from sb3_sac_variants.sac_v2.sb3_weights import Named, optimizer_state, parameters_of_sac, unstack_critics
 
 #: arguments that both classes take and keep under their names
 SHARED_ARGUMENTS = (
@@ -97,7 +97,7 @@ def from_sb3(
 
     state = parameters_of_sac(sac.get_parameters(), model)
     if model.temperature.learned and sac.log_ent_coef is not None:
-        state["temperature"] = {"log_ent_coef": own_copy(sac.log_ent_coef)}
+        state["temperature"] = {"log_ent_coef": sac.log_ent_coef.detach()}
     else:  # a temperature that only one of the two learns stays as it was made
         state = {name: value for name, value in state.items() if not name.startswith("temperature")}
         state |= {name: value for name, value in model.get_parameters().items() if name.startswith("temperature")}

@@ -6,7 +6,6 @@ The actors have the same parameters. SB3's critics are networks of their own (``
 converted with the parameters they belong to.
 """
 
-import copy
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -111,10 +110,12 @@ def parameters_of_sac(parameters: Named, model: Any) -> Named:
 
     The temperature is left as it is: SAC's is not among them.
     """
-    converted = copy.deepcopy(parameters)  # torch's optimisers take over tensors as they are
+    converted = dict(parameters)
     if "ent_coef_optimizer" in parameters:
         converted["temperature.optimizer"] = converted.pop("ent_coef_optimizer")
         converted.setdefault("temperature", model.temperature.state_dict())
+    if "policy" in parameters:
+        converted["policy"] = stack_critics(parameters["policy"])
     if "policy" in parameters and "critic.optimizer" in parameters:
         critic = model.critic
         own = {name for name, parameter in critic.named_parameters() if id(parameter) in _ids(critic.optimizer)}

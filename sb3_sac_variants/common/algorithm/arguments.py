@@ -70,7 +70,7 @@ def check_arguments(model: Any) -> None:
     warn_if_ignored(model.precision, model.device)
     for name in ("learning_rate", "qf_learning_rate", "ent_coef_learning_rate"):
         rate = getattr(model, name)
-        if rate is not None and not callable(rate):
+        if not callable(rate) and (rate is not None or name == "learning_rate"):
             check_range(name, rate, 0)
     _, learned = parse_ent_coef(model.ent_coef)
     if not learned and model.ent_coef_learning_rate is not None:

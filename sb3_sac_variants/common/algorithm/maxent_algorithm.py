@@ -1,5 +1,6 @@
 """The training loop of all algorithms of this package: sample, update, log, save."""
 
+import copy
 import math
 import pathlib
 from abc import abstractmethod
@@ -524,6 +525,8 @@ class MaxEntAlgorithm(MaxEntRollout):
         self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto"
     ) -> None:
         """Take over parameters. As SB3's ``set_parameters``, with errors that say what does not fit."""
+        if isinstance(load_path_or_dict, dict):  # torch's optimisers take over the tensors of a state as they are
+            load_path_or_dict = copy.deepcopy(load_path_or_dict)
         save_load.set_parameters(self, super().set_parameters, load_path_or_dict, exact_match, device)
         self.updater.refresh()
 
