@@ -118,11 +118,12 @@ def parameters_of_sac(parameters: Named, model: Any) -> Named:
         converted["policy"] = stack_critics(parameters["policy"])
     if "policy" in parameters and "critic.optimizer" in parameters:
         critic = model.critic
-        own = {name for name, parameter in critic.named_parameters() if id(parameter) in _ids(critic.optimizer)}
+        optimized = {id(parameter) for group in critic.optimizer.param_groups for parameter in group["params"]}
+        own = {f"critic.{name}" for name, parameter in critic.named_parameters() if id(parameter) in optimized}
         separate = {
             name.removeprefix("critic."): th.nn.Parameter(value)
             for name, value in parameters["policy"].items()
-            if name.startswith("critic.") and stack_critics({name: value}).keys() <= {f"critic.{one}" for one in own}
+            if name.startswith("critic.") and stack_critics({name: value}).keys() <= own
         }
         theirs = type(critic.optimizer)(separate.values(), lr=1.0)
         theirs.load_state_dict(parameters["critic.optimizer"])
@@ -136,7 +137,3 @@ def parameters_of_sac(parameters: Named, model: Any) -> Named:
 def is_of_sac(parameters: Any) -> bool:
     """Whether an argument of ``set_parameters()`` is a dictionary with the names of Stable-Baselines3's SAC."""
     return isinstance(parameters, dict) and any(map(SEPARATE.fullmatch, parameters.get("policy", ())))
-
-
-def _ids(optimizer: th.optim.Optimizer) -> set[int]:
-    return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}

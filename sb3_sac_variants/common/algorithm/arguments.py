@@ -106,3 +106,14 @@ def _check_n_steps(model: OffPolicyAlgorithm) -> None:
             f"n_steps={model.n_steps} is not supported for dictionary observations: pass n_steps=1, or flatten them "
             "with gymnasium.wrappers.FlattenObservation"
         )
+
+
+def check_ent_coef_change(model: Any, ent_coef: str | float) -> None:
+    """Refuse another temperature in the place of a learned one, and a learned one in the place of a fixed one."""
+    learned = parse_ent_coef(ent_coef)[1]
+    if learned != model.temperature.learned or (learned and ent_coef != model.ent_coef):
+        raise ValueError(
+            f"ent_coef={ent_coef!r} cannot take the place of ent_coef={model.ent_coef!r}: set a learned temperature "
+            "with model.log_ent_coef.data.fill_(math.log(value)), or make a new model and give its policy the "
+            "state_dict of this one's"
+        )

@@ -27,6 +27,7 @@ from sb3_sac_variants.common.algorithm.arguments import (
     PrecisionName,
     check_arguments,
     check_constructor_arguments,
+    check_ent_coef_change,
 )
 from sb3_sac_variants.common.algorithm.inspection import Observation
 from sb3_sac_variants.common.algorithm.logged_metrics import LoggedMetrics
@@ -75,25 +76,16 @@ class MaxEntAlgorithm(MaxEntRollout):
     paper's algorithm box in :meth:`update`. The arguments below are those of every algorithm; what is not described
     is as in SB3's ``SAC``.
 
-    :param policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy", or a policy class
-    :param env: the environment, or its id
     :param learning_rate: of all networks, a number or a function of the remaining progress (from 1 to 0)
     :param ent_coef: temperature alpha: a number of at least 0, "auto" (learned), or "auto_0.1" (learned, from 0.1)
     :param target_update_interval: gradient steps, over the whole run, from one update of the targets to the next
     :param target_entropy: H of the learned temperature in nats: "auto" for -dim(A), or 0.7 log|A| on discrete actions;
         or a number; or, on discrete actions, "auto_0.9" for that fraction of log|A|
-    :param policy_kwargs: arguments of the policy
-    :param replay_buffer_kwargs: arguments of the replay buffer
-    :param verbose: 0 silent, 1 information, 2 debugging
     :param engine: how an update runs: "auto", "eager", "compile", "cudagraph"
     :param precision: of the operands of matrix products in an update, "float32" or "bfloat16"
     :param reward_scale: multiplies the rewards inside the loss (logged returns stay raw), 1/alpha of the 2018 paper
     :param qf_learning_rate: learning rate of the critics (and value networks), by default ``learning_rate``
     :param ent_coef_learning_rate: learning rate of the temperature, by default ``learning_rate``
-    :param _init_setup_model: whether to build the networks now
-    :param off_policy_arguments: the other arguments of SB3's ``OffPolicyAlgorithm``
-    :raises TypeError: if an argument is of a wrong type
-    :raises ValueError: if an argument has no meaning; the message names it, its value and the remedy
     """
 
     #: id in the zoo and in saved models
@@ -208,8 +200,11 @@ class MaxEntAlgorithm(MaxEntRollout):
             self.replay_buffer_class = self.default_replay_buffer_class
         super()._setup_model()
         self.replay_buffer_class, self.replay_buffer_kwargs = chosen
-        self._create_aliases()
-        self._setup_temperature()
+        for name in self._network_names():  # SB3's attributes: model.actor, model.critic, ...
+            setattr(self, name, getattr(self.policy, name))
+        self.temperature: Temperature = self._make_temperature(*parse_ent_coef(self.ent_coef)).to(self.device)
+        if isinstance(self.temperature, LearnedTemperature):
+            self.temperature.setup_optimizer(self.lr_schedule(1))
         self.updater = Updater(self.policy, self.policy.learned_networks, self.tracked_networks, self.temperature)
         for name, learner in self.updater.learners.items():
             setattr(self, f"{name}_learner", learner)
@@ -218,22 +213,11 @@ class MaxEntAlgorithm(MaxEntRollout):
         self._temperature_monitor = TemperatureMonitor(parse_ent_coef(self.ent_coef)[0])
         self._set_learning_rates(self._current_progress_remaining)
 
-    def _create_aliases(self) -> None:
-        """SB3's attributes: ``model.actor``, ``model.critic`` and the other networks."""
-        for name in self._network_names():
-            setattr(self, name, getattr(self.policy, name))
-
     def _network_names(self) -> set[str]:
         return {"actor", *self.policy.learned_networks, *self.tracked_networks.values()}
 
     def _networks(self) -> dict[str, th.nn.Module]:
         return {name: getattr(self, name) for name in self._network_names()}
-
-    def _setup_temperature(self) -> None:
-        self.temperature: Temperature = self._make_temperature(*parse_ent_coef(self.ent_coef)).to(self.device)
-        if isinstance(self.temperature, LearnedTemperature):
-            # Adam as in SB3, whatever the networks use: weight decay, say, has no meaning for one number
-            self.temperature.setup_optimizer(th.optim.Adam, lr=self.lr_schedule(1))
 
     def _make_temperature(self, value: float, learned: bool) -> Temperature:
         """Build the temperature, without an optimiser."""
@@ -251,15 +235,9 @@ class MaxEntAlgorithm(MaxEntRollout):
     @ent_coef.setter
     def ent_coef(self, ent_coef: str | float) -> None:
         if "temperature" in vars(self):
-            value, learned = parse_ent_coef(ent_coef)
-            if learned != self.temperature.learned or (learned and ent_coef != self.ent_coef):
-                raise ValueError(
-                    f"ent_coef={ent_coef!r} cannot take the place of ent_coef={self.ent_coef!r}: set a learned "
-                    "temperature with model.log_ent_coef.data.fill_(math.log(value)), or make a new model and give its "
-                    "policy the state_dict of this one's"
-                )
-            if not learned:
-                self._set_fixed_temperature(value)
+            check_ent_coef_change(self, ent_coef)
+            if not self.temperature.learned:
+                self._set_fixed_temperature(parse_ent_coef(ent_coef)[0])
         vars(self)["ent_coef"] = ent_coef
 
     def _set_fixed_temperature(self, value: float) -> None:
@@ -316,17 +294,14 @@ class MaxEntAlgorithm(MaxEntRollout):
             self._fast_actor = None
         for name, rate in self._set_learning_rates(self._current_progress_remaining).items():
             self.logger.record(f"train/{name}", rate)
-        self.updater.configure_targets(self.tau, self.target_update_interval, self._n_updates)
+        for tracker in self.updater.trackers.values():
+            tracker.configure(self.tau, self.target_update_interval, self._n_updates)
         if isinstance(self.replay_buffer, TensorReplayBuffer):
             self.replay_buffer.set_normalization(self._vec_normalize_env)
         if self.updater.planned_steps is None:
             self.updater.plan(self._planned_gradient_steps())
         self.updater.choose_engine(
-            self.engine,
-            self.draw_batch,
-            self._gradient_step,
-            draw_on_device=self._draws_on_device,
-            verbose=self.verbose,
+            self.engine, self.draw_batch, self._gradient_step, self._draws_on_device, self.verbose
         )
         until = self._n_updates + gradient_steps
         with matmul_precision(self.precision, self.policy, self.device):

@@ -1,7 +1,6 @@
 """The temperature alpha (SB3's ``ent_coef``) as an object, fixed or learned, so that no algorithm asks which."""
 
 import math
-from typing import Any
 
 import torch as th
 from torch import nn
@@ -63,9 +62,9 @@ class LearnedTemperature(Temperature):
         self.optimizer: th.optim.Optimizer
         self.learner: Learner
 
-    def setup_optimizer(self, optimizer_class: type[th.optim.Optimizer], **optimizer_kwargs: Any) -> None:
-        """Make the optimiser; the learning rate is among its arguments."""
-        self.optimizer = optimizer_class([self.log_ent_coef], **optimizer_kwargs)
+    def setup_optimizer(self, learning_rate: float) -> None:
+        """Make the optimiser, Adam as in SB3, whatever the networks use: weight decay has no meaning for one number."""
+        self.optimizer = th.optim.Adam([self.log_ent_coef], lr=learning_rate)
         # The learner refers to this module: keep it out of the module's own tree
         object.__setattr__(self, "learner", Learner(self, "temperature"))
 

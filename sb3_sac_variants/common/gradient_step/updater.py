@@ -97,18 +97,7 @@ class Updater:
         if isinstance(self.temperature, LearnedTemperature):
             self.temperature.learner.set_learning_rate(ent_coef)
 
-    def configure_targets(self, tau: float, interval: int, n_updates: int) -> None:
-        """
-        Set how the targets follow.
-
-        :param tau: coefficient of the moving average
-        :param interval: gradient steps from one update of the targets to the next
-        :param n_updates: gradient steps done so far in the whole run
-        """
-        for tracker in self.trackers.values():
-            tracker.configure(tau, interval, n_updates)
-
-    def choose_engine(self, name: str, draw: Draw, step: Step, *, draw_on_device: bool, verbose: int) -> None:
+    def choose_engine(self, name: str, draw: Draw, step: Step, draw_on_device: bool, verbose: int) -> None:
         """
         Choose an engine, unless there is one that still fits.
 
