@@ -38,13 +38,9 @@ class ValueNetwork(FeatureNetwork):
 
 class GaussianMixtureActor(SquashedGaussianActor):
     """
-    Tanh-squashed mixture of Gaussians, the policy of the first version of the 2018 paper.
+    Tanh-squashed mixture of ``n_components`` Gaussians, the policy of the first version of the 2018 paper.
 
     Its component is a discrete choice, so gradients do not flow through a sample: it learns by the likelihood ratio.
-
-    :param args: as :class:`SquashedGaussianActor`
-    :param n_components: K, number of Gaussians
-    :param kwargs: as :class:`SquashedGaussianActor`
     """
 
     def __init__(self, *args: Any, n_components: int, **kwargs: Any):

@@ -237,18 +237,15 @@ class SACv2(MaxEntAlgorithm):
 
         :param sac_or_path: the model, or path to a saved one
         :param env: environment of the new model; by default the one of a model that is given
-        :param device: device of the new model
         :param trusted: whether to build whatever the file describes, lambdas included, which may run code
         :param kwargs: arguments of the new model to change, ``policy_kwargs`` excepted
-        :return: the new model
         :raises ValueError: if it is no model of SAC, one with networks of its own kind, or needs to be trusted
-        :raises TypeError: if ``sac_or_path`` is neither a model nor a path
         """
         return sb3_conversion.from_sb3(cls, sac_or_path, env, device, trusted, **kwargs)
 
     def to_sb3(self, exact: bool = True, **kwargs: Any) -> SAC:
         """
-        Hand over to Stable-Baselines3's SAC.
+        Hand over to Stable-Baselines3's SAC, on the same environment.
 
         Networks, states of the optimisers, temperature, arguments and counters are handed over, replay buffer and
         random state are not.
@@ -256,7 +253,6 @@ class SACv2(MaxEntAlgorithm):
         :param exact: whether to refuse a model with options that SAC does not know (``reward_scale``, say), which would
             go on learning differently there; False hands over its networks all the same
         :param kwargs: arguments of the new model to change; ``buffer_size=1`` is enough to play
-        :return: the new model, on the same environment
         :raises ValueError: if SAC has no counterpart of an option, of the action space or of the policy
         """
         return sb3_conversion.to_sb3(self, exact, **kwargs)

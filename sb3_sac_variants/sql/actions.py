@@ -1,8 +1,4 @@
-"""
-What soft Q-learning does differently for continuous and discrete actions.
-
-It proposes actions to integrate over, and improves the actor.
-"""
+"""What soft Q-learning does differently for continuous and discrete actions: what V sums over, and the actor."""
 
 from dataclasses import dataclass, fields
 from typing import NamedTuple

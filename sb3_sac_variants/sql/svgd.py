@@ -109,12 +109,11 @@ def rbf_kernel(fixed: th.Tensor, updated: th.Tensor) -> tuple[th.Tensor, th.Tens
 
 def stein_direction(fixed: th.Tensor, updated: th.Tensor, score: th.Tensor) -> th.Tensor:
     """
-    Where to move particles so that their distance to the target density falls fastest (P17, eq. 13).
+    Where to move particles so that their distance to the target density falls fastest (P17, eq. 13), ``(B, U, D)``.
 
     :param fixed: particles that the expectation runs over, ``(B, F, D)``
     :param updated: particles to move, ``(B, U, D)``
     :param score: gradient of the log-density at the fixed ones, ``(B, F, D)``
-    :return: ``(B, U, D)``
     """
     kernel, kernel_gradient = rbf_kernel(fixed, updated)
     attraction = th.einsum("bfu,bfd->bud", kernel, score) / fixed.shape[1]
@@ -130,8 +129,7 @@ def squashed_stein_direction(
     :param fixed: u of the fixed particles, ``(B, F, D)``
     :param updated: u of the particles to move, ``(B, U, D)``
     :param log_density: of actions ``(B, F, D)``, up to a constant, ``(B, F)``
-    :param squash: coordinates to work in
-    :return: direction in these coordinates, ``(B, U, D)``, without gradient
+    :return: direction in the coordinates of ``squash``, ``(B, U, D)``, without gradient
     """
     fixed, updated = squash.coordinates(fixed), squash.coordinates(updated)
 
@@ -157,7 +155,5 @@ def stein_loss(pre_tanh: th.Tensor, direction: th.Tensor, squash: Squash) -> th.
 
     :param pre_tanh: u of the updated particles, differentiable, ``(B, U, D)``
     :param direction: where to move them in the coordinates of ``squash``, ``(B, U, D)``
-    :param squash: the coordinates
-    :return: scalar
     """
     return -(direction * squash.coordinates(pre_tanh)).sum(dim=-1).mean()

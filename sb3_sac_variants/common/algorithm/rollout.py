@@ -75,11 +75,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
         return rollout
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """
-        Choose actions, as SB3's ``predict``.
-
-        :raises DivergedError: if the policy's parameters or outputs are not finite
-        """
+        """Choose actions, as SB3's ``predict``; see :class:`DivergedError` for those of a network that has diverged."""
         try:
             return super().predict(*args, **kwargs)
         except DivergedError as error:

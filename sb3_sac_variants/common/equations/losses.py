@@ -4,7 +4,8 @@ The equations of maximum-entropy reinforcement learning, one pure function each.
 Every function takes tensors and returns tensors: no network, no optimiser, no state. Shapes are checked, because a
 silent broadcast of ``(batch,)`` against ``(batch, 1)`` is the classic error of this field. Notation: ``B`` batch
 size, ``N`` number of agents (1 but for MASAC), ``n`` number of critics, ``K`` number of actions an expectation runs
-over (1 for a sampled action, ``|A|`` for an exact sum over discrete actions).
+over (1 for a sampled action, ``|A|`` for an exact sum over discrete actions); ``sample`` holds the policy's actions,
+``q_values`` Q at these, ``(B, K)``, and ``ent_coef`` is the temperature alpha, a scalar tensor without gradient.
 
 P17 is Haarnoja et al. 2017 (arXiv 1702.08165), P18 Haarnoja et al. 2018 (arXiv 1801.01290), P19 Haarnoja et al.
 2018/2019 (arXiv 1812.05905).
@@ -29,38 +30,23 @@ def check_shape(name: str, tensor: th.Tensor, expected: tuple[int | None, ...]) 
 
 
 def expectation(sample: PolicySample, values: th.Tensor) -> th.Tensor:
-    """
-    Expectation over the policy's actions, E_pi[f(s, a)] = sum_k w_k f_k.
-
-    :param sample: the policy's actions and weights
-    :param values: f at these actions, ``(B, K)``
-    :return: ``(B, 1)``
-    """
+    """Expectation over the policy's actions, E_pi[f(s, a)] = sum_k w_k f_k, ``(B, 1)``, of values f ``(B, K)``."""
     check_shape("values", values, sample.weights.shape)
     return (sample.weights * values).sum(dim=1, keepdim=True)
 
 
 def soft_value(q_values: th.Tensor, sample: PolicySample, ent_coef: th.Tensor) -> th.Tensor:
-    """
-    Soft state value V(s) = E_pi[Q(s, a) - alpha log pi(a|s)] (P18, eq. 3).
-
-    :param q_values: Q at the policy's actions, ``(B, K)``
-    :param sample: the policy's actions
-    :param ent_coef: temperature alpha, a scalar tensor
-    :return: ``(B, 1)``
-    """
+    """Soft state value V(s) = E_pi[Q(s, a) - alpha log pi(a|s)] (P18, eq. 3), ``(B, 1)``."""
     check_shape("q_values", q_values, tuple(sample.log_prob.shape))
     return expectation(sample, q_values - ent_coef * sample.log_prob)
 
 
 def soft_bellman_target(batch: Batch, next_value: th.Tensor, reward_scale: float = 1.0) -> th.Tensor:
     """
-    Target of the soft Bellman backup, y = c r + gamma (1 - d) V(s') (P18, eq. 8; P19, eq. 2).
+    Target of the soft Bellman backup, y = c r + gamma (1 - d) V(s') (P18, eq. 8; P19, eq. 2), without gradient.
 
-    :param batch: transitions
-    :param next_value: V(s'), ``(B, N)``
+    :param next_value: V(s'), ``(B, N)``, as the result
     :param reward_scale: c, multiplies the reward; 1/alpha of P18
-    :return: ``(B, N)``, without gradient
     """
     check_shape("next_value", next_value, (None, None))
     for name in ("rewards", "discounts"):
@@ -79,7 +65,6 @@ def soft_bellman_error(q_values: th.Tensor, target_q: th.Tensor, weights: th.Ten
     :param q_values: Q of all critics, ``(n, B, N)``
     :param target_q: y, ``(B, N)``
     :param weights: weight of each transition, ``(B, 1)``; None for 1
-    :return: scalar
     """
     check_shape("target_q", target_q, (None, None))
     check_shape("q_values", q_values, (None, *target_q.shape))
@@ -91,13 +76,7 @@ def soft_bellman_error(q_values: th.Tensor, target_q: th.Tensor, weights: th.Ten
 
 
 def td_error(q_values: th.Tensor, target_q: th.Tensor) -> th.Tensor:
-    """
-    Absolute temporal-difference error of each transition, |Q(s, a) - y|, the mean over critics and agents.
-
-    :param q_values: Q of all critics, ``(n, B, N)``
-    :param target_q: y, ``(B, N)``
-    :return: ``(B,)``
-    """
+    """Absolute temporal-difference error of each transition, |Q(s, a) - y|, mean over critics and agents, ``(B,)``."""
     return (q_values - target_q).abs().mean(dim=(0, 2))
 
 
@@ -105,9 +84,7 @@ def soft_value_error(values: th.Tensor, target_value: th.Tensor) -> th.Tensor:
     """
     Residual of the value network J_V = 1/2 E[(V(s) - target)^2] (P18, eq. 5).
 
-    :param values: V(s), ``(B, 1)``
-    :param target_value: E_pi[Q - alpha log pi], ``(B, 1)``, without gradient
-    :return: scalar
+    The target is E_pi[Q - alpha log pi], ``(B, 1)``, without gradient.
     """
     check_shape("target_value", target_value, (None, 1))
     check_shape("values", values, tuple(target_value.shape))
@@ -120,11 +97,6 @@ def soft_policy_improvement(q_values: th.Tensor, sample: PolicySample, ent_coef:
 
     For discrete actions the inner expectation is the exact sum over actions (not its mean: that would scale the
     loss by ``1/|A|``).
-
-    :param q_values: Q at the policy's actions, ``(B, K)``
-    :param sample: the policy's actions, differentiable
-    :param ent_coef: temperature alpha, a scalar tensor without gradient
-    :return: scalar
     """
     return -soft_value(q_values, sample, ent_coef).mean()
 
@@ -135,13 +107,8 @@ def likelihood_ratio_policy_improvement(
     """
     Likelihood-ratio form of the policy loss, E[log pi(a|s) sg(alpha log pi(a|s) - Q(s, a) + V(s))].
 
-    Its gradient is the score-function gradient of P18, eq. 10, with V as the baseline.
-
-    :param q_values: Q at the policy's actions, ``(B, K)``
-    :param values: V(s), ``(B, 1)``
-    :param sample: the policy's actions, their log-probabilities differentiable, actions and weights not
-    :param ent_coef: temperature alpha, a scalar tensor without gradient
-    :return: scalar
+    Its gradient is the score-function gradient of P18, eq. 10, with V, ``(B, 1)``, as the baseline. Of the sample only
+    the log-probabilities are differentiable.
     """
     check_shape("q_values", q_values, (None, None))
     check_shape("values", values, (q_values.shape[0], 1))
@@ -152,14 +119,10 @@ def likelihood_ratio_policy_improvement(
 
 def importance_sampled_soft_value(q_values: th.Tensor, proposal: PolicySample, ent_coef: th.Tensor) -> th.Tensor:
     """
-    Soft value of the optimal policy, V(s) = alpha log E_{a ~ q}[exp(Q(s, a)/alpha) / q(a)] (P17, eq. 10).
+    Soft value of the optimal policy, V(s) = alpha log E_{a ~ q}[exp(Q(s, a)/alpha) / q(a)] (P17, eq. 10), ``(B, 1)``.
 
-    With all actions of a discrete space as the proposal this is alpha logsumexp(Q/alpha), without error.
-
-    :param q_values: Q at the proposed actions, ``(B, K)``
-    :param proposal: the actions and their log-density under the proposal q
-    :param ent_coef: temperature alpha, a scalar tensor
-    :return: ``(B, 1)``
+    The proposal has actions and their log-density under q. With all actions of a discrete space as the proposal this is
+    alpha logsumexp(Q/alpha), without error.
     """
     check_shape("q_values", q_values, tuple(proposal.log_prob.shape))
     log_ratio = q_values / ent_coef - proposal.log_prob + proposal.weights.log()
@@ -172,11 +135,6 @@ def energy_based_policy(q_values: th.Tensor, proposal: PolicySample, ent_coef: t
 
     Weights turn expectations under the proposal into expectations under the policy (self-normalised importance
     sampling; exact where the proposal is all actions of a discrete space).
-
-    :param q_values: Q at the proposed actions, ``(B, K)``
-    :param proposal: the actions and their log-density under the proposal
-    :param ent_coef: temperature alpha, a scalar tensor
-    :return: the same actions, as a sample of the policy
     """
     value = importance_sampled_soft_value(q_values, proposal, ent_coef)
     log_prob = (q_values - value) / ent_coef
@@ -185,22 +143,15 @@ def energy_based_policy(q_values: th.Tensor, proposal: PolicySample, ent_coef: t
 
 def temperature_loss(coefficient: th.Tensor, sample: PolicySample, target_entropy: float) -> th.Tensor:
     """
-    Temperature objective J(alpha) = E[-alpha (log pi(a|s) + H)] (P19, eq. 18).
+    Temperature objective J(alpha) = E[-alpha (log pi(a|s) + H)] (P19, eq. 18), with no gradient into the actions.
 
     :param coefficient: what the gradient is taken of: alpha (the paper) or log alpha (the authors' early code, SB3)
-    :param sample: the policy's actions; no gradient flows into them
     :param target_entropy: H, in nats
-    :return: scalar
     """
     excess = expectation(sample, sample.log_prob).detach() + target_entropy
     return -(coefficient * excess).mean()
 
 
 def policy_entropy(sample: PolicySample) -> th.Tensor:
-    """
-    Estimate of the policy's entropy, E[-log pi(a|s)] in nats.
-
-    :param sample: the policy's actions
-    :return: scalar, without gradient
-    """
+    """Estimate of the policy's entropy, E[-log pi(a|s)] in nats, without gradient."""
     return -expectation(sample, sample.log_prob).mean().detach()

@@ -31,12 +31,7 @@ class Batch(NamedTuple):
 
     @classmethod
     def of(cls, samples: Any, gamma: float) -> "Batch":
-        """
-        Take over what a replay buffer gave.
-
-        :param samples: of Stable-Baselines3's kind, or of one that has weights and indices as well
-        :param gamma: discount of transitions that do not have their own
-        """
+        """Take over what a replay buffer gave, with ``gamma`` where it has no discounts of its own."""
         discounts = samples.discounts
         return cls(
             samples.observations,

@@ -122,9 +122,6 @@ class CudaGraphEngine(Engine):
     The first steps are real updates run eagerly on the stream that is captured later (they warm up libraries and
     allocate the optimisers' memory, as capture requires). Where the draw needs the host (SB3's own buffers), it stays
     outside and its result is copied into the graph's inputs.
-
-    :param device: the CUDA device
-    :param verbose: from 1 on, say when the graph is captured anew
     """
 
     name = "cudagraph"
@@ -286,9 +283,8 @@ def make_engine(
     verbose: int = 0,
 ) -> Engine:
     """
-    Make an engine by its name.
+    Make an engine by its name, "auto" or one of the others.
 
-    :param name: "auto", "eager", "compile" or "cudagraph"
     :param draw: gives the arguments of a gradient step
     :param step: does a gradient step
     :param draw_on_device: whether ``draw`` needs no synchronisation between host and device

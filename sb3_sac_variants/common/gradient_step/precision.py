@@ -29,10 +29,6 @@ def matmul_precision(precision: str, networks: nn.Module, device: th.device) -> 
     (:func:`~sb3_sac_variants.common.equations.products.rounded_operands`), where :func:`bfloat16_pays`. On CUDA torch
     takes TensorFloat32 for it, operands of 11 significant bits. Convolutions are what torch is set to anyway: float32
     on a CPU, TensorFloat32 on CUDA unless ``torch.backends.cudnn.allow_tf32`` is False.
-
-    :param precision: "float32" or "bfloat16"
-    :param networks: what multiplies
-    :param device: where
     """
     on_cuda = device.type == "cuda"
     rounding = precision == "bfloat16" and not on_cuda and bfloat16_pays(device.type)

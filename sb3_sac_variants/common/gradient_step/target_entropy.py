@@ -22,12 +22,10 @@ RUNAWAY_FACTOR = 100.0
 
 def parse_target_entropy(target_entropy: Any, action_space: spaces.Space) -> float:
     """
-    Read the argument ``target_entropy``.
+    Read the argument ``target_entropy``: H in nats.
 
-    :param target_entropy: "auto", a number of nats, or on discrete actions "auto_<ratio>" for a fraction of log|A|
-    :param action_space: the action space
-    :return: H in nats; "auto" means -dim(A) on Box (Haarnoja et al. 2019, appendix D), 0.7 log|A| on discrete actions
-    :raises ValueError: if it is no entropy, or one that no policy on this space has
+    "auto" means -dim(A) on Box (Haarnoja et al. 2019, appendix D), 0.7 log|A| on discrete actions, and there
+    "auto_<ratio>" that fraction of log|A|. An entropy that no policy on the space has is refused.
     """
     if isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete):
         sizes = action_space.nvec if isinstance(action_space, spaces.MultiDiscrete) else [action_space.n]
@@ -65,12 +63,7 @@ class TemperatureMonitor:
         self.warned = False
 
     def check(self, metrics: dict[str, float], target_entropy: float) -> None:
-        """
-        Warn once if the temperature runs away.
-
-        :param metrics: means over the last updates, "ent_coef" and "entropy" among them
-        :param target_entropy: H, in nats
-        """
+        """Warn once if the means over the last updates, "ent_coef" and "entropy" among them, say that it runs away."""
         if self.warned or not metrics:
             return
         alpha, entropy = metrics["ent_coef"], metrics["entropy"]

@@ -26,9 +26,6 @@ class TargetTracker:
 
     SB3 tests its interval against the step inside one ``train()`` call, where with ``gradient_steps=1`` it is always
     zero; this counter counts over the whole run.
-
-    :param online: the network that learns
-    :param target: the network that follows
     """
 
     def __init__(self, online: nn.Module, target: nn.Module):

@@ -31,12 +31,7 @@ class Temperature(nn.Module):
         return self.ent_coef  # type: ignore[return-value]
 
     def minimize(self, sample: PolicySample, target_entropy: float) -> dict[str, th.Tensor]:
-        """
-        One step of the temperature, none here, and metrics to log.
-
-        :param sample: the policy's actions
-        :param target_entropy: H, in nats
-        """
+        """One step of the temperature towards an entropy in nats, none here, and metrics to log."""
         return {}
 
 

@@ -20,10 +20,7 @@ class Updater:
     """
     Does the gradient steps of a model.
 
-    :param policy: holds the networks
-    :param learned_networks: names of the networks that learn
     :param tracked_networks: names of the online networks, and of the targets that follow them
-    :param temperature: alpha
     """
 
     def __init__(
@@ -98,15 +95,7 @@ class Updater:
             self.temperature.learner.set_learning_rate(ent_coef)
 
     def choose_engine(self, name: str, draw: Draw, step: Step, draw_on_device: bool, verbose: int) -> None:
-        """
-        Choose an engine, unless there is one that still fits.
-
-        :param name: the argument ``engine``
-        :param draw: gives the arguments of a gradient step
-        :param step: does a gradient step
-        :param draw_on_device: whether ``draw`` needs no synchronisation between host and device
-        :param verbose: from 1 on, say which engine was taken and why
-        """
+        """Choose an engine, unless there is one that still fits; arguments as :func:`make_engine`."""
         if self.engine is not None and self.engine.draw_on_device == draw_on_device:
             return
         assert self.planned_steps is not None

@@ -64,7 +64,6 @@ class ActorNetwork(FeatureNetwork, BasePolicy):
     What the actors that are not SB3's SAC ``Actor`` have in common.
 
     They have a ``forward(obs, deterministic)`` that gives the action to take, in [-1, 1] if actions are continuous.
-    Arguments as :class:`~sb3_sac_variants.common.networks.preprocessing.FeatureNetwork`.
     """
 
     def __init__(self, observation_space: spaces.Space, action_space: spaces.Space, *args: Any, **kwargs: Any):
@@ -79,8 +78,7 @@ class SquashedGaussianActor(TraceablePreprocessing, Actor):
     """
     The tanh-squashed Gaussian policy (P18, appendix C).
 
-    It is SB3's SAC ``Actor``, with its networks, parameters and gSDE, and with sampling as a pure function. Parameters
-    as there.
+    It is SB3's SAC ``Actor``, with its networks, parameters and gSDE, and with sampling as a pure function.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):

@@ -23,10 +23,6 @@ class StackedLinear(nn.Module):
 
     Weights are ``(n, in_features, out_features)``, biases ``(n, 1, out_features)``, initialised like ``nn.Linear``
     (uniform within +-1/sqrt(in_features)).
-
-    :param n: how many layers are stacked
-    :param in_features: size of each input
-    :param out_features: size of each output
     """
 
     def __init__(self, n: int, in_features: int, out_features: int):
@@ -64,8 +60,6 @@ class StackedNetworks(nn.Module):
     As a sequence it holds the single networks, as ``q_networks`` of SB3's ``ContinuousCritic`` does: ``networks[0]`` is
     an ``nn.Sequential`` of plain layers from ``(B, input_dim)`` to ``(B, output_dim)``. Its parameters are views of the
     stacked ones: writing to them in place changes the stacked ones, and gradients reach them.
-
-    :param layers: stacked layers, and activations between them
     """
 
     def __init__(self, *layers: nn.Module):
@@ -122,15 +116,10 @@ def stacked_mlp(
 
 class StackedCritic(FeatureNetwork):
     """
-    Action-value networks Q_i, i = 1..n_critics, evaluated together.
+    Action-value networks Q_i, i = 1..n_critics, evaluated together, as SB3's ``ContinuousCritic``.
 
-    It is what SB3's ``ContinuousCritic`` is for one kind of action space.
-
-    :param args: as :class:`~sb3_sac_variants.common.networks.preprocessing.FeatureNetwork`, for each critic; the
-        critics share the features extractor
-    :param n_critics: number of critics
-    :param share_features_extractor: whether the features extractor is the actor's: it then gets no gradient from here
-    :param kwargs: as ``args``
+    Arguments as :class:`~sb3_sac_variants.common.networks.preprocessing.FeatureNetwork`, for each critic; the critics
+    share the features extractor. If it is the actor's as well, it gets no gradient from here.
     """
 
     def __init__(self, *args: Any, n_critics: int = 2, share_features_extractor: bool = True, **kwargs: Any):

@@ -69,11 +69,7 @@ class CategoricalActor(BasePolicy):
 
 
 class DiscreteActor(CategoricalActor, ActorNetwork):
-    """
-    A network that gives the logits of the actions.
-
-    Arguments as :class:`~sb3_sac_variants.common.networks.actors.ActorNetwork`.
-    """
+    """A network that gives the logits of the actions."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -85,11 +81,7 @@ class DiscreteActor(CategoricalActor, ActorNetwork):
 
 
 class StackedDiscreteCritic(StackedCritic):
-    """
-    Action-value networks Q_i(s, .), i = 1..n_critics, that give all actions of a discrete space at once.
-
-    Arguments as :class:`~sb3_sac_variants.common.networks.critics.StackedCritic`.
-    """
+    """Action-value networks Q_i(s, .), i = 1..n_critics, that give all actions of a discrete space at once."""
 
     action_space: spaces.Discrete
 

@@ -44,9 +44,6 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
     ``features_extractor_class``, gSDE, ...); those of a Gaussian actor are refused where there is none.
 
     Subclasses add the networks their algorithm bootstraps from in :meth:`_build`.
-
-    :param features_extractor_class: features extractor to use; by default what the class names
-    :raises ValueError: if an argument has no meaning for the kind of action
     """
 
     actor: SquashedGaussianActor | CategoricalActor  # type: ignore[assignment]
@@ -142,10 +139,9 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
 
     def find_modules(self) -> None:
         """
-        Look anew which modules have a training mode.
+        Look anew which modules have a training mode, once for each ``learn()``.
 
-        ``Module.train()`` walks through the tree at each call, which takes longer than the actor in a rollout of single
-        steps; so the walk is done once for each ``learn()``.
+        ``Module.train()`` walks through the tree at each call, which takes longer than the actor in a rollout.
         """
         self._modules_with_mode = None
 

@@ -19,7 +19,6 @@ class _Part(NamedTuple):
 
     :param categories: numbers of values, each of which becomes a one-hot vector; empty if it is no category
     :param divisor: 255 for an image that is to be normalised, else 1
-    :param dtype: floating-point type to compute in
     """
 
     categories: tuple[int, ...]

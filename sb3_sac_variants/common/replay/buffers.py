@@ -26,19 +26,11 @@ from sb3_sac_variants.common.replay.normalization import (
 
 class TensorReplayBuffer(ReplayMemory):
     """
-    Replay buffer for any observation space, dictionaries included.
+    Replay buffer for any observation space, dictionaries included. Arguments as SB3's ``ReplayBuffer``.
 
     Takes the place of SB3's ``ReplayBuffer`` and ``DictReplayBuffer``. ``optimize_memory_usage=True`` stores each
     observation once and, unlike there, still bootstraps through truncation: last observations of episodes are kept
     apart.
-
-    :param buffer_size: number of transitions to keep
-    :param observation_space: observation space
-    :param action_space: action space
-    :param device: where the transitions live
-    :param n_envs: number of parallel environments
-    :param optimize_memory_usage: whether to store each observation once
-    :param handle_timeout_termination: whether an episode cut by a time limit counts as going on (bootstrapping)
     """
 
     # ---------------------------------------------------------------- writing
@@ -58,16 +50,7 @@ class TensorReplayBuffer(ReplayMemory):
         done: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
-        """
-        Store one step of all environments.
-
-        :param obs: observations, ``(n_envs, *obs_shape)``, or a dictionary of such
-        :param next_obs: what followed, terminal observations in place
-        :param action: actions, ``(n_envs, action_dim)``
-        :param reward: ``(n_envs,)``
-        :param done: whether the episode ended, ``(n_envs,)``
-        :param infos: "TimeLimit.truncated" tells truncation from termination
-        """
+        """Store one step of all environments, as SB3's buffers do."""
         if self._storage is None:
             self._storage = self._allocate()
         following = (self.pos + 1) % self.buffer_size
@@ -126,11 +109,7 @@ class TensorReplayBuffer(ReplayMemory):
         return obs if isinstance(obs, dict) else {SINGLE: obs}
 
     def _parts(self, observation: dict[str, np.ndarray], name: str) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
-        """
-        Tell numbers, which go into the float32 rows, from images.
-
-        :param name: "obs" or "next_obs"
-        """
+        """Tell numbers, which go into the float32 rows, from images."""
         numbers = [observation[key] for key in self._numbers]
         return numbers, {f"{name}.{key}": observation[key] for key in self._images} if self._images else {}
 

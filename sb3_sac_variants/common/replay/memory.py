@@ -25,8 +25,6 @@ class ReplayMemory(ReplayBuffer):
     """
     What a :class:`~sb3_sac_variants.common.replay.buffers.TensorReplayBuffer` writes to and reads from.
 
-    Arguments as there.
-
     ``observations``, ``next_observations``, ``actions``, ``rewards``, ``dones`` and ``timeouts`` are as in SB3's
     ``ReplayBuffer``: NumPy arrays ``(buffer_size, n_envs, ...)``, or dictionaries of such; zero where nothing is stored
     yet. They are read-only, since the transitions live in the memory of the training device. Floating-point numbers are

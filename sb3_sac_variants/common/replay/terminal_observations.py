@@ -12,10 +12,6 @@ class TerminalObservations:
 
     In a memory that stores each observation once, the next observation of a row is the observation of the row that
     follows in time, unless an episode ended between the two. Those exceptions are kept here.
-
-    :param rows: rows of the memory
-    :param shapes: shapes of the observations in it, by key
-    :param dtypes: their types, likewise
     """
 
     def __init__(
