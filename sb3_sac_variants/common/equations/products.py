@@ -37,14 +37,7 @@ def _is_rounded(in_features: int, out_features: int) -> bool:
 
 
 def linear(inputs: th.Tensor, weight: th.Tensor, bias: th.Tensor | None) -> th.Tensor:
-    """
-    A linear layer, as ``torch.nn.functional.linear``.
-
-    :param inputs: ``(..., in_features)``
-    :param weight: ``(out_features, in_features)``
-    :param bias: ``(out_features,)``, or None
-    :return: ``(..., out_features)``
-    """
+    """A linear layer, as ``torch.nn.functional.linear``."""
     if not _is_rounded(weight.shape[1], weight.shape[0]):
         return F.linear(inputs, weight, bias)
     product = F.linear(inputs.bfloat16(), weight.bfloat16()).to(inputs.dtype)
@@ -53,12 +46,11 @@ def linear(inputs: th.Tensor, weight: th.Tensor, bias: th.Tensor | None) -> th.T
 
 def stacked_linear(inputs: th.Tensor, weight: th.Tensor, bias: th.Tensor) -> th.Tensor:
     """
-    ``n`` independent linear layers as one batched product.
+    ``n`` independent linear layers as one batched product, ``(n, B, out_features)``.
 
     :param inputs: ``(n, B, in_features)``
     :param weight: ``(n, in_features, out_features)``
     :param bias: ``(n, 1, out_features)``
-    :return: ``(n, B, out_features)``
     """
     if _is_rounded(weight.shape[1], weight.shape[2]):
         return th.bmm(inputs.bfloat16(), weight.bfloat16()).to(inputs.dtype) + bias

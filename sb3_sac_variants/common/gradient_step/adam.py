@@ -8,12 +8,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 
 def is_plain_adam(optimizer: th.optim.Optimizer) -> bool:
-    """
-    Whether an optimiser's step is Adam (Kingma and Ba 2015) and nothing else.
-
-    :param optimizer: any optimiser
-    :return: whether :func:`adam_step` may stand in for its step
-    """
+    """Whether an optimiser's step is Adam and nothing else, so that :func:`adam_step` may stand in for it."""
     unused = ("weight_decay", "amsgrad", "maximize", "differentiable")
     return (
         type(optimizer) is th.optim.Adam
@@ -25,12 +20,7 @@ def is_plain_adam(optimizer: th.optim.Optimizer) -> bool:
 
 
 def has_custom_step(optimizer: th.optim.Optimizer) -> bool:
-    """
-    Whether a step of an optimiser runs code of the user's: hooks (its own or global ones), or a ``step`` put in place.
-
-    :param optimizer: any optimiser
-    :return: whether it does
-    """
+    """Whether a step runs code of the user's: hooks (the optimiser's or global ones), or a ``step`` put in place."""
     hooks = (
         optimizer._optimizer_step_pre_hooks,
         optimizer._optimizer_step_post_hooks,
@@ -41,13 +31,7 @@ def has_custom_step(optimizer: th.optim.Optimizer) -> bool:
 
 
 def adam_step(optimizer: th.optim.Optimizer, parameters: list[nn.Parameter], gradients: tuple[th.Tensor, ...]) -> None:
-    """
-    One step of Adam (Kingma and Ba 2015, Algorithm 1) in place, on the state of a ``torch.optim.Adam``.
-
-    :param optimizer: optimiser whose state is read and written, with one parameter group
-    :param parameters: its parameters
-    :param gradients: their gradients
-    """
+    """One step of Adam (Kingma and Ba 2015, Algorithm 1) in place, on the state of a ``torch.optim.Adam``."""
     group = optimizer.param_groups[0]
     beta1, beta2 = group["betas"]
     # 1 - beta**t cancels in float32: take -expm1(t log beta). One step counter serves all parameters.

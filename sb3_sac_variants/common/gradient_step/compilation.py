@@ -20,11 +20,7 @@ ANNOUNCE_AFTER = 4.0
 
 
 def compile_unsupported() -> str | None:
-    """
-    Look for a C++ compiler.
-
-    :return: why ``torch.compile`` cannot work on this machine's CPU, or None
-    """
+    """Why ``torch.compile`` cannot work on this machine's CPU, where there is no C++ compiler; else None."""
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None and shutil.which("clang++") is None and shutil.which("cl") is None:
         return f"no C++ compiler found ({compiler!r} is not on the PATH): install one, or pass engine='eager'"
@@ -33,12 +29,10 @@ def compile_unsupported() -> str | None:
 
 def compile_step(step: Step, fullgraph: bool, compilations: int | None) -> Step:
     """
-    Let ``torch.compile`` have a gradient step.
+    Let ``torch.compile`` have a gradient step, to be compiled at its first call.
 
-    :param step: does a gradient step
     :param fullgraph: False where the optimiser's own step has to break the graph
     :param compilations: how often at the most; None for torch's limit
-    :return: the same, to be compiled at its first call
     """
     options: dict[str, Any] | None = {"guard_filter_fn": _guards_to_check} if fullgraph else None
     limit: dict[str, Any] = {}
@@ -55,9 +49,6 @@ def _guards_to_check(guards: Sequence[Any]) -> list[bool]:
     target entropy or reward scale does). Dropped is the structure of modules, dictionaries and functions: 1500 checks
     and 0.2 ms in each SACv2 update, of what nothing replaces under a running engine. Tensors are read from their
     owners at each call, whatever is checked.
-
-    :param guards: what could be checked
-    :return: whether it is
     """
 
     def kept(guard: Any) -> bool:
@@ -72,13 +63,10 @@ def _guards_to_check(guards: Sequence[Any]) -> list[bool]:
 
 def _with_own_code(step: Step) -> Step:
     """
-    Give a method a code object of its own.
+    Give a bound method a code object of its own.
 
     torch.compile keeps its graphs, a handful at the most, with the code of a function, which all models share: a study
     that trains one model after the other would run out. A copy of the code has room of its own, freed with the engine.
-
-    :param step: a bound method
-    :return: the same, with its own code object
     """
     function = getattr(step, "__func__", None)
     if function is None:
@@ -94,8 +82,6 @@ def announced_wait(seconds: float = ANNOUNCE_AFTER) -> Iterator[None]:
     Say that an update is being compiled, on standard error, if it takes longer than a moment.
 
     Whatever ``verbose`` is: who watches a progress bar would take the program for frozen.
-
-    :param seconds: how long a moment is
     """
 
     def announce() -> None:
@@ -145,12 +131,7 @@ def interrupts_get_through() -> Iterator[None]:
 
 
 def raised_in_compiler(error: BaseException) -> bool:
-    """
-    Tell an error of the compiler from one of a step that was compiled before.
-
-    :param error: what a compiled step raised
-    :return: whether it was raised while compiling
-    """
+    """Tell an error of the compiler from one of a step that was compiled before."""
     # Of its own errors the compiler takes the trace away
     if any(cls.__module__.startswith(("torch._dynamo", "torch._inductor")) for cls in type(error).__mro__):
         return True

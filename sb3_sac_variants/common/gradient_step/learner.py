@@ -17,6 +17,7 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import nn
 
 from sb3_sac_variants.common.gradient_step.adam import adam_step, has_custom_step, is_plain_adam
+from sb3_sac_variants.common.gradient_step.nested import detach, fill_in, map_leaves, take_out
 
 Loss = th.Tensor | tuple[th.Tensor, Any]
 
@@ -33,10 +34,6 @@ def _in_order_of(gradient: th.Tensor, parameter: th.Tensor) -> th.Tensor:
     Lay a gradient out in memory as its parameter, as ``Tensor.backward()`` does and ``torch.autograd.grad`` does not.
 
     A convolution of images with the channels last, say, gives a gradient in that order, of weights in another.
-
-    :param gradient: of the parameter
-    :param parameter: the parameter
-    :return: the gradient, laid out in memory as the parameter
     """
     if gradient.stride() == parameter.stride():
         return gradient
@@ -86,11 +83,7 @@ class Learner:
         self.bind(module)
 
     def bind(self, module: nn.Module) -> None:
-        """
-        Train a module from now on.
-
-        :param module: what to train from now on
-        """
+        """Train a module from now on."""
         self.module = module
         self._wrapper = _Wrapper(module)
         self.refresh()
@@ -98,11 +91,10 @@ class Learner:
 
     def is_bound_to(self, module: nn.Module) -> bool:
         """
-        Tell whether :meth:`bind` has nothing to do.
+        Whether :meth:`bind` has nothing to do.
 
-        :param module: what is to be trained
-        :return: whether it is what is trained here, with the same optimiser, none of its parameters was replaced,
-            frozen or thawed, and nothing has changed that decides how a step is done
+        That is: this module is what is trained here, with the same optimiser, none of its parameters was replaced,
+        frozen or thawed, and nothing has changed that decides how a step is done.
         """
         if module is not self.module or module.optimizer is not self._optimizer:
             return False
@@ -110,21 +102,12 @@ class Learner:
         return same and self._way_to_step() == self._bound_way_to_step
 
     def _way_to_step(self) -> tuple[Any, ...]:
-        """
-        Sum up what decides how a step is done.
-
-        :return: another value when hooks or options of the optimiser were added that decide how a step can be done
-        """
+        """Changes when hooks or options of the optimiser were added that decide how a step can be done."""
         amsgrad = any(group.get("amsgrad") for group in self._optimizer.param_groups)
         return is_plain_adam(self._optimizer), amsgrad, *self.unsupported_engines()
 
     @property
     def optimizer(self) -> th.optim.Optimizer:
-        """
-        The optimiser of the module.
-
-        :return: the optimiser of the module
-        """
         return self.module.optimizer  # type: ignore[return-value]
 
     def refresh(self) -> None:
@@ -184,11 +167,7 @@ class Learner:
         self.plain_adam = self.plain_adam and len(steps) <= 1
 
     def unsupported_engines(self) -> dict[str, str]:
-        """
-        Engines that cannot repeat what a step does here.
-
-        :return: why, by the engine's name
-        """
+        """Engines that cannot repeat what a step does here: why, by the engine's name."""
         reasons = {}
         optimizer = self._optimizer
         # A replayed graph runs no Python, a compiled one none that hangs on gradients
@@ -204,21 +183,12 @@ class Learner:
         return reasons
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        """
-        Set the learning rate.
-
-        :param learning_rate: the rate from the next step on
-        """
-        if self.lr is not None:
-            if learning_rate != self._rate:
-                self.lr.fill_(learning_rate)
-                self._rate = learning_rate
-            for group in self.optimizer.param_groups:
-                if group["lr"] is not self.lr:  # someone has set a number, for which the schedule makes up here
-                    group["lr"] = self.lr
-            return
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        """Set the learning rate from the next step on."""
+        if self.lr is not None and learning_rate != self._rate:
+            self.lr.fill_(learning_rate)
+            self._rate = learning_rate
+        for group in self.optimizer.param_groups:  # whatever someone has set there
+            group["lr"] = learning_rate if self.lr is None else self.lr
 
     def flush_denormals(self) -> None:
         """
@@ -239,11 +209,9 @@ class Learner:
 
     def signature(self) -> tuple[Any, ...]:
         """
-        Identify the memory and the numbers that a step uses.
+        Identify the memory that a step writes to, and the options that it takes as plain numbers.
 
-        :return: where a step writes: others when parameters (by ``load_from_vector``, say) or the optimiser's state
-            have been replaced; and the options it takes as plain numbers, such as the learning rate of an optimiser
-            other than Adam
+        It is another one when parameters (by ``load_from_vector``, say) or the optimiser's state have been replaced.
         """
         states = [self.optimizer.state[parameter].values() for parameter in self.parameters]
         state = [tensor for values in states for tensor in values if isinstance(tensor, th.Tensor)]
@@ -302,12 +270,7 @@ class Learner:
     # The same in the form that torch.compile traces into one graph
 
     def _function_of_parameters(self, function: Callable[[Any], Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
-        """
-        Turn a function of the module into one of its parameters.
-
-        :param function: of the module
-        :return: the same as a function of parameters by their names, and the parameters there are
-        """
+        """Turn a function of the module into one of its parameters, by their names, and give these."""
 
         def of_parameters(parameters: dict[str, th.Tensor]) -> Any:
             return th.func.functional_call(self._wrapper, parameters, (function,))
@@ -317,14 +280,14 @@ class Learner:
     def evaluate_functional(self, function: Callable[[Any], Any]) -> ForwardPass:
         if not self.in_one_graph:  # the way back would lead from one graph to another: evaluate again to minimise
             return ForwardPass(detach(function(self.module)), function)
-        of_parameters, parameters = self._function_of_parameters(lambda module: _map(_fill_in, function(module)))
+        of_parameters, parameters = self._function_of_parameters(lambda module: map_leaves(fill_in, function(module)))
         value, pull_back = th.func.vjp(of_parameters, parameters)  # type: ignore[misc]  # three with has_aux only
-        return ForwardPass(detach(_map(_take_out, value)), pull_back)
+        return ForwardPass(detach(map_leaves(take_out, value)), pull_back)
 
     def minimize_functional(self, loss: Callable[[Any], Loss], at: ForwardPass | None = None) -> Any:
         def with_auxiliary(argument: Any) -> tuple[th.Tensor, Any]:
             result = loss(argument)
-            return (result[0], _map(_fill_in, result[1])) if isinstance(result, tuple) else (result, ())
+            return (result[0], map_leaves(fill_in, result[1])) if isinstance(result, tuple) else (result, ())
 
         if at is not None and not self.in_one_graph:
             return self.minimize_functional(lambda module: loss(at.vjp(module)))
@@ -334,9 +297,9 @@ class Learner:
         else:
             # Chain rule: the loss by the value, then the value by the parameters
             def of_value(filled: Any) -> tuple[th.Tensor, Any]:
-                return with_auxiliary(_map(_take_out, filled))
+                return with_auxiliary(map_leaves(take_out, filled))
 
-            filled = _map(_fill_in, at.value)
+            filled = map_leaves(fill_in, at.value)
             by_value, (value, auxiliary) = th.func.grad_and_value(of_value, has_aux=True)(filled)
             (gradients,) = at.vjp(by_value)
         if self.plain_adam:
@@ -345,38 +308,4 @@ class Learner:
             for name, parameter in zip(self._names, self.parameters, strict=True):
                 parameter.grad = _in_order_of(gradients[name], parameter)
             th.compiler.disable(self.optimizer.step)()
-        return (value, detach(_map(_take_out, auxiliary))) if auxiliary != () else value
-
-
-def detach(value: Any) -> Any:
-    """
-    Cut gradients off.
-
-    :param value: a tensor, or tuples of them
-    :return: the same without gradients
-    """
-    return _map(lambda leaf: leaf.detach() if isinstance(leaf, th.Tensor) else leaf, value)
-
-
-def _map(function: Callable[[Any], Any], value: Any) -> Any:
-    """
-    Apply a function to the leaves of nested tuples.
-
-    :param function: of what is not a tuple
-    :param value: tuples, or what they are made of
-    :return: the same tuples of the function's results
-    """
-    if not isinstance(value, tuple):
-        return function(value)
-    parts = [_map(function, part) for part in value]
-    return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
-
-
-def _fill_in(leaf: th.Tensor | None) -> th.Tensor:
-    """torch.func lets tensors pass only: no tensor (the actions of a sample of all actions) is an empty one there."""
-    return th.empty(0) if leaf is None else leaf
-
-
-def _take_out(leaf: th.Tensor) -> th.Tensor | None:
-    """The opposite of :func:`_fill_in`."""
-    return None if leaf.numel() == 0 else leaf
+        return (value, detach(map_leaves(take_out, auxiliary))) if auxiliary != () else value
