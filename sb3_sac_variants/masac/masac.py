@@ -199,10 +199,9 @@ class MASAC(MaxEntAlgorithm):
     # ---------------------------------------------------------------- construction
 
     @classmethod
-    def _check_env(cls, env: GymEnv | None) -> None:
-        if env is not None:
-            check_env(env)
-            check_agent_spaces(env.observation_space, env.action_space)
+    def _check_env(cls, env: GymEnv) -> None:
+        check_env(env)
+        check_agent_spaces(env.observation_space, env.action_space)
         super()._check_env(env)
 
     def _check_arguments(self) -> None:

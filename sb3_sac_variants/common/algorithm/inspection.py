@@ -1,4 +1,4 @@
-"""What a trained model thinks of states and actions: NumPy in, NumPy out, for analysis and plots."""
+"""What a trained model thinks of states and actions, as methods of all algorithms: NumPy in, NumPy out."""
 
 import math
 from typing import Any
@@ -15,7 +15,12 @@ Observation = np.ndarray | dict[str, np.ndarray]
 
 
 def q_value(model: Any, observation: Observation, action: np.ndarray) -> np.ndarray:
-    """Q(s, a), the minimum over the critics, ``(n,)``; see ``MaxEntAlgorithm.q_value``."""
+    """
+    Q(s, a), the minimum over the critics, ``(n,)``, for analysis and plots.
+
+    :param observation: one observation or n of them (normalised, where VecNormalize is used)
+    :param action: actions as the environment takes them, ``(n, *action_shape)``
+    """
     model.policy.set_training_mode(False)
     obs, _ = model.policy.obs_to_tensor(observation)
     actions = th.as_tensor(_checked_actions(model, action, batch_size(obs)), device=model.device)
@@ -24,11 +29,15 @@ def q_value(model: Any, observation: Observation, action: np.ndarray) -> np.ndar
     return q_values.amin(dim=0).squeeze(1).cpu().numpy()
 
 
-def soft_value(model: Any, observation: Observation, n_samples: int) -> np.ndarray:
+def soft_value(model: Any, observation: Observation, n_samples: int = 64) -> np.ndarray:
     """
-    V(s), ``(n,)``, averaged over the noise that ``model._draw_inspection_noise`` gives.
+    Soft state value V(s), ``(n,)``, for analysis and plots.
 
-    Draws from a generator of its own, so that the random state of the training stays untouched.
+    It is that of the value network where the algorithm has one, else the mean of min Q - alpha log pi over sampled
+    actions, or its exact sum over discrete ones. The random state of the training stays untouched.
+
+    :param observation: one observation or n of them (normalised, where VecNormalize is used)
+    :param n_samples: continuous actions to sample for each observation
     """
     check_range("n_samples", n_samples, 1, integer=True)
     model.policy.set_training_mode(False)

@@ -7,7 +7,6 @@ from abc import abstractmethod
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, ClassVar
 
-import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
@@ -29,7 +28,6 @@ from sb3_sac_variants.common.algorithm.arguments import (
     check_constructor_arguments,
     check_ent_coef_change,
 )
-from sb3_sac_variants.common.algorithm.inspection import Observation
 from sb3_sac_variants.common.algorithm.logged_metrics import LoggedMetrics
 from sb3_sac_variants.common.algorithm.rollout import MaxEntRollout
 from sb3_sac_variants.common.checks.compatibility import check_policy
@@ -141,8 +139,8 @@ class MaxEntAlgorithm(MaxEntRollout):
         check_constructor_arguments(verbose, policy_kwargs, replay_buffer_kwargs)
         if isinstance(env, str):
             env = maybe_make_env(env, verbose)
-        self._check_env(env)
         if env is not None:
+            self._check_env(env)
             check_sde(off_policy_arguments["use_sde"], env.action_space)
         check_policy(policy, self.policy_aliases)
         super().__init__(
@@ -391,26 +389,8 @@ class MaxEntAlgorithm(MaxEntRollout):
         repetitions = n_samples if math.prod(shape) > 0 else 1  # without noise all results are the same
         return th.randn((repetitions, *shape), generator=generator, device=self.device)
 
-    def q_value(self, observation: Observation, action: np.ndarray) -> np.ndarray:
-        """
-        Q(s, a), the minimum over the critics, ``(n,)``, for analysis and plots.
-
-        :param observation: one observation or n of them (normalised, where VecNormalize is used)
-        :param action: actions as the environment takes them, ``(n, *action_shape)``
-        """
-        return inspection.q_value(self, observation, action)
-
-    def soft_value(self, observation: Observation, n_samples: int = 64) -> np.ndarray:
-        """
-        Soft state value V(s), ``(n,)``, for analysis and plots.
-
-        It is that of the value network where the algorithm has one, else the mean of min Q - alpha log pi over sampled
-        actions, or its exact sum over discrete ones. The random state of the training stays untouched.
-
-        :param observation: one observation or n of them (normalised, where VecNormalize is used)
-        :param n_samples: continuous actions to sample for each observation
-        """
-        return inspection.soft_value(self, observation, n_samples)
+    q_value = inspection.q_value
+    soft_value = inspection.soft_value
 
     # ---------------------------------------------------------------- saving and loading
 

@@ -262,12 +262,11 @@ class MaxEntRollout(OffPolicyAlgorithm):
             )
 
     @classmethod
-    def _check_env(cls, env: GymEnv | None) -> None:
+    def _check_env(cls, env: GymEnv) -> None:
         """Refuse an environment whose observations or actions are of an unsupported kind."""
-        if env is not None:
-            check_env(env)
-            check_action_space(env.action_space, cls.supported_action_spaces, cls.__name__)
-            check_discrete_start(env.action_space)
+        check_env(env)
+        check_action_space(env.action_space, cls.supported_action_spaces, cls.__name__)
+        check_discrete_start(env.action_space)
 
 
 def _own_copy(observation: Any) -> Any:
