@@ -1,0 +1,29 @@
+"""Tensors in nested tuples, as functions of a module return them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch as th
+
+
+def detach(value: Any) -> Any:
+    """Cut gradients off a tensor, or tuples of them."""
+    return map_leaves(lambda leaf: leaf.detach() if isinstance(leaf, th.Tensor) else leaf, value)
+
+
+def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
+    """Apply a function to the leaves of nested tuples."""
+    if not isinstance(value, tuple):
+        return function(value)
+    parts = [map_leaves(function, part) for part in value]
+    return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+
+
+def fill_in(leaf: th.Tensor | None) -> th.Tensor:
+    """torch.func lets tensors pass only: no tensor (the actions of a sample of all actions) is an empty one there."""
+    return th.empty(0) if leaf is None else leaf
+
+
+def take_out(leaf: th.Tensor) -> th.Tensor | None:
+    """The opposite of :func:`fill_in`."""
+    return None if leaf.numel() == 0 else leaf
