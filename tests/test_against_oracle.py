@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import make
+from helpers import make, set_progress
 from stable_baselines3.common.logger import Logger
 
 from sb3_sac_variants import SQL, SACv1, SACv2
@@ -88,7 +88,8 @@ def solve(algorithm: type, process: str, gradient_steps: int) -> tuple[Any, Fini
         th.full((size, 1), GAMMA),
     )
     model.draw_batch = lambda _: (batch, model.draw_noise(size))
-    for model._current_progress_remaining in (1.0, 1.0, 0.3, 0.1):
+    for progress_remaining in (1.0, 1.0, 0.3, 0.1):
+        set_progress(progress_remaining, model)
         model.train(gradient_steps // 4, size)
     return model, mdp, soft_q_iteration(mdp, alpha)
 
