@@ -366,7 +366,7 @@ def test_auto_chooses_again_where_more_is_planned(monkeypatch: pytest.MonkeyPatc
     for _ in range(5):
         go_on(model, 30)  # 30, 60, 90, 120, 150 updates
     assert plans == [30, 120]
-    model.learn(1000)
+    model.learn(200)
     assert plans == [30, 120]
     # A model that was loaded to train it a little more does not pay for compiling, however long it was trained before
     model.save(tmp_path / "model")

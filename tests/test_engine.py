@@ -81,7 +81,7 @@ def assert_engines_agree(cls: type, engine: str, device: str = "cpu", **argument
 
 
 @needs_compiler
-@pytest.mark.parametrize("cls", [SACv1, SACv2])
+@pytest.mark.parametrize("cls", [pytest.param(SACv1, marks=pytest.mark.slow), SACv2])
 def test_compiled_update_computes_the_eager_numbers(cls):
     assert_engines_agree(cls, "compile")
 
