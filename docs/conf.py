@@ -5,7 +5,9 @@ from typing import Any
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
+from numpy.typing import ArrayLike
 from sphinx.application import Sphinx
+from sphinx.util.typing import stringify_annotation
 
 import sb3_sac_variants
 
@@ -77,6 +79,25 @@ def escape_bars(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines
             lines[number] = re.sub(r"(``.*?``|`[^`]*`)|\|", lambda match: match[1] or r"\|", line)
 
 
+def name_arrays(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Write NumPy's names for arrays in signatures, not what these stand for."""
+
+    def shorten(text: str | None) -> str | None:
+        if text is None:
+            return None
+        array_like = stringify_annotation(ArrayLike, "smart")
+        text = text.replace(array_like, "~numpy.typing.ArrayLike")
+        return re.sub(
+            r"~numpy\.ndarray\[tuple\[~typing\.Any, \.\.\.\], ~numpy\.dtype\[(~?[\w.]+)\]\]",
+            r"~numpy.typing.NDArray[\1]",
+            text,
+        )
+
+    return shorten(signature), shorten(returns)
+
+
 def shorten_title(app: Sphinx, docname: str, source: list[str]) -> None:
     """Call a module's page by the last part of the module's name, so that it fits into the navigation."""
     if docname.startswith("api/modules/"):
@@ -90,4 +111,5 @@ def setup(app: Sphinx) -> None:
     app.add_html_math_renderer("mathml", (render_inline, None), (render_block, None))
     app.connect("autodoc-skip-member", skip_fields)
     app.connect("autodoc-process-docstring", escape_bars)
+    app.connect("autodoc-process-signature", name_arrays)
     app.connect("source-read", shorten_title)

@@ -5,11 +5,17 @@ from typing import Any
 import gymnasium as gym
 import helpers
 import numpy as np
+import pytest
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_sac_variants import MASAC
+
+#: the kinds of actions: arguments of :class:`AgentsEnv`
+KINDS: dict[str, dict[str, Any]] = {"continuous": {}, "discrete": {"n_actions": 5}}
+
+both_kinds = pytest.mark.parametrize("kind", KINDS)
 
 
 class AgentsEnv(gym.Env):
@@ -63,6 +69,16 @@ class AgentsEnv(gym.Env):
         rewards = -np.square(action - self.targets[:, None]).mean(axis=1).astype(np.float32)
         info = {"agent_rewards": rewards}
         return self._observation(), float(rewards.mean()), over and not self.truncate, over and self.truncate, info
+
+
+def env_of(kind: str, *args: Any, **kwargs: Any) -> AgentsEnv:
+    """
+    :param kind: of the actions, a name in :data:`KINDS`
+    :param args: as :class:`AgentsEnv`
+    :param kwargs: as :class:`AgentsEnv`
+    :return: an environment with such actions
+    """
+    return AgentsEnv(*args, **KINDS[kind], **kwargs)
 
 
 def several(n_envs: int = 2, **kwargs: Any) -> DummyVecEnv:

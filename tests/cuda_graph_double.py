@@ -17,6 +17,11 @@ from sb3_sac_variants.common.gradient_step.engine import CudaGraphEngine, Engine
 from sb3_sac_variants.common.replay.storage import RowRange
 
 
+def address(storage: th.UntypedStorage) -> int:
+    """Tells one storage from another, even where both are empty."""
+    return storage._cdata
+
+
 def tensors(values: Any) -> list[th.Tensor]:
     return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, th.Tensor)]
 
@@ -34,17 +39,17 @@ class Notes(TorchDispatchMode):
         kwargs = kwargs or {}
         if function is th.ops.aten._local_scalar_dense.default:
             raise RuntimeError("operation not permitted when stream is capturing: the host reads a number")
-        own = {storage._cdata for storage in self._own}
+        own = {address(storage) for storage in self._own}
         written = []
         for place, argument in enumerate(function._schema.arguments):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 written += tensors(args[place] if place < len(args) else kwargs.get(argument.name))
         for storage in (tensor.untyped_storage() for tensor in written):
-            if storage._cdata not in own and storage._cdata not in self.before:
-                self.before[storage._cdata] = (storage, storage.clone())
+            if address(storage) not in own and address(storage) not in self.before:
+                self.before[address(storage)] = (storage, storage.clone())
         result = function(*args, **kwargs)
-        read = {tensor.untyped_storage()._cdata for tensor in tensors((args, kwargs))}
-        new = [tensor for tensor in tensors(result) if tensor.untyped_storage()._cdata not in read]
+        read = {address(tensor.untyped_storage()) for tensor in tensors((args, kwargs))}
+        new = [tensor for tensor in tensors(result) if address(tensor.untyped_storage()) not in read]
         self._own += [tensor.untyped_storage() for tensor in new]
         if written or new:
             self.operations.append((function, args, kwargs, [] if written else tensors(result)))

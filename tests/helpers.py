@@ -205,6 +205,30 @@ def refused(error: type[Exception], name: str, value: Any, remedy: str) -> Any:
     return pytest.raises(error, match=f"(?s){re.escape(name)}.*{re.escape(repr(value))}.*{re.escape(remedy)}")
 
 
+# ---------------------------------------------------------------- what SB3 keeps in private attributes only
+
+
 def n_updates(model: Any) -> int:
-    """Gradient steps that a model has done, which only SB3's private attribute tells."""
+    """Gradient steps that a model has done."""
     return model._n_updates
+
+
+def n_episodes(model: Any) -> int:
+    """Episodes that have ended in a run."""
+    return model._episode_num
+
+
+def last_observation(model: Any) -> Any:
+    """The observation that the next action answers, None if a new episode begins."""
+    return model._last_obs
+
+
+def set_progress(remaining: float, *models: Any) -> None:
+    """Tell models what is left of their training, for schedules in a ``train()`` outside of ``learn()``."""
+    for model in models:
+        model._current_progress_remaining = remaining
+
+
+def rows_at(buffer: Any, positions: np.ndarray, env: Any = None) -> Any:
+    """What a replay buffer, ours or SB3's, gives for some positions."""
+    return buffer._get_samples(positions, env)

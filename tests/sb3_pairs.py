@@ -9,6 +9,7 @@ import pytest
 import torch as th
 from float64 import AnyFloatExtractor, to_double
 from gymnasium import spaces
+from helpers import rows_at
 from stable_baselines3 import SAC
 from stable_baselines3.common.logger import Logger
 
@@ -166,7 +167,7 @@ def train_pair(
         remaining = iter(rows)
 
         def draw(batch_size: int, env: Any = None) -> Any:
-            samples = buffer._get_samples(next(remaining))
+            samples = rows_at(buffer, next(remaining))
             return type(samples)(*(None if value is None else value.to(dtype) for value in samples))
 
         return draw

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch as th
-from helpers import n_updates
+from helpers import n_updates, set_progress
 from sb3_pairs import RATE, VARIANTS, assert_same_weights, make_pair, train_pair, widen
 from stable_baselines3.common.buffers import NStepReplayBuffer
 
@@ -27,7 +27,7 @@ def test_float64_learning_rate_schedule_is_that_of_sb3(monkeypatch):
     sb3, ours = make_pair({"learning_rate": lambda progress: progress * RATE})
     widen(sb3, ours)
     for call, progress in enumerate((1.0, 0.5, 0.25, 0.0)):
-        sb3._current_progress_remaining = ours._current_progress_remaining = progress
+        set_progress(progress, sb3, ours)
         train_pair(monkeypatch, sb3, ours, 2, seed=call, atol=1e-9)
         assert_same_weights(sb3, ours, atol=1e-9)
 
@@ -35,9 +35,10 @@ def test_float64_learning_rate_schedule_is_that_of_sb3(monkeypatch):
 def test_float64_target_update_interval_is_that_of_sb3_in_one_phase(monkeypatch):
     # SB3 counts from the beginning of each train(), and updates at 0, 3, ...; the counter here runs through the whole
     # run and updates at multiples of 3: set it so that the two fall together
-    sb3, ours = make_pair({"target_update_interval": 3})
+    sb3, ours = make_pair({})
     widen(sb3, ours)
-    ours._n_updates = 2
+    train_pair(monkeypatch, sb3, ours, 2, seed=3, atol=1e-9)
+    sb3.target_update_interval = ours.target_update_interval = 3
     for call in range(3):
         train_pair(monkeypatch, sb3, ours, 6, seed=call, atol=1e-9)
         assert_same_weights(sb3, ours, atol=1e-9)

@@ -239,6 +239,14 @@ def by_name(module: str, name: str, *arguments: str) -> bytes:
     return b"\x80\x04" + words + b"\x93" + arguments_code + b"R."
 
 
+def maker(value: Any) -> Any:
+    """
+    :param value: an object
+    :return: the function that makes one like it when its pickle is read
+    """
+    return value.__reduce_ex__(2)[0]
+
+
 def storage_with_code() -> bytes:
     """
     :return: what torch's old file format holds, with code
@@ -262,7 +270,7 @@ CRAFTED: dict[str, Callable[[], bytes]] = {
     "partial": lambda: pickle.dumps(functools.partial(canary)),
     "torch.load": lambda: by_name("torch", "load", "file"),
     "torch.hub": lambda: by_name("torch.hub", "load", "a", "b"),
-    "torch.storage": lambda: pickle.dumps(Reduced(th.storage._load_from_bytes, (storage_with_code(),))),
+    "torch.storage": lambda: pickle.dumps(Reduced(maker(th.ones(2).storage()), (storage_with_code(),))),
     "loader of Stable-Baselines3": lambda: by_name("stable_baselines3.common.save_util", "load_from_pkl", "file"),
     "lambda": lambda: cloudpickle.dumps(lambda: 3),
     "class by value": lambda: cloudpickle.dumps(type("New", (), {"__module__": "__main__"})),
@@ -273,8 +281,8 @@ CRAFTED: dict[str, Callable[[], bytes]] = {
     "environment": lambda: pickle.dumps(ArmedEnv(1)),
     "NumPy's loader": lambda: by_name("numpy", "load", "file"),
     "NumPy's files": lambda: b"\x80\x04\x8c\x05numpy\x8c\x06memmap\x93.",
-    "NumPy's generator": lambda: pickle.dumps(Reduced(np.random._pickle.__bit_generator_ctor, (Armed,))),
-    "NumPy's other constructor": lambda: pickle.dumps(Reduced(np.random._pickle.__generator_ctor, ("MT19937", Armed))),
+    "NumPy's generator": lambda: pickle.dumps(Reduced(maker(np.random.PCG64()), (Armed,))),
+    "NumPy's other constructor": lambda: pickle.dumps(Reduced(maker(np.random.default_rng()), ("MT19937", Armed))),
     "offsets of a structured type": lambda: pickle.dumps(np.zeros(2, dtype=[("a", "f4"), ("b", "i8")])),
     "method of an object": own_append,
     "our own permission": lambda: pickle.dumps(Rebuild(canary)),
@@ -318,7 +326,7 @@ def test_memory_beyond_an_array_cannot_be_reached() -> None:
         content = pickle.dumps(np.arange(3, dtype=np.int64), protocol=4).replace(b"K\x03\x85", cut + b"\x85")
         with pytest.raises(NotAllowed, match=r"numpy\.ndarray"):
             read_pickle(content)
-    storage = pickle.dumps(Reduced(th._utils._rebuild_tensor_v2, (th.ones(2).storage(), 0, (9,), (1,), False, {})))
+    storage = pickle.dumps(Reduced(maker(th.ones(2)), (th.ones(2).storage(), 0, (9,), (1,), False, {})))
     with pytest.raises(RuntimeError, match="out of bounds"):
         read_pickle(storage)
 

@@ -14,6 +14,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.her import HerReplayBuffer
 
 from sb3_sac_variants import SQL, SACv1, SACv2
+from sb3_sac_variants.common.gradient_step import target_entropy
 from sb3_sac_variants.common.gradient_step.compilation import compile_unsupported
 from sb3_sac_variants.sac_v1.policies import SACv1Policy
 
@@ -134,10 +135,10 @@ def test_temperature_reaches_the_target_entropy():
     assert entropy.item() == pytest.approx(model.target_entropy, abs=0.1)
 
 
-def test_runaway_temperature_warns_when_the_logger_writes():
+def test_runaway_temperature_warns_when_the_logger_writes(monkeypatch):
+    monkeypatch.setattr(target_entropy, "RUNAWAY_FACTOR", 0.9)
     model = make(SACv2, DiscreteEnv(), ent_coef="auto_1000", target_entropy="auto_1", learning_starts=0)
     model.set_logger(Logger(None, []))
-    model._temperature_monitor.bound = 900.0
     with pytest.warns(UserWarning, match="temperature runs away"):
         model.learn(20, log_interval=1)
 

@@ -45,12 +45,12 @@ def name(page: Path) -> str:
 
 @pytest.fixture
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    setup_learn = OffPolicyAlgorithm._setup_learn
+    learn = OffPolicyAlgorithm.learn
 
-    def setup_short_learn(self: BaseAlgorithm, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
-        return setup_learn(self, min(total_timesteps, MOST_STEPS), *args, **kwargs)
+    def short_learn(self: BaseAlgorithm, total_timesteps: int, *args: Any, **kwargs: Any) -> Any:
+        return learn(self, min(total_timesteps, MOST_STEPS), *args, **kwargs)
 
-    monkeypatch.setattr(OffPolicyAlgorithm, "_setup_learn", setup_short_learn)
+    monkeypatch.setattr(OffPolicyAlgorithm, "learn", short_learn)
 
 
 @pytest.mark.usefixtures("few_steps")

@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from helpers import n_updates
+from helpers import n_updates, set_progress
 from stable_baselines3.common.logger import Logger
 
 from sb3_sac_variants import SQL, SACv1, SACv2
@@ -82,7 +82,7 @@ def assert_engines_agree(cls: type, engine: str, device: str = "cpu", **argument
 
 
 @needs_compiler
-@pytest.mark.parametrize("cls", [SACv1, SACv2])
+@pytest.mark.parametrize("cls", [pytest.param(SACv1, marks=pytest.mark.slow), SACv2])
 def test_compiled_update_computes_the_eager_numbers(cls):
     assert_engines_agree(cls, "compile")
 
@@ -111,7 +111,7 @@ def test_a_changing_learning_rate_does_not_recompile():
     before = parameters(model)
     with th.compiler.set_stance("fail_on_recompile"):
         for progress in (0.7, 0.2, 0.0):
-            model._current_progress_remaining = progress
+            set_progress(progress, model)
             model.train(1, batch_size=8)
     assert model.actor_learner.lr.item() == 0.0
     assert not th.equal(parameters(model), before)
@@ -189,8 +189,8 @@ def test_update_constants_are_attributes(cls):
 @pytest.mark.slow
 def test_a_network_that_does_not_compile_is_named_with_the_remedy():
     class Refuses(th.nn.Module):
+        @th.compiler.disable
         def forward(self, features):
-            th._dynamo.graph_break()
             return features
 
     model = make(SACv2, "compile", policy_kwargs={"net_arch": [16], "activation_fn": Refuses})
@@ -222,13 +222,9 @@ def test_a_compiled_update_that_changes_its_metrics_is_refused(monkeypatch):
 @pytest.mark.slow
 def test_many_models_in_one_process_can_each_be_compiled():
     # torch.compile keeps eight graphs for a function, which all models would share
-    limit = th._dynamo.config.recompile_limit
-    try:
-        th._dynamo.config.recompile_limit = 1
+    with th._dynamo.config.patch(recompile_limit=1):
         for seed in range(3):
             make(SACv2, "compile", ent_coef=0.1 + seed).train(1, batch_size=8)
-    finally:
-        th._dynamo.config.recompile_limit = limit
 
 
 def test_engine_by_name_that_cannot_run_raises_with_the_reason(monkeypatch):
@@ -261,8 +257,8 @@ def test_auto_compiles_only_what_pays(monkeypatch, capsys, planned, obstacle, ex
 
 def test_auto_counts_gradient_steps_not_environment_steps():
     model = make(SACv2, "auto", train_freq=10, gradient_steps=1)
-    model._total_timesteps = 9 * COMPILE_PAYS_FROM
-    model.train(1, batch_size=4)
+    model.learn(9 * COMPILE_PAYS_FROM, callback=lambda names, _: names["self"].num_timesteps < 15)
+    assert n_updates(model) == 1
     assert model.updater.engine.name == "eager"
 
 
@@ -276,7 +272,7 @@ def test_auto_falls_back_to_eager_with_one_warning(monkeypatch):
     monkeypatch.setattr(th, "compile", failing_compile)
     monkeypatch.setattr(engine_module, "compile_unsupported", lambda: None)
     model = make(SACv2, "auto")
-    model._total_timesteps = COMPILE_PAYS_FROM
+    model.updater.plan(COMPILE_PAYS_FROM)
     with pytest.warns(UserWarning, match=r"'compile', which failed \(RuntimeError: the compiler broke\)"):
         model.train(2, batch_size=8)
     with warnings.catch_warnings():

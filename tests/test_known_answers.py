@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import GAUSSIAN, assert_same_parameters, flat_parameters, make, n_updates
+from helpers import GAUSSIAN, assert_same_parameters, flat_parameters, make, n_updates, set_progress
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
@@ -82,7 +82,7 @@ def learn(algorithm: type, density: Any, gradient_steps: int, **arguments: Any) 
     th.manual_seed(0)
     half = gradient_steps // 2
     model.train(half, model.batch_size)
-    model._current_progress_remaining = 0.0
+    set_progress(0.0, model)
     model.train(gradient_steps - half, model.batch_size)
     return model
 

@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from agents import AgentsEnv, make, several
+from agents import KINDS, AgentsEnv, both_kinds, env_of, make, several
 from gymnasium import spaces
 from helpers import SpacesEnv, assert_same_parameters, flat_parameters, refused
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -44,10 +44,11 @@ def logged(model: MASAC, steps: int = 20) -> dict[str, Any]:
 # ---------------------------------------------------------------- learning, acting, evaluating
 
 
+@both_kinds
 @pytest.mark.parametrize("n_agents", [1, 2, 3, 20])
-@pytest.mark.parametrize("share_actor", [False, True])
-def test_any_number_of_agents_learns(n_agents: int, share_actor: bool) -> None:
-    model = make(AgentsEnv(n_agents), policy_kwargs={"share_actor": share_actor}, ce_coef=0.01)
+@pytest.mark.parametrize("shared", [(), ("share_actor",), ("share_actor", "share_critic")], ids=len)
+def test_any_number_of_agents_learns(kind: str, n_agents: int, shared: tuple[str, ...]) -> None:
+    model = make(env_of(kind, n_agents), policy_kwargs=dict.fromkeys(shared, True), ce_coef=0.01)
     before = flat_parameters(model)
     model.learn(8)
     after = flat_parameters(model)
@@ -56,6 +57,8 @@ def test_any_number_of_agents_learns(n_agents: int, share_actor: bool) -> None:
     assert all(th.isfinite(value).all() for value in after.values())
     assert model.log_ent_coef.shape == (n_agents,)
     assert model.n_agents == n_agents
+    obs = np.zeros((2, n_agents, 4), dtype=np.float32)
+    assert model.q_value(obs, model.predict(obs)[0]).size == 2 * n_agents
 
 
 def test_a_shared_actor_tells_the_agents_apart_and_has_one_network() -> None:
@@ -80,15 +83,16 @@ def test_an_actor_sees_its_own_observation_only(share_actor: bool) -> None:
     assert (model.q_value(obs[None], actions) != model.q_value(changed[None], actions)).all()
 
 
-def test_predict_gives_actions_within_bounds_for_one_or_many_observations() -> None:
-    env = AgentsEnv(low=0.0)
+@both_kinds
+def test_predict_gives_actions_of_the_space_for_one_or_many_observations(kind: str) -> None:
+    env = env_of(kind, low=0.0)
     model = make(env)
     obs = np.stack([env.observation_space.sample() for _ in range(5)])
     for deterministic in (False, True):
         actions, _ = model.predict(obs, deterministic=deterministic)
-        assert actions.shape == (5, 3, 2)
+        assert actions.shape == (5, *env.action_space.shape)
         assert all(env.action_space.contains(action) for action in actions)
-        assert model.predict(obs[0], deterministic=deterministic)[0].shape == (3, 2)
+        assert model.predict(obs[0], deterministic=deterministic)[0].shape == env.action_space.shape
     assert not np.array_equal(model.predict(obs)[0], model.predict(obs)[0])
 
 
@@ -127,13 +131,17 @@ def test_a_parallel_env_in_the_adapter() -> None:
 # ---------------------------------------------------------------- replay and environments
 
 
+@both_kinds
 @pytest.mark.parametrize("optimize_memory_usage", [False, True])
-def test_replay_keeps_each_agents_reward(optimize_memory_usage: bool) -> None:
-    env = several(2, truncate=True)
+def test_replay_keeps_each_agents_action_and_reward(kind: str, optimize_memory_usage: bool) -> None:
+    env = several(2, truncate=True, **KINDS[kind])
     model = make(env, optimize_memory_usage=optimize_memory_usage, gradient_steps=-1, gamma=0.9).learn(40)
     assert type(model.replay_buffer) is AgentReplayBuffer
     batch = model.replay_buffer.sample(200)
-    actions = batch.actions.view(200, 3, 2).numpy()
+    actions = batch.actions.view(200, 3, -1).numpy()
+    if kind == "discrete":
+        assert batch.actions.dtype == th.int64
+        actions = np.linspace(-1, 1, KINDS[kind]["n_actions"])[actions]
     targets = np.linspace(-0.5, 0.5, 3)[:, None]
     np.testing.assert_allclose(batch.rewards.numpy(), -np.square(actions - targets).mean(axis=2), atol=1e-6)
     assert not batch.dones.any()
@@ -146,11 +154,13 @@ def test_actions_are_stored_scaled() -> None:
     assert stored.shape == (100, 6)
 
 
-def test_processes_run_as_one_process_does() -> None:
+@pytest.mark.parametrize(("kind", "normalized"), [("continuous", False), ("discrete", True)])
+def test_processes_run_as_one_process_does(kind: str, normalized: bool) -> None:
     runs = []
     for make_env in (DummyVecEnv, lambda functions: SubprocVecEnv(functions, start_method="fork")):
-        env = make_env([lambda length=length: AgentsEnv(episode_length=length) for length in (3, 5)])
-        runs.append(make(env, gradient_steps=-1).learn(20))
+        env = make_env([lambda length=length: env_of(kind, episode_length=length) for length in (3, 5)])
+        model = make(VecNormalize(env, norm_reward=False) if normalized else env, gradient_steps=-1, ce_coef=0.1)
+        runs.append(model.learn(20))
         env.close()
     assert_same_parameters(*runs)
 
@@ -181,11 +191,18 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, OPTIONS], ids=["defaults", "options"])
-def test_a_loaded_model_acts_and_learns_as_the_saved_one(options: dict[str, Any], tmp_path: Path) -> None:
-    model = make(**options).learn(12)
+DISCRETE_OPTIONS: dict[str, Any] = {**OPTIONS, "ce_floor": "none", "policy_kwargs": {"share_critic": True}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("continuous", {}), ("continuous", OPTIONS), ("discrete", {}), ("discrete", DISCRETE_OPTIONS)],
+    ids=["defaults", "options", "discrete-defaults", "discrete-options"],
+)
+def test_a_loaded_model_acts_and_learns_as_the_saved_one(kind: str, options: dict[str, Any], tmp_path: Path) -> None:
+    model = make(env_of(kind), **options).learn(12)
     model.save(tmp_path / "model")
-    loaded = MASAC.load(tmp_path / "model", AgentsEnv())
+    loaded = MASAC.load(tmp_path / "model", env_of(kind))
     assert_same_parameters(model, loaded)
     for name in ("ce_coef", "ce_convention", "ce_obs", "ce_floor", "ce_center", "ce_relative", "target_entropy"):
         assert getattr(loaded, name) == getattr(model, name)
@@ -201,17 +218,19 @@ def test_a_loaded_model_acts_and_learns_as_the_saved_one(options: dict[str, Any]
     assert_same_parameters(model, loaded)
 
 
-def test_a_policy_can_be_saved_alone(tmp_path: Path) -> None:
-    model = make(policy_kwargs={"share_actor": True})
+@both_kinds
+def test_a_policy_can_be_saved_alone(kind: str, tmp_path: Path) -> None:
+    model = make(env_of(kind), policy_kwargs={"share_actor": True})
     model.policy.save(tmp_path / "policy")
     loaded = type(model.policy).load(tmp_path / "policy")
     obs = np.ones((3, 4), dtype=np.float32)
     assert np.array_equal(model.policy.predict(obs, deterministic=True)[0], loaded.predict(obs, deterministic=True)[0])
 
 
-def test_a_run_resumed_from_a_checkpoint_goes_on_exactly(tmp_path: Path) -> None:
+@both_kinds
+def test_a_run_resumed_from_a_checkpoint_goes_on_exactly(kind: str, tmp_path: Path) -> None:
     def fresh() -> DummyVecEnv:
-        return DummyVecEnv([lambda: AgentsEnv(episode_length=7)])
+        return DummyVecEnv([lambda: env_of(kind, episode_length=7)])
 
     whole = make(fresh(), ce_coef=0.1).learn(13)
     whole.save_checkpoint(tmp_path / "run")
@@ -263,9 +282,21 @@ def test_no_warning_without_a_cause(arguments: dict[str, Any]) -> None:
         logged(make(**{"ent_coef": 0.5, **arguments}))
 
 
-@pytest.mark.parametrize(("target", "expected"), [("auto", -2.0), ("auto_0.5", -1.0), (-3, -3.0), (0.7, 0.7)])
-def test_target_entropy_is_that_of_one_agent(target: Any, expected: float) -> None:
-    assert make(target_entropy=target).target_entropy == pytest.approx(expected)
+@pytest.mark.parametrize("n_agents", [1, 3])
+@pytest.mark.parametrize(
+    ("kind", "target", "expected"),
+    [
+        ("continuous", "auto", -2.0),
+        ("continuous", "auto_0.5", -1.0),
+        ("continuous", -3, -3.0),
+        ("continuous", 0.7, 0.7),
+        ("discrete", "auto", 0.7 * np.log(5)),
+        ("discrete", "auto_0.3", 0.3 * np.log(5)),
+        ("discrete", 1.5, 1.5),
+    ],
+)
+def test_target_entropy_is_that_of_one_agent(kind: str, target: Any, expected: float, n_agents: int) -> None:
+    assert make(env_of(kind, n_agents), target_entropy=target).target_entropy == pytest.approx(expected)
 
 
 # ---------------------------------------------------------------- refusals

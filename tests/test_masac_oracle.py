@@ -107,7 +107,10 @@ def solve(
     return model, exact, policies
 
 
-@pytest.mark.parametrize("cross_entropy", CROSS_ENTROPY)
+@pytest.mark.parametrize(
+    "cross_entropy",
+    [pytest.param(name, marks=[pytest.mark.slow] if name.endswith("floor") else []) for name in CROSS_ENTROPY],
+)
 def test_an_agents_policy_is_its_exact_best_response(cross_entropy: str) -> None:
     """To three hundredths in the probabilities, and of the largest Q."""
     game = random_game(n_agents=2, n_states=4, n_actions=3)

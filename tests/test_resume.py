@@ -24,7 +24,9 @@ from helpers import (
     every_algorithm_with,
     flat_parameters,
     goal_env,
+    last_observation,
     make,
+    n_episodes,
     n_updates,
     several,
 )
@@ -119,14 +121,14 @@ def evidence(model: Any) -> dict[str, Any]:
     found = {
         "random": (random.random(), np.random.rand(), th.rand(1).item(), model.action_space.sample()),  # noqa: NPY002
         "parameters": {name: value.numpy() for name, value in flat_parameters(model).items()},
-        "counters": (model.num_timesteps, model._episode_num, n_updates(model)),
-        "observation": model._last_obs,
+        "counters": (model.num_timesteps, n_episodes(model), n_updates(model)),
+        "observation": last_observation(model),
         "episodes": [(info["r"], info["l"]) for info in model.ep_info_buffer],
         "metrics": model.updater.metrics.means(),
-        "batch": as_arrays(model.replay_buffer.sample(64, model._vec_normalize_env)),
+        "batch": as_arrays(model.replay_buffer.sample(64, model.get_vec_normalize_env())),
         "next step": model.env.step(np.zeros((model.n_envs, *model.action_space.shape), dtype=np.float32))[:3],
     }
-    if (normalize := model._vec_normalize_env) is not None:
+    if (normalize := model.get_vec_normalize_env()) is not None:
         found["statistics"] = (normalize.obs_rms.mean, normalize.ret_rms.var, normalize.returns)
     return found
 
@@ -302,9 +304,10 @@ def test_new_episode_where_the_environment_cannot_be_saved(
     with pytest.warns(UserWarning, match=f"begin a new episode, because .*{name}"):
         model.save_checkpoint(tmp_path)
     resumed = SACv1.load_checkpoint(tmp_path, VecNormalize(make_env()), device="cpu")
-    assert resumed._last_obs is None
+    assert last_observation(resumed) is None
     assert_same_parameters(model, resumed)
-    np.testing.assert_equal(resumed._vec_normalize_env.obs_rms.mean, model._vec_normalize_env.obs_rms.mean)
+    statistics = [each.get_vec_normalize_env().obs_rms.mean for each in (resumed, model)]
+    np.testing.assert_equal(*statistics)
     steps = resumed.num_timesteps
     resumed.learn(20, reset_num_timesteps=False)
     assert resumed.num_timesteps == steps + 20
@@ -359,11 +362,11 @@ def test_middle_of_a_step_begins_a_new_episode_with_a_warning(train_freq: int, t
 
     model = make(SACv2, SpacesEnv(), train_freq=train_freq).learn(16, callback=SaveInStep())
     resumed = SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu")
-    assert (resumed.num_timesteps, resumed._last_obs) == (14, None)
+    assert (resumed.num_timesteps, last_observation(resumed)) == (14, None)
     resumed.learn(10, reset_num_timesteps=False)
     # At the end of learn() nothing is half done
     model.save_checkpoint(tmp_path)
-    assert SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu")._last_obs is not None
+    assert last_observation(SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu")) is not None
 
 
 def test_training_stopped_by_a_callback_begins_a_new_episode(tmp_path: Path) -> None:

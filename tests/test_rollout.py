@@ -119,8 +119,8 @@ def test_a_lean_actor_acts_as_the_actor(kind: str) -> None:
             for parameter in model.policy.parameters():
                 parameter.add_(0.02 * th.randn_like(parameter))
             for module in model.policy.modules():
-                for name, parameter in list(module._parameters.items()):
-                    if type(module) is nn.Linear and parameter is not None:
+                for name, parameter in list(module.named_parameters(recurse=False)):
+                    if type(module) is nn.Linear:
                         setattr(module, name, nn.Parameter(1.1 * parameter))
         if "softmax" not in kind and "categorical" not in kind:
             assert not th.equal(act(double, obs), before)
@@ -205,12 +205,11 @@ def test_same_run_as_by_the_long_way(algorithm: type, kind: str, n_envs: int, mo
             env = VecNormalize(env, clip_obs=1.5)
         model = make(algorithm, env, optimize_memory_usage=kind == "stored once", gradient_steps=-1)
         runs.append(model.learn(45))
+        model.learn(2 * n_envs, reset_num_timesteps=False)  # from the observation that was the last
     assert_same_parameters(*runs)
     positions = th.arange(runs[0].replay_buffer.size() - 1)
     stored = [as_arrays(run.replay_buffer.gather(positions * n_envs)) for run in runs]
     np.testing.assert_equal(*stored)
-    assert np.array_equal(runs[0]._last_obs, runs[1]._last_obs)
-    assert np.array_equal(runs[0]._last_original_obs, runs[1]._last_original_obs)
 
 
 def test_unscaled_actions_are_those_of_sb3_to_the_bit() -> None:
@@ -268,9 +267,8 @@ def test_overridden_steps_of_the_loop(algorithm: type) -> None:
     env = SpacesEnv()
     model = make(Mine, env).learn(25)
     assert not np.any(env.actions)
-    stored = model.replay_buffer._get_samples(np.arange(25))
-    assert not stored.actions.any()
-    assert (stored.rewards == 10.0).all()
+    assert not model.replay_buffer.actions[:25].any()
+    assert (model.replay_buffer.rewards[:25] == 10.0).all()
     assert [info["r"] for info in model.ep_info_buffer] == [5.0] * 25
 
 
@@ -284,7 +282,7 @@ class KeepingBuffer(ReplayBuffer):
 
 def test_a_buffer_of_the_user_owns_what_it_is_given() -> None:
     model = make(SACv2, replay_buffer_class=KeepingBuffer).learn(25)
-    assert np.isfinite(model._last_obs).all()
+    assert np.isfinite(model.replay_buffer.observations[:25]).all()
 
 
 def test_observations_of_another_type_are_stored_as_float32() -> None:
@@ -370,7 +368,7 @@ def test_shape_of_the_action_noise(shape: tuple[int, ...], good: bool, n_envs: i
     model = make(SACv2, DummyVecEnv([SpacesEnv] * n_envs), action_noise=noise, gradient_steps=-1)
     if good:
         state = np.random.get_state()[1].copy()  # noqa: NPY002
-        model._setup_learn(1)
+        model.learn(0)
         assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
         model.learn(30)
         return

@@ -19,6 +19,7 @@ from helpers import (
     flat_parameters,
     make,
     n_updates,
+    rows_at,
 )
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
@@ -88,14 +89,12 @@ def test_every_network_learns(algorithm: type) -> None:
 @every_algorithm
 def test_training_goes_on(algorithm: type) -> None:
     model = make(algorithm).learn(20)
-    observation = model._last_obs
     model.learn(13, reset_num_timesteps=False)
     assert (model.num_timesteps, n_updates(model)) == (33, 28)
     assert model.env.get_attr("steps") == [3]  # the episode went on
     model.learn(12)
     assert (model.num_timesteps, n_updates(model)) == (12, 28 + 7)
     assert model.env.get_attr("steps") == [2]
-    assert not np.array_equal(observation, model._last_obs)
 
 
 @every_algorithm
@@ -127,7 +126,7 @@ def test_looking_at_a_model_does_not_change_its_run(algorithm: type) -> None:
 
         def callback(names: dict[str, Any], _: Any, look: bool = look) -> bool:
             if look:
-                observation = names["self"]._last_obs
+                observation = names["new_obs"]
                 names["self"].predict(observation, deterministic=True)
                 names["self"].soft_value(observation)
                 names["self"].q_value(observation, np.zeros((1, 2)))
@@ -242,7 +241,7 @@ def test_stores_what_sb3_s_replay_buffer_stores(algorithm: type, truncate: bool)
     for buffer_class in (TensorReplayBuffer, ReplayBuffer):
         env = SpacesEnv(truncate=truncate)
         model = make(algorithm, env, replay_buffer_class=buffer_class, learning_starts=25).learn(25)
-        batches.append(model.replay_buffer._get_samples(np.arange(25)))
+        batches.append(rows_at(model.replay_buffer, np.arange(25)))
     for ours, theirs in zip(*batches, strict=True):
         assert ours is theirs is None or th.equal(ours, theirs)
     assert batches[0].dones.sum() == (0 if truncate else 2)
@@ -280,8 +279,7 @@ def test_monitored_returns_are_raw(algorithm: type) -> None:
     model = make(algorithm, env, reward_scale=7.0).learn(10)
     raw = -np.square(env.actions).mean(axis=1).sum()
     assert model.ep_info_buffer[0]["r"] == pytest.approx(raw, abs=1e-4)
-    stored = model.replay_buffer._get_samples(np.arange(10)).rewards
-    assert stored.sum().item() == pytest.approx(raw, abs=1e-4)
+    assert model.replay_buffer.rewards[:10].sum() == pytest.approx(raw, abs=1e-4)
 
 
 def test_gymnasium_wrappers() -> None:
@@ -289,5 +287,5 @@ def test_gymnasium_wrappers() -> None:
         gym.wrappers.RescaleAction(SpacesEnv(episode_length=100), np.float32(-2), np.float32(2)), 6
     )
     model = make(ALGORITHMS[0], env).learn(18)
-    assert model.replay_buffer._get_samples(np.arange(18)).dones.sum() == 0  # cut by the limit, not terminated
+    assert model.replay_buffer.gather(th.arange(18)).dones.sum() == 0  # cut by the limit, not terminated
     assert len(model.ep_info_buffer) == 3

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from helpers import DICTIONARY, IMAGE, SpacesEnv, n_updates
+from helpers import DICTIONARY, IMAGE, SpacesEnv, n_episodes, n_updates
 from sb3_pairs import (
     RATE,
     VARIANTS,
@@ -219,7 +219,7 @@ def test_arguments_and_progress_are_taken_over():
             assert own == value, name
     assert ours.num_timesteps == sac.num_timesteps == 15
     assert n_updates(ours) == n_updates(sac) > 0
-    assert ours._episode_num == sac._episode_num
+    assert n_episodes(ours) == n_episodes(sac)
     assert ours.update_order == "sb3"
     assert ours.ent_coef_loss == "log_alpha"
     assert isinstance(ours.replay_buffer, TensorReplayBuffer)

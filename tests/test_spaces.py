@@ -94,7 +94,7 @@ def test_stored_observations_come_back(algorithm: type) -> None:
 
         env = Recorder(space, episode_length=1, truncate=True)
         model = make(algorithm, env, policy_for(space), learning_starts=50).learn(8)
-        stored = model.replay_buffer._get_samples(np.arange(8)).observations
+        stored = model.replay_buffer.gather(th.arange(8)).observations
         for key, part in stored.items() if isinstance(stored, dict) else [(None, stored)]:
             expected = np.stack([each if key is None else each[key] for each in seen[:8]])
             np.testing.assert_allclose(part.numpy().reshape(8, -1), expected.reshape(8, -1), rtol=1e-6, err_msg=kind)

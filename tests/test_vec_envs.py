@@ -15,7 +15,9 @@ from helpers import (
     assert_same_parameters,
     every_algorithm,
     make,
+    n_episodes,
     n_updates,
+    rows_at,
     several,
 )
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
@@ -47,7 +49,7 @@ def test_processes_run_as_one_process_does(algorithm: type) -> None:
 def test_episodes_that_end_at_different_times(algorithm: type) -> None:
     env = DummyVecEnv([lambda length=length: SpacesEnv(episode_length=length) for length in (4, 7, 100)])
     model = make(algorithm, VecMonitor(env), gradient_steps=-1).learn(3 * 28)
-    assert model._episode_num == 7 + 4
+    assert n_episodes(model) == 7 + 4
     assert sorted(info["l"] for info in model.ep_info_buffer) == [4] * 7 + [7] * 4
     dones = th.stack([row.dones for row in (model.replay_buffer.gather(where(model, env)) for env in range(3))])
     assert dones.sum(dim=(1, 2)).tolist() == [7, 4, 0]
@@ -119,7 +121,7 @@ def test_terminal_observations_are_stored_raw(algorithm: type) -> None:
 
     env = VecNormalize(DummyVecEnv([lambda: Recorder(space, episode_length=5)]))
     model = make(algorithm, env, learning_starts=100).learn(20)
-    stored = model.replay_buffer._get_samples(np.arange(20))
+    stored = model.replay_buffer.gather(th.arange(20))
     ended = stored.next_observations[stored.dones.squeeze(1) == 1]
     np.testing.assert_allclose(ended, last, rtol=1e-4)
 
@@ -133,8 +135,8 @@ def test_buffers_normalise_alike(algorithm: type, buffer_class: type | None) -> 
         replay_buffer_class=buffer_class,
         replay_buffer_kwargs={"handle_timeout_termination": True},
     ).learn(40)
-    rows = model.replay_buffer._get_samples(np.arange(40), model.get_vec_normalize_env())
-    raw = model.replay_buffer._get_samples(np.arange(40))
+    rows = rows_at(model.replay_buffer, np.arange(40), model.get_vec_normalize_env())
+    raw = rows_at(model.replay_buffer, np.arange(40))
     np.testing.assert_allclose(
         rows.observations, model.get_vec_normalize_env().normalize_obs(raw.observations.numpy()), atol=1e-5
     )
