@@ -1,6 +1,5 @@
 """What the speed benchmarks share: random environments, filled replay buffers, timing side by side."""
 
-import csv
 import math
 import statistics
 import time
@@ -186,6 +185,9 @@ def median_ratio(results: dict[str, list[float]], baseline: str) -> dict[str, tu
     }
 
 
+# SBX's interpreter, which needs the rest of this file, has neither pandas nor our package: the imports below are late.
+
+
 def where(device: str) -> dict[str, str]:
     """
     Describe the machine.
@@ -193,7 +195,7 @@ def where(device: str) -> dict[str, str]:
     :param device: what was measured on
     :return: hardware, versions and commit, for the record
     """
-    from sb3_sac_variants.study import provenance  # SBX's interpreter, which needs the rest of this file, has it not
+    from sb3_sac_variants.study import provenance
 
     record = provenance.describe()
     cpu = record.pop("cpu")
@@ -208,11 +210,10 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     :param path: file
     :param rows: one dictionary a row, all with the keys of the first
     """
+    import pandas as pd
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    pd.DataFrame(rows).to_csv(path, index=False, lineterminator="\n")
 
 
 def markdown_table(rows: list[dict[str, Any]]) -> str:
@@ -222,6 +223,6 @@ def markdown_table(rows: list[dict[str, Any]]) -> str:
     :param rows: as :func:`write_csv`
     :return: a Markdown table
     """
-    header = "| " + " | ".join(rows[0]) + " |"
-    lines = [header, "|" + "---|" * len(rows[0])]
-    return "\n".join(lines + ["| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows])
+    from sb3_sac_variants.study.report import markdown
+
+    return markdown([[*rows[0]], ["---"] * len(rows[0]), *(map(str, row.values()) for row in rows)]).strip()

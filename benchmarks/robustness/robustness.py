@@ -12,9 +12,9 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from sb3_sac_variants.study.figure import PALETTE
+from sb3_sac_variants.study.report import markdown, with_interval
 from sb3_sac_variants.study.statistics import bootstrap_interval, iqm
 from sb3_sac_variants.study.studies import Study, load_studies
-from sb3_sac_variants.study.table import markdown, with_interval
 
 HERE = Path(__file__).resolve().parent
 BASELINE = "td3"

@@ -8,6 +8,7 @@ tables and figures.
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import shlex
@@ -15,18 +16,20 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
-
-from sb3_sac_variants.study import optional
+from typing import Any
 
 try:
-    from sb3_sac_variants.study.execute import Resources
-    from sb3_sac_variants.study.local import Local
+    from rich.console import Console
+    from rich.live import Live
+
+    from sb3_sac_variants.study.execute import Local, Resources
+    from sb3_sac_variants.study.progress import Progress
     from sb3_sac_variants.study.run_folder import RunFolder, State
-    from sb3_sac_variants.study.runs import Run, select
-    from sb3_sac_variants.study.studies import load_studies, merge_runs
-except ImportError as error:
+    from sb3_sac_variants.study.studies import Run, load_studies, merge_runs, select
+except ModuleNotFoundError as error:
     sys.exit(f'a study needs {error.name}, which is not installed: pip install "sb3-sac-variants[study]"')
 
 #: Without a terminal, progress is printed this often.
@@ -36,7 +39,7 @@ _ASK_ZOO = """
 import json, gymnasium, rl_zoo3.import_envs
 from rl_zoo3.utils import ALGOS
 algos = {name: hasattr(algo, "save_checkpoint") for name, algo in ALGOS.items()}
-print(json.dumps({"algos": algos, "envs": list(gymnasium.registry)}))
+print(json.dumps({"algorithms": algos, "environments": list(gymnasium.registry)}))
 """
 
 
@@ -74,13 +77,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     report.add_argument("--check", action="store_true", help="end with status 1 if a result falls short")
     args = parser.parse_args(arguments)
     if args.command == "run":
-        args.jobs = args.jobs or max(1, _cores() // max(args.threads, 1))
-        args.device = args.device or ("cuda" if args.gpus else "cpu")
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if args.jobs is None:
+            args.jobs = max(1, cores // max(args.threads, 1))
         for name in ("jobs", "threads"):
             if getattr(args, name) < 1:
                 parser.error(f"--{name} {getattr(args, name)} must be at least 1")
+        if args.gpus < 0:
+            parser.error(f"--gpus {args.gpus:g} must be 0 or more")
         if args.gpus and not args.address:
             parser.error("--gpus is for Ray; pass --address, or --device cuda --jobs N to share this machine's GPU")
+        args.device = args.device or ("cuda" if args.gpus else "cpu")
     return args
 
 
@@ -94,31 +101,25 @@ def main(arguments: list[str] | None = None) -> int:
         studies = load_studies(args.file, args.studies)
         args.out = args.out.resolve()
         if args.command == "report":
-            optional("pandas")
             from sb3_sac_variants.study.report import report
 
             short = [line for study in studies for line in report(study, args)]
             print(*(f"SHORT {line}" for line in short), sep="\n")
             return 1 if args.check and short else 0
-        optional("rich")
         runs = select(merge_runs(studies), args.only)
         if not runs:
             raise ValueError(f"no run matches --only {' '.join(args.only)}")
         folders = {folder: folder.state() for folder in (RunFolder(args.out, run) for run in runs)}
-        return status(folders) if args.command == "status" else train(folders, args)
-    except (ImportError, OSError, ValueError) as error:
+        if args.command == "status":
+            Console().print(Progress(folders))
+            return 0
+        return train(folders, args)
+    except ModuleNotFoundError as error:
+        extra = "cluster" if error.name == "ray" else "study"
+        print(f'error: this needs {error.name}, which is not installed: pip install "sb3-sac-variants[{extra}]"')
+    except (OSError, ValueError) as error:
         print(f"error: {error}")
-        return 2
-
-
-def status(folders: dict[RunFolder, State]) -> int:
-    """Show how far the runs are."""
-    from rich.console import Console
-
-    from sb3_sac_variants.study.progress import Progress
-
-    Console().print(Progress(folders))
-    return 0
+    return 2
 
 
 def train(folders: dict[RunFolder, State], args: argparse.Namespace) -> int:
@@ -130,26 +131,23 @@ def train(folders: dict[RunFolder, State], args: argparse.Namespace) -> int:
             f"{folder.root} holds another run: {'; '.join(folder.conflicts())}. Remove the folder, choose another "
             "--out, or give the algorithm another name in the file."
         )
-    resumable = ask_zoo([folder.run for folder in work]) if work else frozenset()
-    resources = Resources(args.device, args.threads, resumable)
+    resources = Resources(args.device, args.threads, ask_zoo([folder.run for folder in work]) if work else frozenset())
     if args.dry_run:
         for folder, state in folders.items():
             print(f"{state.value:22} {', '.join(folder.run.ids)}")
             if folder in work and state is not State.TRAINED:
-                print(
-                    f"    {shlex.join(folder.run.zoo_command(args.device, args.threads, folder.run.algo in resumable))}"
-                )
+                print(f"    {shlex.join(resources.command(folder.run))}")
         return 0
+    stop = threading.Event()
+    # A closed terminal and a batch system's signal end the runs as Ctrl-C does.
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     work = [folder for folder in work if folder.claim()]
     if args.address:
         from sb3_sac_variants.study.cluster import RayCluster
 
-        backend: Local | RayCluster = RayCluster(args.address, args.out, resources, args.gpus)
+        backend: Any = RayCluster(args.address, args.out, resources, args.gpus)
     else:
         backend = Local(args.jobs, resources)
-    stop = threading.Event()
-    # A closed terminal and a batch system's signal end the runs as Ctrl-C does.
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     handlers = {number: signal.signal(number, lambda *_: stop.set()) for number in signals}
     try:
         states = follow(folders, {backend.submit(folder): folder for folder in work}, stop)
@@ -167,12 +165,7 @@ def follow(
     folders: dict[RunFolder, State], futures: dict[Future[None], RunFolder], stop: threading.Event
 ) -> dict[RunFolder, State]:
     """Show progress until all runs are over or the user asks to stop, and return their states."""
-    from rich.console import Console
-    from rich.live import Live
-
-    from sb3_sac_variants.study.progress import Progress
-
-    console, progress, waited = Console(highlight=False, markup=False), Progress(folders), 0.0
+    console, progress, printed = Console(highlight=False, markup=False), Progress(folders), time.monotonic()
     with Live(progress, console=console, refresh_per_second=1, auto_refresh=console.is_terminal) as live:
         while futures and not stop.is_set():
             over, _ = wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -188,9 +181,9 @@ def follow(
                     mean = f"{returns.mean():.1f} +- {returns.std():.1f}"
                     console.print(f"finished {folder.run.folder}: final return {mean}", soft_wrap=True)
             progress.refresh(futures.values())
-            waited += 0.5
-            if not console.is_terminal and waited % REPORT_SECONDS == 0:
+            if not console.is_terminal and time.monotonic() - printed > REPORT_SECONDS:
                 console.print(progress.line(), soft_wrap=True)
+                printed = time.monotonic()
         live.refresh()
     print(end="" if console.is_terminal else "\n")
     return progress.states
@@ -205,14 +198,13 @@ def ask_zoo(runs: list[Run]) -> frozenset[str]:
     if zoo.returncode != 0:
         raise ValueError(f'the RL Zoo fails; try pip install "sb3-sac-variants[study]":\n{zoo.stderr.strip()}')
     known = json.loads(zoo.stdout.splitlines()[-1])
-    missing = sorted({name for run in runs for name in (run.algo, run.env)} - {*known["algos"], *known["envs"]})
-    if missing:
-        raise ValueError(f"the RL Zoo does not know {', '.join(missing)}; install what brings it, or mend the name")
-    return frozenset(name for name, resumable in known["algos"].items() if resumable)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for run in runs:
+        for key, name in {"algorithms": run.algo, "environments": run.env}.items():
+            if name not in known[key]:
+                close = " or ".join(difflib.get_close_matches(name, known[key]))
+                remedy = f"did you mean {close}?" if close else "install the package that brings it, or mend the name"
+                raise ValueError(f"study {run.studies[0]!r}: {key}={name!r} is unknown to the RL Zoo; {remedy}")
+    return frozenset(name for name, resumable in known["algorithms"].items() if resumable)
 
 
 if __name__ == "__main__":

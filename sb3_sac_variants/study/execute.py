@@ -1,4 +1,4 @@
-"""One run from its start, or from its last checkpoint, to the evaluation of its model."""
+"""One run from its start, or from its last checkpoint, to the evaluation of its model; several on this machine."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from sb3_sac_variants.study.provenance import describe, describe_finished
+from sb3_sac_variants.study.provenance import describe
 from sb3_sac_variants.study.run_folder import RunFolder
+from sb3_sac_variants.study.studies import Run
 
 # Of the environment and of the policy's noise in evaluations of the saved model; the same for all algorithms, so that
 # they meet the same initial states, and far from the seeds of training.
@@ -34,10 +37,6 @@ class RunFailed(RuntimeError):
     """A run's own process has ended with an error; the message has the end of its output."""
 
 
-class Stopped(RuntimeError):
-    """The user, or the system, has asked to stop."""
-
-
 @dataclass(frozen=True)
 class Resources:
     """What a run gets; ``resumable`` are the ids of the algorithms that save checkpoints."""
@@ -46,6 +45,36 @@ class Resources:
     threads: int = 1
     resumable: frozenset[str] = frozenset()
 
+    def command(self, run: Run) -> list[str]:
+        """The zoo's command for a run."""
+        return run.zoo_command(self.device, self.threads, run.algo in self.resumable)
+
+
+class Local:
+    """Executes some runs at a time, each in a process of its own; offers the same as ``cluster.RayCluster``."""
+
+    def __init__(self, jobs: int, resources: Resources) -> None:
+        self._resources = resources
+        self._stop = threading.Event()
+        self._executor = ThreadPoolExecutor(jobs)
+
+    def submit(self, folder: RunFolder) -> Future[None]:
+        """Execute a run as soon as there is room for it; the future raises what the run raises."""
+        return self._executor.submit(self._execute, folder)
+
+    def _execute(self, folder: RunFolder) -> None:
+        prepare(folder)
+        execute(folder, self._resources, self._raise_if_stopped)
+
+    def _raise_if_stopped(self) -> None:
+        if self._stop.is_set():
+            raise CancelledError
+
+    def close(self) -> None:
+        """End all that was started."""
+        self._stop.set()
+        self._executor.shutdown(cancel_futures=True)
+
 
 def prepare(folder: RunFolder) -> None:
     """Set aside what an earlier attempt has left, unless the run can go on from it."""
@@ -53,43 +82,41 @@ def prepare(folder: RunFolder) -> None:
         folder.set_aside()
 
 
-def execute(folder: RunFolder, resources: Resources, tick: Callable[[], bool]) -> None:
+def execute(folder: RunFolder, resources: Resources, tick: Callable[[], None]) -> None:
     """Train, or go on with it, and evaluate the model; what is done already is not done again.
 
-    :param tick: Called twice a second; false stops the run
+    :param tick: Called twice a second; what it raises ends the run
     :raises RunFailed: If one of its processes ends with an error
-    :raises Stopped: If ``tick`` asked for it
     """
-    run = folder.run
     folder.root.mkdir(parents=True, exist_ok=True)
     if not folder.is_trained():
-        resumed = folder.checkpoint.exists()
-        if resumed:
-            command = [*RESUME_COMMAND, str(run.zoo_folder)]
-        else:
-            command = run.zoo_command(resources.device, resources.threads, run.algo in resources.resumable)
-        folder.write_record(state="running", resumed=resumed, device=resources.device, **describe())
-        started, before = time.monotonic(), folder.record().get("wall_seconds", 0.0)
-        try:
-            _run(folder, command, resources, tick, "failed")
-            if not folder.is_trained():
-                folder.write_record(state="failed")
-                raise RunFailed(f"training has left no complete model in {folder.zoo}:\n{folder.log_tail()}")
-        finally:
-            folder.write_record(wall_seconds=before + time.monotonic() - started)
-    elif not folder.record():
-        folder.write_record(device=folder.zoo_arguments()["device"], **describe_finished(folder.model))
+        _train(folder, resources, tick)
     folder.write_record(state="trained")
     if plays := folder.missing_plays():
+        run = folder.run
         wanted = {"folder": str(run.folder), "algo": run.algo, "env": run.env, "seed": FINAL_SEED, "plays": plays}
         wanted |= {"device": resources.device, "threads": resources.threads}
-        _run(folder, [*EVALUATE_COMMAND, json.dumps(wanted)], resources, tick, "trained")
+        _call([*EVALUATE_COMMAND, json.dumps(wanted)], folder, resources, tick)
     folder.write_record(state="finished")
 
 
-def _run(
-    folder: RunFolder, command: list[str], resources: Resources, tick: Callable[[], bool], state_if_failed: str
-) -> None:
+def _train(folder: RunFolder, resources: Resources, tick: Callable[[], None]) -> None:
+    resumed, state = folder.checkpoint.exists(), "interrupted"
+    command = [*RESUME_COMMAND, str(folder.run.zoo_folder)] if resumed else resources.command(folder.run)
+    folder.write_record(state="running", resumed=resumed, device=resources.device, **describe())
+    started, before = time.monotonic(), folder.record().get("wall_seconds", 0.0)
+    try:
+        _call(command, folder, resources, tick)
+        if not folder.is_trained():
+            raise RunFailed(f"training has left no complete model in {folder.zoo}:\n{folder.log_tail()}")
+    except RunFailed:
+        state = "failed"
+        raise
+    finally:
+        folder.write_record(state=state, wall_seconds=before + time.monotonic() - started)
+
+
+def _call(command: list[str], folder: RunFolder, resources: Resources, tick: Callable[[], None]) -> None:
     environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(resources.threads)) | {"PYTHONUNBUFFERED": "1"}
     guard = ["-c", _END_WITH_PARENT] if sys.platform == "linux" else []
     with open(folder.log, "ab") as log:
@@ -106,9 +133,7 @@ def _run(
         )
     try:
         while process.poll() is None:
-            if not tick():
-                folder.write_record(state="interrupted" if state_if_failed == "failed" else state_if_failed)
-                raise Stopped
+            tick()
             time.sleep(POLL_SECONDS)
     finally:
         process.terminate()
@@ -118,5 +143,4 @@ def _run(
             process.kill()
             process.wait()
     if process.returncode != 0:
-        folder.write_record(state=state_if_failed, returncode=process.returncode)
         raise RunFailed(f"exit status {process.returncode}, the end of {folder.log}:\n{folder.log_tail()}")

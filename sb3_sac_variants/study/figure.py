@@ -23,15 +23,18 @@ def draw(study: Study, results: Results, path: Path) -> None:
     """Draw one panel for each environment, and below it one for each other scalar that the study collects."""
     data = pd.concat([results["curves"].rename(columns={"return_mean": "value"}), results["scalars"]])
     data = data.astype({"value": float, "step": int}).fillna({"name": "return"})
+    # The steps that all seeds of a curve have
+    curve = [data["env"], data["algo"], data["name"]]
+    seeds = data["seed"].groupby([*curve, data["step"]]).transform("nunique")
+    data = data[(seeds == data["seed"].groupby(curve).transform("nunique")).to_numpy()]
     envs = [env for env in study.environments if env in set(data["env"])]
     panels = [(name, env) for name in ("return", *study.scalars) for env in envs]
     columns = min(3, len(envs) if len(envs) > 1 else len(panels))
     rows = -(-len(panels) // columns)
     # A single panel alone would be blown up to the width of the page.
     figure = Figure(figsize=(4.4 * max(columns, 1.5), 3 * rows + 0.6), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
     handles: dict[str, Any] = {}
-    for panel, key in zip_longest(axes, panels):
+    for panel, key in zip_longest(figure.subplots(rows, columns, squeeze=False).flat, panels):
         if key is None:
             panel.set_visible(False)
             continue
@@ -53,17 +56,10 @@ def draw(study: Study, results: Results, path: Path) -> None:
 def _draw_panel(panel: Any, study: Study, data: pd.DataFrame) -> None:
     colour = colours(list(study.labels))
     for (name, label), style in zip(study.labels.items(), ("-", "--", "-.", ":") * len(colour), strict=False):
-        mine = data[data["algo"] == name]
-        if mine.empty:
-            continue
-        # The steps that all seeds have
-        mine = mine[mine.groupby("step")["seed"].transform("nunique") == mine["seed"].nunique()]
-        look = {"data": mine, "x": "step", "y": "value", "color": colour[name], "ax": panel}
+        look = {"data": data[data["algo"] == name], "x": "step", "y": "value", "color": colour[name], "ax": panel}
         sns.lineplot(**look, units="seed", estimator=None, linewidth=0.6, alpha=0.35)
         sns.lineplot(**look, estimator=iqm, errorbar=bootstrap_interval, err_kws={"alpha": 0.15, "linewidth": 0},
                      linewidth=2.0, linestyle=style, label=label, legend=False)  # fmt: skip
-    if panel.get_legend() is not None:
-        panel.get_legend().remove()
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))
     panel.grid(color="0.92")
     panel.set_axisbelow(True)
@@ -71,13 +67,13 @@ def _draw_panel(panel: Any, study: Study, data: pd.DataFrame) -> None:
 
 
 def _draw_marks(panel: Any, study: Study, env: str) -> None:
-    threshold = study.final.threshold
-    if threshold is not None:
-        panel.axhline(threshold, color="0.4", linewidth=1.0, linestyle=":", label=f"asked for: {threshold:g}")
+    if study.final.threshold is not None:
+        label = f"asked for: {study.final.threshold:g}"
+        panel.axhline(study.final.threshold, color="0.4", linewidth=1.0, linestyle=":", label=label)
     for (label, curve), marker in zip(study.published.get(env, {}).items(), "osD^v<>", strict=False):
-        points = pd.DataFrame(list(curve.values()), columns=["middle", "low", "high"])
-        errors = (points["middle"] - points["low"], points["high"] - points["middle"])
-        panel.errorbar(list(curve), points["middle"], errors, fmt=marker, color="0.45", capsize=3, label=label)
+        middle, low, high = map(pd.Series, zip(*curve.values(), strict=True))
+        look = {"fmt": marker, "color": "0.45", "capsize": 3, "label": label}
+        panel.errorbar(list(curve), middle, (middle - low, high - middle), **look)
 
 
 def colours(names: list[str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 
 from rich.console import Group
@@ -38,21 +39,20 @@ class Progress:
     def refresh(self, running: Iterable[RunFolder]) -> None:
         """Read how far the runs that are being worked on are; one is running once it has written its record."""
         for folder in running:
-            state = folder.record().get("state", "")
-            if state in ("running", "trained"):
-                self.states[folder] = State.RUNNING if state == "running" else State.TRAINED
+            state = {"running": State.RUNNING, "trained": State.TRAINED}.get(folder.record().get("state", ""))
+            if state is not None:
+                self.states[folder] = state
                 self._steps[folder] = max(folder.steps_done(), self._steps[folder])
 
     def line(self) -> str:
         """All runs in one line."""
         done, total = sum(self._steps.values()), sum(folder.run.steps for folder in self.states)
-        counts = {state: list(self.states.values()).count(state) for state in State}
+        counts = Counter(self.states.values())
         parts = [f"{counts[State.FINISHED]} of {len(self.states)} runs finished"]
-        parts += [f"{count} {state.value.removesuffix(' elsewhere')}" for state, count in counts.items()
-                  if count and state not in (State.FINISHED, State.TO_DO)]  # fmt: skip
-        speed = (done - self._steps_at_start) / max(time.monotonic() - self._started, 1e-9)
+        parts += [f"{counts[state]} {state.value}" for state in State
+                  if counts[state] and state not in (State.FINISHED, State.TO_DO)]  # fmt: skip
         parts.append(f"{100 * done / total:.0f} % of the steps")
-        if speed > 0:
+        if speed := (done - self._steps_at_start) / max(time.monotonic() - self._started, 1e-9):
             minutes = (total - done) / speed / 60
             left = f"{minutes / 60:.1f} h" if minutes >= 90 else f"{minutes:.0f} min"
             parts.append(f"{speed:.0f} steps/s, {left} left")

@@ -15,7 +15,7 @@ import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 
-from sb3_sac_variants.study.runs import CHECKPOINT_CALLBACK, Run
+from sb3_sac_variants.study.studies import CHECKPOINT_CALLBACK, Run
 
 # A run without our record that was written to this recently is taken to be still running. Longer than an episode of
 # any usual environment, because the zoo writes to its folder only at the end of episodes and evaluations.
@@ -26,7 +26,7 @@ class State(str, Enum):
     """What is to be done with a run."""
 
     TO_DO = "to do"
-    RUNNING = "running elsewhere"
+    RUNNING = "running"
     INTERRUPTED = "interrupted"
     FAILED = "failed"
     TRAINED = "trained, not evaluated"
@@ -62,6 +62,8 @@ class RunFolder:
         self.checkpoint = self.zoo / "checkpoint" / "checkpoint.json"
         self.log = self.root / "out.log"
         self.plays_file = self.root / "plays.json"
+        # One for each run, so that several commands can share the runs of a folder (--only). It lies outside the run's
+        # folder, which is renamed when it is set aside. The system holds it, so that it ends with its process.
         self.lock = FileLock(out / ".locks" / ("--".join(run.folder.parts) + ".lock"))
 
     def evaluations(self) -> dict[str, np.ndarray] | None:
@@ -100,7 +102,7 @@ class RunFolder:
 
     def conflicts(self) -> list[str]:
         """Settings in which the run on disk differs from the run that is wanted, one line for each."""
-        arguments, wanted = self.zoo_arguments(), self.run.settings()
+        arguments, wanted = self.zoo_arguments(), self.run.arguments()
         if not arguments:
             return []
         found = {key: arguments[key] for key in wanted}
@@ -121,8 +123,7 @@ class RunFolder:
         # Several environments step together, so that the last evaluation may come a few steps early.
         if evaluations is None or evaluations["timesteps"][-1] <= self.run.steps - self.run.eval_freq:
             return False
-        # A zip that was cut off has no central directory.
-        return self.model.is_file() and zipfile.is_zipfile(self.model)
+        return zipfile.is_zipfile(self.model)  # one that was cut off has no central directory
 
     def claim(self) -> bool:
         """Keep other processes from the run until ``lock.release()``; false if one holds it."""
@@ -140,12 +141,12 @@ class RunFolder:
             self.lock.release()
         if not self.root.exists() or not any(self.root.iterdir()):
             return State.TO_DO
-        record = self.record()
-        if record.get("state") == "failed" and not self.is_trained():
+        record, trained = self.record(), self.is_trained()
+        if record.get("state") == "failed" and not trained:
             return State.FAILED
         if self.conflicts():
             return State.CONFLICT
-        if self.is_trained():
+        if trained:
             return State.TRAINED if self.missing_plays() else State.FINISHED
         try:
             last_write = max(path.stat().st_mtime for path in self.root.rglob("*"))
@@ -174,17 +175,6 @@ class RunFolder:
         if self.root.exists() and any(self.root.iterdir()):
             names = (f"{self.root.name}-{word}-{number}" for number in itertools.count(1))
             self.root.rename(next(path for path in map(self.root.with_name, names) if not path.exists()))
-
-    def wall_seconds(self) -> float | None:
-        """How long training took, over all attempts that were not killed; None where that is not known."""
-        if "wall_seconds" in self.record():
-            return float(self.record()["wall_seconds"])
-        try:
-            with open(self.zoo / "0.monitor.csv", encoding="utf-8") as file:
-                started = float(json.loads(file.readline().lstrip("#"))["t_start"])
-            return self.model.stat().st_mtime - started  # the zoo writes the model last
-        except (OSError, ValueError, KeyError):
-            return None
 
 
 def _without_checkpoints(hyperparams: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import stats
 
 
 def iqm(values: np.ndarray, axis: int = 0) -> np.ndarray:
@@ -25,29 +26,22 @@ def iqm(values: np.ndarray, axis: int = 0) -> np.ndarray:
     return np.sort(values, axis=-1) @ np.diff(inside) * 2.0
 
 
-def bootstrap_interval(
-    values: np.ndarray, confidence: float = 0.95, resamples: int = 5000, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def bootstrap_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Percentile bootstrap interval of the interquartile mean over seeds.
 
-    The same resampled seeds serve a whole curve, so that the band of a curve is one of curves, not of separate points.
+    The same resampled seeds serve a whole curve, so that the band of a curve is one of curves, not of separate points;
+    they are drawn from the same generator each time, so that a report can be repeated.
 
     :param values: Array of shape (seeds, ...)
-    :param seed: Of the resampling, so that a report can be repeated
     :return: Lower and upper end, each of shape (...); NaN with a single seed, which says nothing about the spread
-    :raises ValueError: If ``confidence`` is outside (0, 1)
     """
-    if not 0.0 < confidence < 1.0:
-        raise ValueError(f"confidence={confidence} must be between 0 and 1, such as 0.95")
     values = np.asarray(values, dtype=np.float64)
-    count = len(values)
-    if count < 2:
-        nothing = np.full(values.shape[1:], np.nan)
-        return nothing, nothing
-    index = np.random.default_rng(seed).integers(count, size=(resamples, count))
-    tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(iqm(values[index], axis=1), [tail, 1.0 - tail], axis=0)
-    return low, high
+    if len(values) < 2:
+        return np.full(values.shape[1:], np.nan), np.full(values.shape[1:], np.nan)
+    interval = stats.bootstrap(
+        (values,), iqm, n_resamples=5000, confidence_level=confidence, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    return interval.low, interval.high
 
 
 def not_below(returns: np.ndarray, baseline: np.ndarray) -> bool | None:

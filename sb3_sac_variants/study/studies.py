@@ -1,28 +1,38 @@
-"""The file of studies: read, check, and turn into runs."""
+"""The file of studies: read, check, and turn into runs, each with the RL Zoo's command for it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    StringConstraints,
+    ValidationError,
+)
 
-from sb3_sac_variants.study.runs import Checked, FinalEvaluation, Run, Tests
+#: Saves the checkpoints from which a run goes on; the zoo takes it in its ``callback`` entry.
+CHECKPOINT_CALLBACK = "sb3_sac_variants.common.callbacks.RunCheckpointCallback"
 
 
 def _as_mapping(value: Any) -> Any:
     if isinstance(value, list):
-        if len(set(map(str, value))) < len(value):
-            raise ValueError("must name each only once")
-        value = dict.fromkeys(value)
+        value = dict.fromkeys(_different(value))
     return {name: {} if entry is None else entry for name, entry in value.items()} if isinstance(value, dict) else value
 
 
-def _different(values: list[int]) -> list[int]:
-    if len(set(values)) < len(values):
+def _different(values: list[Any]) -> list[Any]:
+    if len(set(map(str, values))) < len(values):
         raise ValueError("must be different from each other")
     return values
 
@@ -39,6 +49,123 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 Interval = Annotated[tuple[float, float, float], Field(strict=False), AfterValidator(_ordered)]
 
 
+class Checked(BaseModel):
+    """Part of the file, checked when it is read."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class FinalEvaluation(Checked):
+    """How the saved model of a run is judged, and the mean return that the study asks for, if any."""
+
+    episodes: PositiveInt = 20
+    threshold: float | None = None
+    deterministic: bool = True
+
+
+class Tests(Checked):
+    """Other worlds for the saved model: by name, hyperparameters that differ from those of training."""
+
+    episodes: PositiveInt = 10
+    actions: list[Literal["mean", "sampled"]] = ["mean"]
+    worlds: dict[str, Params]
+
+
+class Settings(Checked):
+    """What a study says of each of its runs."""
+
+    steps: PositiveInt
+    eval_freq: PositiveInt
+    eval_episodes: PositiveInt = 5
+    final: FinalEvaluation = FinalEvaluation()
+    tests: Tests = Tests(worlds={})
+    scalars: list[str] = []
+    checkpoint_freq: NonNegativeInt | None = None
+
+
+class Run(Settings):
+    """One training run, which several studies may share.
+
+    :param name: Name in folders and CSV files
+    :param algo: Algorithm id in the zoo
+    :param agents: Time steps that the algorithm counts in a step of the environment, and episodes in an episode
+    """
+
+    name: str
+    algo: str
+    env: str
+    seed: int
+    params: Params = {}
+    agents: PositiveInt = 1
+    studies: list[str] = []
+
+    @property
+    def env_name(self) -> str:
+        """The environment's name as the zoo writes it in paths."""
+        return self.env.replace("/", "-")
+
+    @property
+    def folder(self) -> PurePosixPath:
+        """Folder of the run, relative to the folder of all runs."""
+        return PurePosixPath(self.name, self.env_name, f"seed{self.seed}")
+
+    @property
+    def zoo_folder(self) -> PurePosixPath:
+        """The zoo's own folder in it."""
+        return self.folder / self.algo / f"{self.env_name}_1"
+
+    @property
+    def ids(self) -> list[str]:
+        """The names ``study/name/env/seedK`` under which studies know the run."""
+        return [f"{study}/{self.folder}" for study in self.studies]
+
+    def arguments(self) -> dict[str, Any]:
+        """What two runs must have in common to be the same run, under the zoo's argument names."""
+        return {
+            "algo": self.algo,
+            "env": self.env,
+            "seed": self.seed,
+            "n_timesteps": self.steps * self.agents,
+            "eval_freq": self.eval_freq,  # the zoo counts calls of the environment here
+            "eval_episodes": self.eval_episodes * self.agents,
+            "hyperparams": dict(self.params),
+        }
+
+    def plays(self) -> dict[str, dict[str, Any]]:
+        """How the saved model is evaluated: ``final`` and, by ``world/actions``, the tests."""
+        final = {"episodes": self.final.episodes * self.agents, "deterministic": self.final.deterministic, "params": {}}
+        episodes = self.tests.episodes * self.agents
+        return {"final": final} | {
+            f"{world}/{actions}": {"episodes": episodes, "deterministic": actions == "mean", "params": params}
+            for world, params in self.tests.worlds.items()
+            for actions in self.tests.actions
+        }
+
+    def zoo_command(self, device: str = "cpu", threads: int = 1, checkpoints: bool = False) -> list[str]:
+        """The zoo's command for the run, to be started in the folder of all runs.
+
+        :param checkpoints: Whether the algorithm can save checkpoints, and shall
+        """
+        params, wanted = dict(self.params), self.arguments()
+        every = self.eval_freq if self.checkpoint_freq is None else self.checkpoint_freq
+        if checkpoints and every:
+            own = params.get("callback") or []
+            kwargs = {"path": f"{self.zoo_folder}/checkpoint", "save_freq": every * self.agents}
+            params["callback"] = [*(own if isinstance(own, list) else [own]), {CHECKPOINT_CALLBACK: kwargs}]
+        command = ["python", "-m", "rl_zoo3.train", "--algo", self.algo, "--env", self.env]
+        command += ["-n", str(wanted["n_timesteps"])]
+        if params:
+            command += ["-params", *key_values(params)]
+        if params.get("env_kwargs"):  # the zoo gives those of -params to the training environment alone
+            command += ["--eval-env-kwargs", *key_values(params["env_kwargs"])]
+        command += ["--seed", str(self.seed), "--eval-freq", str(self.eval_freq)]
+        command += ["--eval-episodes", str(wanted["eval_episodes"]), "--num-threads", str(threads)]
+        command += ["--device", device, "--verbose", "0"]
+        if self.scalars:
+            command += ["--tensorboard-log", f"{self.folder}/tensorboard"]
+        return [*command, "-f", str(self.folder)]
+
+
 class Variant(Checked):
     """One curve of a study: an algorithm with its settings; without ``algo`` and ``label``, those of its name."""
 
@@ -49,7 +176,7 @@ class Variant(Checked):
     agents: PositiveInt = 1
 
 
-class Study(Checked):
+class Study(Settings):
     """A set of runs that one table and one figure report together; the fields are those of the file."""
 
     name: Name
@@ -57,15 +184,8 @@ class Study(Checked):
     environments: Annotated[dict[str, Params], BeforeValidator(_as_mapping), Field(min_length=1)]
     algorithms: Annotated[dict[Name, Variant], BeforeValidator(_as_mapping), Field(min_length=1)]
     params: Params = {}
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], AfterValidator(_different), Field(min_length=1)] = [1, 2, 3]
-    steps: PositiveInt
-    eval_freq: PositiveInt
-    eval_episodes: PositiveInt = 5
-    final: FinalEvaluation = FinalEvaluation()
-    tests: Tests = Tests(worlds={})
+    seeds: Annotated[list[NonNegativeInt], AfterValidator(_different), Field(min_length=1)] = [1, 2, 3]
     baseline: str | None = None
-    scalars: list[str] = []
-    checkpoint_freq: Annotated[int, Field(ge=0)] | None = None
     published: dict[str, dict[str, dict[int, Interval]]] = {}
 
     def model_post_init(self, context: Any) -> None:
@@ -88,27 +208,22 @@ class Study(Checked):
 
     def runs(self) -> list[Run]:
         """All runs of the study, first seeds first, so that an early look covers every curve."""
-        runs = [
+        shared = {field: getattr(self, field) for field in Settings.model_fields}
+        return [
             Run(
+                **shared,
                 name=name,
                 algo=variant.algo or name,
                 env=env,
                 seed=seed,
-                steps=self.steps,
-                eval_freq=self.eval_freq,
-                eval_episodes=self.eval_episodes,
                 params={**self.params, **env_params, **variant.params},
                 agents=variant.agents,
-                final=self.final,
-                tests=self.tests,
-                scalars=tuple(self.scalars),
-                checkpoint_freq=self.eval_freq if self.checkpoint_freq is None else self.checkpoint_freq,
+                studies=[self.name],
             )
             for seed in self.seeds
             for env, env_params in self.environments.items()
             for name, variant in self.algorithms.items()
         ]
-        return [replace(run, ids=(f"{self.name}/{run.folder}",)) for run in runs]
 
 
 def load_studies(path: Path, names: Collection[str] = ()) -> list[Study]:
@@ -122,9 +237,8 @@ def load_studies(path: Path, names: Collection[str] = ()) -> list[Study]:
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is no YAML file: {error}") from error
     if not isinstance(table, dict) or not table:
-        raise ValueError(f"{path} must map names of studies to their fields, got {type(table).__name__}")
-    unknown = [name for name in names if name not in table]
-    if unknown:
+        raise ValueError(f"{path} must map names of studies to their fields, got {table!r}")
+    if unknown := [name for name in names if name not in table]:
         raise ValueError(f"no study named {', '.join(unknown)}; {path.name} has {', '.join(table)}")
     studies = [parse_study(name, fields) for name, fields in table.items()]
     return [study for study in studies if not names or study.name in names]
@@ -140,14 +254,13 @@ def parse_study(name: str, fields: Mapping[str, Any]) -> Study:
     try:
         return Study.model_validate({**fields, "name": name})
     except ValidationError as error:
-        known = f"; a study has the fields {', '.join(Study.model_fields)}"
-        lines = [
-            f"{'.'.join(map(str, entry['loc']))}={entry['input']!r}: {entry['msg']}"
-            + known * (entry["type"] == "extra_forbidden" and len(entry["loc"]) == 1)
-            if entry["loc"] and entry["type"] != "missing"
-            else f"{'.'.join(map(str, entry['loc']))} {entry['msg']}".strip()
-            for entry in error.errors(include_url=False)
-        ]
+        lines = []
+        for entry in error.errors(include_url=False):
+            where = ".".join(map(str, entry["loc"]))
+            given = f"={entry['input']!r}" if where and entry["type"] != "missing" else ""
+            lines.append(f"{where}{given} {entry['msg']}".strip())
+            if entry["type"] == "extra_forbidden" and len(entry["loc"]) == 1:
+                lines.append(f"a study has the fields {', '.join(Study.model_fields)}")
         raise ValueError(f"study {name!r}: " + "; ".join(lines)) from error
 
 
@@ -161,17 +274,47 @@ def merge_runs(studies: Iterable[Study]) -> list[Run]:
         known = merged.setdefault(run.folder, run)
         if known is run:
             continue
-        same = known.settings() == run.settings() and known.final.deterministic == run.final.deterministic
+        same = known.arguments() == run.arguments() and known.final.deterministic == run.final.deterministic
         if not same or (known.tests.worlds and run.tests.worlds and known.tests != run.tests):
             raise ValueError(
                 f"{known.ids[0]} and {run.ids[0]} share the folder {run.folder} but differ in their settings: "
                 "give the algorithm another name in one of the two studies"
             )
-        merged[run.folder] = replace(
-            known,
-            ids=known.ids + run.ids,
-            final=max(known.final, run.final, key=lambda final: final.episodes),
-            tests=known.tests if known.tests.worlds else run.tests,
-            scalars=tuple(dict.fromkeys(known.scalars + run.scalars)),
-        )
+        both = {
+            "studies": known.studies + run.studies,
+            "final": max(known.final, run.final, key=lambda final: final.episodes),
+            "tests": known.tests if known.tests.worlds else run.tests,
+            "scalars": list(dict.fromkeys(known.scalars + run.scalars)),
+        }
+        merged[run.folder] = known.model_copy(update=both)
     return list(merged.values())
+
+
+def select(runs: Iterable[Run], patterns: Iterable[str]) -> list[Run]:
+    """Keep the runs that match every pattern.
+
+    :param patterns: Shell patterns, each for a whole id (``half_cheetah/sac_v1/*/seed1``) or for one of its parts
+    """
+
+    def matches(run: Run, pattern: str) -> bool:
+        return any(fnmatchcase(text, pattern) for run_id in run.ids for text in (run_id, *run_id.split("/")))
+
+    return [run for run in runs if all(matches(run, pattern) for pattern in patterns)]
+
+
+def key_values(settings: Mapping[str, Any]) -> list[str]:
+    """Write settings as the zoo reads them on its command line: ``key:expression``."""
+    return [f"{key}:{python_expression(value)}" for key, value in settings.items()]
+
+
+def python_expression(value: Any) -> str:
+    """Write a value as the Python expression that the zoo's ``-params`` evaluates: ``dict(net_arch=[64,64])``."""
+    if isinstance(value, Mapping):
+        items = {key: python_expression(item) for key, item in value.items()}
+        if all(key.isidentifier() for key in items):
+            return f"dict({','.join(f'{key}={item}' for key, item in items.items())})"
+        return f"{{{','.join(f'{json.dumps(key)}:{item}' for key, item in items.items())}}}"
+    if isinstance(value, list):
+        return f"[{','.join(map(python_expression, value))}]"
+    # A shell user quotes the whole argument with the other kind of quotes.
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
