@@ -37,7 +37,7 @@ from sb3_sac_variants.common.equations.losses import soft_bellman_error, td_erro
 from sb3_sac_variants.common.equations.types import Batch
 from sb3_sac_variants.common.gradient_step.learner import Learner
 from sb3_sac_variants.common.gradient_step.precision import matmul_precision
-from sb3_sac_variants.common.gradient_step.target_entropy import TemperatureMonitor
+from sb3_sac_variants.common.gradient_step.target_entropy import TemperatureMonitor, warn_if_fixed
 from sb3_sac_variants.common.gradient_step.targets import TargetTracker
 from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature, Temperature
 from sb3_sac_variants.common.gradient_step.updater import Updater
@@ -179,6 +179,7 @@ class MaxEntAlgorithm(MaxEntRollout):
 
         if _init_setup_model:
             self._setup_model()
+            warn_if_fixed(target_entropy, self.ent_coef)
 
     # ---------------------------------------------------------------- the algorithm's own
 
@@ -597,7 +598,7 @@ class MaxEntAlgorithm(MaxEntRollout):
         :raises ValueError: if the file is damaged, is no model of this algorithm, or needs to be trusted
         :raises TypeError: if an argument is unknown
         """
-        return save_load.load_model(
+        model = save_load.load_model(
             cls,
             super().load,
             path,
@@ -609,6 +610,8 @@ class MaxEntAlgorithm(MaxEntRollout):
             force_reset=force_reset,
             **kwargs,
         )
+        warn_if_fixed(kwargs.get("target_entropy", "auto"), model.ent_coef)
+        return model
 
     def save_replay_buffer(self, path: Path) -> None:
         """
