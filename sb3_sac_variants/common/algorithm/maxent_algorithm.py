@@ -27,6 +27,7 @@ from sb3_sac_variants.common.algorithm.arguments import (
     PrecisionName,
     check_arguments,
     check_constructor_arguments,
+    warn_of_idle_arguments,
 )
 from sb3_sac_variants.common.algorithm.inspection import Observation
 from sb3_sac_variants.common.algorithm.logged_metrics import LoggedMetrics
@@ -37,7 +38,7 @@ from sb3_sac_variants.common.equations.losses import soft_bellman_error, td_erro
 from sb3_sac_variants.common.equations.types import Batch
 from sb3_sac_variants.common.gradient_step.learner import Learner
 from sb3_sac_variants.common.gradient_step.precision import matmul_precision
-from sb3_sac_variants.common.gradient_step.target_entropy import TemperatureMonitor, warn_if_fixed
+from sb3_sac_variants.common.gradient_step.target_entropy import TemperatureMonitor
 from sb3_sac_variants.common.gradient_step.targets import TargetTracker
 from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature, Temperature
 from sb3_sac_variants.common.gradient_step.updater import Updater
@@ -179,7 +180,7 @@ class MaxEntAlgorithm(MaxEntRollout):
 
         if _init_setup_model:
             self._setup_model()
-            warn_if_fixed(target_entropy, self.ent_coef)
+            warn_of_idle_arguments({"target_entropy": target_entropy, **off_policy_arguments}, self)
 
     # ---------------------------------------------------------------- the algorithm's own
 
@@ -610,7 +611,7 @@ class MaxEntAlgorithm(MaxEntRollout):
             force_reset=force_reset,
             **kwargs,
         )
-        warn_if_fixed(kwargs.get("target_entropy", "auto"), model.ent_coef)
+        warn_of_idle_arguments(kwargs, model)
         return model
 
     def save_replay_buffer(self, path: Path) -> None:

@@ -14,8 +14,6 @@ from typing import Any
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 
-from sb3_sac_variants.common.checks.validation import parse_ent_coef
-
 #: default target for discrete actions, as a fraction of the uniform policy's entropy log|A|
 DISCRETE_ENTROPY_RATIO = 0.7
 #: how many times its initial value (or 1, if that is larger) alpha may reach below the target entropy unremarked
@@ -50,27 +48,9 @@ def parse_target_entropy(target_entropy: Any, action_space: spaces.Space) -> flo
         value = unit * float(text)
     except (TypeError, ValueError):
         raise ValueError(f"target_entropy={target_entropy!r} is not an entropy: {remedy}") from None
-    if not lowest < value <= highest:
+    if value != default and not lowest < value <= highest:  # of a single action the default is 0, the lowest
         raise ValueError(f"target_entropy={target_entropy!r} cannot be reached: {reachable}; {remedy}")
     return value
-
-
-def warn_if_fixed(target_entropy: Any, ent_coef: str | float) -> None:
-    """
-    Warn of a target entropy that a fixed temperature has no use for.
-
-    No error, as it is none in SB3's ``SAC``; and in the zoo the target is that of a file where ``ent_coef`` alone is
-    given on the command line.
-
-    :param target_entropy: as it was passed; "auto" stands for none
-    :param ent_coef: as it was passed
-    """
-    if target_entropy != "auto" and not parse_ent_coef(ent_coef)[1]:
-        warnings.warn(
-            f"target_entropy={target_entropy!r} has no effect on the fixed ent_coef={ent_coef!r}: leave it out, or pass "
-            "target_entropy='auto', which asks for nothing; ent_coef='auto' learns the temperature",
-            stacklevel=4,
-        )
 
 
 class TemperatureMonitor:
