@@ -7,10 +7,11 @@ from gymnasium import spaces
 from helpers import SpacesEnv
 from helpers import make as make_single
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_sac_variants import SACv2
-from sb3_sac_variants.envs import IndependentAgents
+from sb3_sac_variants.envs import IndependentAgents, ParallelEnvAdapter
 
 #: the bounds of two agents
 UNLIKE = spaces.Box(np.array([[-1.0], [0.0]], np.float32), np.ones((2, 1), np.float32))
@@ -57,3 +58,42 @@ def test_a_single_agents_algorithm_learns_for_all() -> None:
 def test_spaces_without_like_agents_are_refused(env, message) -> None:
     with pytest.raises(ValueError, match=message):
         IndependentAgents(DummyVecEnv([env]))
+
+
+class WithoutAgentRewards(AgentsEnv):
+    """An environment whose agents' rewards are its own affair."""
+
+    def step(self, action):
+        return *super().step(action)[:-1], {"other": 1}
+
+
+def test_missing_agent_rewards_are_named_with_the_remedy() -> None:
+    env = IndependentAgents(DummyVecEnv([WithoutAgentRewards]))
+    env.reset()
+    with pytest.raises(
+        ValueError, match=r"(?s)info has no 'agent_rewards', only \[.*'other'.*\]: .*ParallelEnvAdapter"
+    ):
+        env.step(np.zeros((3, 2)))
+
+
+def test_a_single_environment_is_refused_with_the_remedy() -> None:
+    with pytest.raises(TypeError, match=r"venv=.*AgentsEnv.* is no VecEnv: pass DummyVecEnv\(\[lambda: env\]\)"):
+        IndependentAgents(AgentsEnv())
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+@pytest.mark.parametrize("name", ["simple_tag_v3", "simple_speaker_listener_v4"])
+def test_padded_agents_share_a_policy(name: str, continuous: bool) -> None:
+    """Their observations have unlike bounds, zero where one is padded."""
+    module = pytest.importorskip(f"mpe2.{name}")
+    inside = module.parallel_env(continuous_actions=continuous, max_cycles=10)
+    env = IndependentAgents(DummyVecEnv([lambda: Monitor(ParallelEnvAdapter(inside, pad=True))]))
+    model = make_single(SACv2, env, gradient_steps=-1).learn(20 * env.n_agents)
+    assert len(model.ep_info_buffer) == 2 * env.n_agents
+    assert all(observation in env.observation_space for observation in env.reset())
+
+
+def test_the_space_of_an_observation_holds_every_agents() -> None:
+    low, high = np.array([[-1, 0], [-2, 1]], np.float32), np.array([[1, 0], [0, 3]], np.float32)
+    split = IndependentAgents(DummyVecEnv([lambda: SpacesEnv(spaces.Box(low, high), AgentsEnv(2).action_space)]))
+    assert split.observation_space == spaces.Box(np.array([-2, 0], np.float32), np.array([1, 3], np.float32))

@@ -1,5 +1,7 @@
 """Matrix games, and MASAC in the penalty game beside the exact solution."""
 
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from agents import make
 from gymnasium.utils.env_checker import check_env
 from helpers import refused
 
+from sb3_sac_variants import MASAC
 from sb3_sac_variants.envs import MatrixGameEnv, register_envs
 from sb3_sac_variants.tabular import FiniteMarkovGame, alternating_improvement
 
@@ -33,6 +36,38 @@ def test_payoffs_are_shared() -> None:
 def test_payoffs_of_a_wrong_kind_are_refused(payoff: object) -> None:
     with refused(ValueError, "payoff", payoff, "an axis of the same length for each agent"):
         MatrixGameEnv(payoff)
+
+
+@pytest.mark.parametrize("payoff", [[["a", "b"], ["c", "d"]], [[1, 2], [3]], np.zeros((0, 0)), None], ids=str)
+def test_what_is_no_payoff_is_refused(payoff: object) -> None:
+    with pytest.raises(ValueError, match=r"(?s)payoff=.* must be finite numbers, with an axis"):
+        MatrixGameEnv(payoff)
+
+
+@pytest.mark.parametrize("action", [[3, 0], [-1, 0], [1], [0.5, 0], 1], ids=str)
+def test_actions_that_the_game_does_not_have_are_refused(action: object) -> None:
+    env = MatrixGameEnv()
+    env.reset()
+    with refused(ValueError, "action", np.array(action), "whole numbers from 0 to 2, one for each of 2 agents"):
+        env.step(np.array(action))
+
+
+def test_a_game_is_played_once_after_each_reset() -> None:
+    env = MatrixGameEnv()
+    with pytest.raises(gym.error.ResetNeeded, match=r"call reset\(\)"):
+        env.step(np.array([1, 1]))
+    env.reset()
+    env.step(np.array([1, 1]))
+    with pytest.raises(gym.error.ResetNeeded, match=r"call reset\(\)"):
+        env.step(np.array([1, 1]))
+
+
+def test_agents_with_a_single_action_learn_and_are_loaded(tmp_path: Path) -> None:
+    """No policy has an entropy but 0, which is then the target, too."""
+    model = make(MatrixGameEnv(np.zeros((1, 1)))).learn(10)
+    assert model.target_entropy == 0
+    model.save(tmp_path / "model")
+    assert MASAC.load(tmp_path / "model").target_entropy == 0
 
 
 def markov_game(env: MatrixGameEnv) -> FiniteMarkovGame:

@@ -68,6 +68,14 @@ def test_simple_spread_with_discrete_actions() -> None:
     assert 0 < model.target_entropy < math.log(5)
 
 
+def test_a_fixed_temperature_in_the_place_of_the_learned_one() -> None:
+    """The file's target entropy is then of no use, and a warning says so."""
+    pytest.importorskip("mpe2")
+    with pytest.warns(UserWarning, match=r"target_entropy='auto_0.5' has no effect on the fixed ent_coef=0.03"):
+        model, _ = experiment("SimpleSpread-v3", hyperparams={"ent_coef": 0.03})
+    assert model.ent_coef == 0.03
+
+
 @pytest.mark.parametrize("n_actions", [None, 4])
 def test_sampled_hyperparameters_make_a_model(n_actions: int | None) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)

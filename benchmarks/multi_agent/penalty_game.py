@@ -1,22 +1,31 @@
 """
-Where exact improvement leads in PenaltyGame-v0, with and without cross-entropy between the agents.
+Where exact improvement leads in PenaltyGame-v0, with and without cross-entropy between agents, and where MASAC ends.
 
 Rounds of exact soft improvement, one agent after the other, from random policies: how often do the agents end in one of
-the two good equilibria, and what do they earn? A second on one core; writes ``penalty_game_exact.csv``.
+the two good equilibria, and what do they earn? A second on one core; writes ``penalty_game_exact.csv``. With the folder
+of the runs of study ``penalty_game`` also: which equilibrium has each of them reached, and how far is each policy from
+the exact best response to the other? Writes ``penalty_game_learned.csv``.
 
-    python benchmarks/multi_agent/penalty_game.py
+    python benchmarks/multi_agent/penalty_game.py [runs/study]
 """
 
 import csv
+import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch as th
 
+from sb3_sac_variants import MASAC
 from sb3_sac_variants.envs.matrix_game import PENALTY_GAME
-from sb3_sac_variants.tabular import FiniteMarkovGame, alternating_improvement
+from sb3_sac_variants.tabular import FiniteMarkovGame, agent_policy_iteration, alternating_improvement
 
 ALPHAS, RELATIVE_BETAS, STARTS = (0.5, 1.0, 2.0), (-0.5, -0.15, 0.0, 0.15, 0.5), 50
+FLOOR = 0.05
+PAYOFF = np.array(PENALTY_GAME, dtype=float)
 
 
 def game() -> FiniteMarkovGame:
@@ -28,26 +37,64 @@ def game() -> FiniteMarkovGame:
     return FiniteMarkovGame(transition, reward, 0.9, [False, True])
 
 
+def exact() -> Iterable[list[Any]]:
+    """A row for each temperature and each beta."""
+    for alpha in ALPHAS:
+        for relative in RELATIVE_BETAS:
+            earned = []
+            for seed in range(STARTS):
+                start = np.random.default_rng(seed).dirichlet(np.full(3, 5.0), (2, 2))
+                beta = relative * alpha
+                found = alternating_improvement(game(), alpha, beta, ce_floor=FLOOR, initial_policies=start)
+                first, second = found.policies[:, 0]
+                earned.append(first @ PAYOFF @ second)
+            good = np.mean(np.array(earned) > 5)
+            yield [alpha, f"{beta:g}", f"{good:.2f}", f"{np.mean(earned):.2f}", STARTS]
+
+
+def learned(runs: Path) -> Iterable[list[Any]]:
+    """A row for each run."""
+    models = [
+        (MASAC.load(path, device="cpu"), path.parents[2].name)
+        for path in runs.glob("game_*/*/seed*/masac/*/PenaltyGame-v0.zip")
+    ]
+    for model, seed in sorted(models, key=lambda pair: (pair[0].ce_coef, pair[1])):
+        with th.no_grad():
+            policies = model.actor.log_prob(th.ones(1, 2, 1))[0].double().exp().numpy()
+        policies /= policies.sum(axis=1, keepdims=True)
+        likely = " ".join(map(str, policies.argmax(axis=1)))
+        both = np.stack([policies, policies], axis=1)  # in the state in which the game is over anything will do
+        best = [
+            agent_policy_iteration(game(), both, i, model.ent_coef, model.ce_coef, ce_floor=FLOOR).policy[0]
+            for i in range(2)
+        ]
+        distance = np.abs(np.stack(best) - policies).max()
+        earned = policies[0] @ PAYOFF @ policies[1]
+        yield [
+            model.ent_coef,
+            f"{model.ce_coef:g}",
+            seed.removeprefix("seed"),
+            likely,
+            f"{earned:.2f}",
+            f"{distance:.4f}",
+        ]
+
+
+def write(name: str, header: list[str], rows: Iterable[list[Any]]) -> None:
+    with Path(__file__).with_name(name).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        for row in rows:
+            print(*row, sep="\t")
+            writer.writerow(row)
+
+
 def main() -> None:
     warnings.simplefilter("ignore", UserWarning)
-    payoff = np.array(PENALTY_GAME, dtype=float)
-    path = Path(__file__).with_name("penalty_game_exact.csv")
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["alpha", "beta", "good_equilibria", "mean_return", "starts"])
-        for alpha in ALPHAS:
-            for relative in RELATIVE_BETAS:
-                earned = []
-                for seed in range(STARTS):
-                    start = np.random.default_rng(seed).dirichlet(np.full(3, 5.0), (2, 2))
-                    beta = relative * alpha
-                    found = alternating_improvement(game(), alpha, beta, ce_floor=0.05, initial_policies=start)
-                    first, second = found.policies[:, 0]
-                    earned.append(first @ payoff @ second)
-                good = np.mean(np.array(earned) > 5)
-                row = [alpha, f"{beta:g}", f"{good:.2f}", f"{np.mean(earned):.2f}", STARTS]
-                print(*row, sep="\t")
-                writer.writerow(row)
+    write("penalty_game_exact.csv", ["alpha", "beta", "good_equilibria", "mean_return", "starts"], exact())
+    if len(sys.argv) > 1:
+        header = ["alpha", "beta", "seed", "likeliest_actions", "expected_return", "distance_to_best_response"]
+        write("penalty_game_learned.csv", header, learned(Path(sys.argv[1])))
 
 
 if __name__ == "__main__":

@@ -38,17 +38,11 @@ def register_envs() -> None:
     May be called any number of times. An id that is already taken, by an earlier call or by the user, is left as it is.
     Nothing beyond Gymnasium is imported: Simple Spread asks for its extra when it is made.
     """
-    if "MultiGoal-v0" not in gym.registry:
-        gym.register(
-            id="MultiGoal-v0",
-            entry_point="sb3_sac_variants.envs.multi_goal:MultiGoalEnv",
-            max_episode_steps=30,  # the horizon of the authors' experiment
-        )
-    if "PenaltyGame-v0" not in gym.registry:
-        gym.register(id="PenaltyGame-v0", entry_point="sb3_sac_variants.envs.matrix_game:MatrixGameEnv")
-    if "SimpleSpread-v3" not in gym.registry:
-        # No max_episode_steps: the environment truncates itself after max_cycles, a second clock could only disagree.
-        gym.register(
-            id="SimpleSpread-v3",
-            entry_point="sb3_sac_variants.envs.parallel_env:SimpleSpreadEnv",
-        )
+    for env_id, entry_point, max_episode_steps in (
+        ("MultiGoal-v0", "multi_goal:MultiGoalEnv", 30),  # the horizon of the authors' experiment
+        ("PenaltyGame-v0", "matrix_game:MatrixGameEnv", None),
+        # It truncates itself after max_cycles, a second clock could only disagree
+        ("SimpleSpread-v3", "parallel_env:SimpleSpreadEnv", None),
+    ):
+        if env_id not in gym.registry:
+            gym.register(env_id, f"sb3_sac_variants.envs.{entry_point}", max_episode_steps=max_episode_steps)

@@ -11,6 +11,8 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_normalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+_ADAPTER = "wrap a PettingZoo ParallelEnv in ParallelEnvAdapter"
+
 
 class IndependentAgents(VecEnvWrapper):
     """
@@ -27,112 +29,70 @@ class IndependentAgents(VecEnvWrapper):
 
     :param venv: environments with observations ``(N, d)``, actions ``(N, D)`` or MultiDiscrete ``[n] * N``, and
         ``info["agent_rewards"]``
-    :raises ValueError: if spaces are none of these, the agents' bounds differ, or there is a ``VecNormalize`` in it,
-        which would hand out original rewards and observations of all agents together
+    :raises TypeError: if it is no ``VecEnv``
+    :raises ValueError: if spaces are none of these, the bounds of the agents' actions differ, or there is a
+        ``VecNormalize`` in it, which would hand out original rewards and observations of all agents together
     """
 
     def __init__(self, venv: VecEnv) -> None:
+        if not isinstance(venv, VecEnv):
+            raise TypeError(f"venv={venv!r} is no VecEnv: pass DummyVecEnv([lambda: env])")
         if unwrap_vec_normalize(venv) is not None:
             raise ValueError(
                 "venv has VecNormalize inside, which knows all agents as one: put it outside, "
                 "VecNormalize(IndependentAgents(venv))"
             )
-        observation_space = _space_of_one("observation_space", venv.observation_space)
-        action_space = _space_of_one("action_space", venv.action_space)
+        observation_space = _observation_space_of_one(venv.observation_space)
+        action_space = _action_space_of_one(venv.action_space)
         assert venv.action_space.shape is not None
         self.n_agents = venv.action_space.shape[0]
         super().__init__(venv, observation_space, action_space)
         self.num_envs = venv.num_envs * self.n_agents
 
     def reset(self) -> VecEnvObs:
-        """
-        Start an episode in all environments.
-
-        :return: observations, ``(n_envs * N, d)``
-        """
+        """Start an episode in all environments; give observations, ``(n_envs * N, d)``."""
         observations = self.venv.reset()
         self.reset_infos = [info for info in self.venv.reset_infos for _ in range(self.n_agents)]
         return self._rows(observations)
 
     def step_async(self, actions: np.ndarray) -> None:
-        """
-        Hand out the agents' actions.
-
-        :param actions: ``(n_envs * N, D)``, or ``(n_envs * N,)`` if they are discrete
-        """
+        """Hand out the agents' actions, ``(n_envs * N, D)``, or ``(n_envs * N,)`` if they are discrete."""
         assert self.venv.action_space.shape is not None
         self.venv.step_async(actions.reshape(self.venv.num_envs, *self.venv.action_space.shape))
 
     def step_wait(self) -> VecEnvStepReturn:
-        """
-        Wait for what they led to.
-
-        :return: observations ``(n_envs * N, d)``, each agent's own reward, whether its episode ended, information
-        """
+        """Wait for what they led to: each agent's observation, own reward, whether its episode ended, information."""
         observations, _, dones, infos = self.venv.step_wait()
-        rewards = np.concatenate([info["agent_rewards"] for info in infos])
         own_infos: list[dict[str, Any]] = []
         for info in infos:
+            if "agent_rewards" not in info:
+                raise ValueError(f"info has no 'agent_rewards', only {sorted(map(str, info))}: {_ADAPTER}")
             for agent in range(self.n_agents):
                 own = dict(info)
                 if "terminal_observation" in info:
                     own["terminal_observation"] = info["terminal_observation"][agent]
                 own_infos.append(own)
+        rewards = np.concatenate([info["agent_rewards"] for info in infos])
         return self._rows(observations), rewards, np.repeat(dones, self.n_agents), own_infos
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """
-        Read an attribute of the environments.
-
-        :param attr_name: its name
-        :param indices: agents, numbered through all environments; None for all
-        :return: its value in the environment of each
-        """
+        """Read an attribute of each agent's environment; ``indices`` number the agents through all environments."""
         return self._of_agents(lambda envs: self.venv.get_attr(attr_name, envs), indices)
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """
-        Set an attribute of the environments.
-
-        :param attr_name: its name
-        :param value: what to set it to
-        :param indices: agents, numbered through all environments, for whose environments; None for all
-        """
+        """Set an attribute of the agents' environments."""
         self.venv.set_attr(attr_name, value, sorted(set(self._env_of_agents(indices))))
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
-        """
-        Call a method of the environments, once in each.
-
-        :param method_name: its name
-        :param args: its arguments
-        :param indices: agents, numbered through all environments; None for all
-        :param kwargs: as ``args``
-        :return: what it gave in the environment of each
-        """
-        return self._of_agents(
-            lambda envs: self.venv.env_method(method_name, *args, indices=envs, **kwargs),
-            indices,
-        )
+        """Call a method once in each environment; give what it gave, for each agent."""
+        return self._of_agents(lambda envs: self.venv.env_method(method_name, *args, indices=envs, **kwargs), indices)
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """
-        Whether the environments have a wrapper.
-
-        :param wrapper_class: the wrapper
-        :param indices: agents, numbered through all environments; None for all
-        :return: whether the environment of each has it
-        """
+        """Whether the environment of each agent has a wrapper."""
         return self._of_agents(lambda envs: self.venv.env_is_wrapped(wrapper_class, envs), indices)
 
     def _of_agents(self, ask: Callable[[list[int]], list[Any]], indices: VecEnvIndices) -> list[Any]:
-        """
-        Ask each environment once, for all of its agents.
-
-        :param ask: gives the answers of some of the environments
-        :param indices: agents, numbered through all environments; None for all
-        :return: the answer of the environment of each
-        """
+        """Ask each environment once, for all of its agents."""
         env_of_agents = self._env_of_agents(indices)
         envs = sorted(set(env_of_agents))
         answers = dict(zip(envs, ask(envs), strict=True))
@@ -146,23 +106,28 @@ class IndependentAgents(VecEnvWrapper):
         return observations.reshape(self.num_envs, -1)
 
 
-def _space_of_one(name: str, space: spaces.Space) -> spaces.Box | spaces.Discrete:
-    """
-    The space of each agent.
-
-    :param name: of the space
-    :param space: of all agents
-    :return: that of one
-    :raises ValueError: if there is no such space
-    """
-    if name == "action_space" and isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
-        if np.ptp(space.nvec) or np.any(space.start):
-            raise ValueError(f"{name}={space} differs between agents, whom one policy cannot tell apart")
-        return spaces.Discrete(int(space.nvec[0]))
+def _rows_of(name: str, space: spaces.Space) -> spaces.Box:
+    """The space of all agents, a Box with a row for each."""
     if not isinstance(space, spaces.Box) or len(space.shape) != 2:
+        raise ValueError(f"{name}={space} has no row for each agent: {_ADAPTER}")
+    return space
+
+
+def _observation_space_of_one(space: spaces.Space) -> spaces.Box:
+    """A space that every agent's observation lies in."""
+    rows = _rows_of("observation_space", space)
+    return spaces.Box(rows.low.min(axis=0), rows.high.max(axis=0), dtype=rows.dtype.type)
+
+
+def _action_space_of_one(space: spaces.Space) -> spaces.Box | spaces.Discrete:
+    """The space of each agent's action, which is the same for all."""
+    if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
+        if np.ptp(space.nvec) or np.any(space.start):
+            raise ValueError(f"action_space={space} differs between agents, whom one policy cannot tell apart")
+        return spaces.Discrete(int(space.nvec[0]))
+    rows = _rows_of("action_space", space)
+    if (rows.low != rows.low[0]).any() or (rows.high != rows.high[0]).any():
         raise ValueError(
-            f"{name}={space} has no row for each agent: wrap a PettingZoo ParallelEnv in ParallelEnvAdapter"
+            f"action_space={space} has bounds that differ between agents, whom one policy cannot tell apart"
         )
-    if (space.low != space.low[0]).any() or (space.high != space.high[0]).any():
-        raise ValueError(f"{name}={space} has bounds that differ between agents, whom one policy cannot tell apart")
-    return spaces.Box(space.low[0], space.high[0], dtype=space.dtype.type)
+    return spaces.Box(rows.low[0], rows.high[0], dtype=rows.dtype.type)

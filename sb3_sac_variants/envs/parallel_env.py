@@ -277,19 +277,18 @@ def _stacked(
     sizes = [_size(space) for space in agent_spaces.values()]
     largest = max(sizes)
     if min(sizes) < largest and not pad:
-        lines = (
-            "from sb3_sac_variants.envs import ParallelEnvAdapter\n    env = ParallelEnvAdapter(parallel_env, pad=True)"
-        )
-        raise _unlike(kind, "size", agent_spaces, f"pad the smaller ones:\n    {lines}")
+        raise _unlike(kind, "size", agent_spaces, _PAD)
     boxes = [space for space in agent_spaces.values() if isinstance(space, spaces.Box)]
     if not boxes:
         return spaces.MultiDiscrete([largest] * len(agents))
-    # An observation's padding is always zero; an action's may be anything, between bounds as actions have them
-    edge = (0, 0) if kind == "observation" else (-1, 1)
+    # An observation's padding is always zero; an action's may be anything, between the bounds of those who have it
+    edge = 0 if kind == "observation" else np.nan
     low, high = (
-        np.stack([np.pad(bound, (0, largest - len(bound)), constant_values=value) for bound in bounds])
-        for bounds, value in zip(zip(*((box.low, box.high) for box in boxes), strict=True), edge, strict=True)
+        np.stack([np.pad(bound, (0, largest - len(bound)), constant_values=edge) for bound in bounds])
+        for bounds in zip(*((box.low, box.high) for box in boxes), strict=True)
     )
+    low = np.where(np.isnan(low), np.nanmin(low, axis=0), low)
+    high = np.where(np.isnan(high), np.nanmax(high, axis=0), high)
     return spaces.Box(low, high, dtype=boxes[0].dtype.type)
 
 

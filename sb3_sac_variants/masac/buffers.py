@@ -38,14 +38,10 @@ class AgentReplayBuffer(TensorReplayBuffer):
         infos: list[dict[str, Any]],
     ) -> None:
         """
-        Store one step of all environments.
+        Store one step of all environments, as :class:`TensorReplayBuffer` does.
 
-        :param obs: observations, ``(n_envs, n_agents, d)``
-        :param next_obs: what followed, terminal observations in place
-        :param action: actions, ``(n_envs, n_agents * action_dim)``
         :param reward: not stored
-        :param done: whether the episode ended, ``(n_envs,)``
-        :param infos: "agent_rewards", ``(n_agents,)``; "TimeLimit.truncated" tells truncation from termination
+        :param infos: with "agent_rewards", ``(n_agents,)``, besides
         :raises ValueError: if an info has no such rewards
         """
         rewards = np.stack([self._agent_rewards(info) for info in infos])

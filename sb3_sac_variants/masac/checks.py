@@ -16,13 +16,7 @@ _ADAPTER = (
 
 
 def check_agent_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
-    """
-    Refuse spaces without a row for each agent.
-
-    :param observation_space: of the environment, Box ``(N, d)``
-    :param action_space: of the environment, Box ``(N, D)`` or MultiDiscrete ``[n] * N``
-    :raises ValueError: if they are something else
-    """
+    """Refuse spaces without a row for each agent: observations Box (N, d), actions Box (N, D) or MultiDiscrete."""
     if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 2:
         raise ValueError(
             f"observation_space={observation_space} has no row for each agent: MASAC needs a Box of shape "
@@ -47,12 +41,7 @@ def check_agent_spaces(observation_space: spaces.Space, action_space: spaces.Spa
 
 
 def check_reward_normalization(env: VecNormalize | None) -> None:
-    """
-    Refuse a ``VecNormalize`` that is to normalise rewards.
-
-    :param env: the wrapper, if there is one
-    :raises ValueError: if it does
-    """
+    """Refuse a ``VecNormalize`` that is to normalise rewards."""
     if env is not None and env.norm_reward:
         raise ValueError(
             "VecNormalize with norm_reward=True knows the mean of the agents' rewards only, and cannot normalise each: "
@@ -61,13 +50,7 @@ def check_reward_normalization(env: VecNormalize | None) -> None:
 
 
 def check_agent_replay_buffer(model: Any) -> None:
-    """
-    Refuse replay buffers without room for the agents' rewards.
-
-    :param model: a MASAC whose arguments are set
-    :raises TypeError: if its replay buffer is no class of them
-    :raises ValueError: if there is no room
-    """
+    """Refuse replay buffers without room for the agents' rewards."""
     buffer_class = model.replay_buffer_class
     if buffer_class is None:
         return
@@ -80,12 +63,7 @@ def check_agent_replay_buffer(model: Any) -> None:
 
 
 def space_of_one_agent(action_space: spaces.Space) -> spaces.Box | spaces.Discrete:
-    """
-    Actions of one agent, as its policy gives them.
-
-    :param action_space: of all agents
-    :return: Box of [-1, 1], or Discrete
-    """
+    """Actions of one agent, as its policy gives them: Box of [-1, 1], or Discrete."""
     if isinstance(action_space, spaces.MultiDiscrete):
         return spaces.Discrete(int(action_space.nvec[0]))
     assert isinstance(action_space, spaces.Box)
@@ -94,12 +72,10 @@ def space_of_one_agent(action_space: spaces.Space) -> spaces.Box | spaces.Discre
 
 def parse_agent_target_entropy(target_entropy: Any, action_space: spaces.Space) -> float:
     """
-    Read the argument ``target_entropy``.
+    Read the argument ``target_entropy`` as H of each agent, in nats.
 
-    :param target_entropy: "auto" for -D, "auto_<factor>" for that times the factor, or a number of nats; with discrete
-        actions "auto" for 0.7 log|A|, "auto_<ratio>" for that fraction of log|A|
+    :param target_entropy: as :class:`~sb3_sac_variants.MASAC` says
     :param action_space: of all agents
-    :return: H of each agent, in nats
     :raises ValueError: if it is none of these, or no policy has it
     """
     one = space_of_one_agent(action_space)

@@ -19,7 +19,7 @@ class CentralizedCritic(StackedCritic):
     """
     ``n_critics`` action-value networks Q_k^i(o^1..o^N, a^1..a^N) for each agent i.
 
-    Arguments as :class:`~sb3_sac_variants.common.networks.critics.StackedCritic`.
+    Arguments as :class:`~sb3_sac_variants.common.networks.critics.StackedCritic`. Observations are ``(B, N, d)``.
 
     :param share_critic: whether one set of networks serves all agents: it sees the joint observation and action in the
         order i, i + 1, ..., N, 1, ..., i - 1, and a one-hot vector that tells which agent i is
@@ -50,32 +50,14 @@ class CentralizedCritic(StackedCritic):
 
     @abstractmethod
     def evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
-        """
-        Q of every agent at a joint action.
-
-        :param obs: observations, ``(B, N, d)``
-        :param actions: as a policy gives them, or as the replay buffer has them
-        :return: ``(n_critics, B, N)``
-        """
+        """Q of every agent at a joint action, of a policy or of the replay buffer, ``(n_critics, B, N)``."""
 
     @abstractmethod
     def sample_q(self, obs: PyTorchObs, sample: PolicySample | JointSample) -> th.Tensor:
-        """
-        Q of every agent at its own actions, the others' being those drawn.
-
-        :param obs: observations, ``(B, N, d)``
-        :param sample: actions of all agents
-        :return: ``(n_critics, B, N, K)``
-        """
+        """Q of every agent at its own actions, the others' being those drawn, ``(n_critics, B, N, K)``."""
 
     def min_q(self, obs: PyTorchObs, sample: PolicySample | JointSample) -> th.Tensor:
-        """
-        Minimum over the critics, min_k Q_k^i(o, a).
-
-        :param obs: observations, ``(B, N, d)``
-        :param sample: actions of all agents
-        :return: ``(B, N, K)``
-        """
+        """Minimum over the critics, min_k Q_k^i(o, a), ``(B, N, K)``."""
         return self.sample_q(obs, sample).amin(dim=0)
 
     def min_q_of_own_action(self, obs: PyTorchObs, sample: JointSample) -> th.Tensor:
@@ -83,10 +65,6 @@ class CentralizedCritic(StackedCritic):
         min_k Q_k^i(o, a^i, sg a^{-i}), the numbers of :meth:`min_q`.
 
         The gradient of agent i's Q reaches agent i's action and no other's.
-
-        :param obs: observations, ``(B, N, d)``
-        :param sample: actions of all agents
-        :return: ``(B, N, K)``
         """
         return self.min_q(obs, sample)
 
@@ -177,11 +155,9 @@ class CentralizedDiscreteCritic(CentralizedCritic):
 
     def values(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
-        Q of every agent at all of its own actions.
+        Q of every agent at all of its own actions, ``(n_critics, B, N, |A|)``.
 
-        :param obs: observations, ``(B, N, d)``
         :param actions: numbers of the joint action, of which an agent's own does not matter, ``(B, N)``
-        :return: ``(n_critics, B, N, |A|)``
         """
         one_hot = F.one_hot(actions.long(), self.n_actions).to(self.agent_ids.dtype)
         inputs = th.cat([self._in_order(self.features(obs)), one_hot[:, self.order[:, 1:]].flatten(2)], dim=2)

@@ -84,7 +84,8 @@ class MASAC(MaxEntAlgorithm):
         dimension, "joint" in all at once; "product_0.1" for another uniform share than 0.05. For beta < 0,
         log pi^j also counts no more than 2 nats a dimension. On discrete actions the optimum exists without it, and
         "none" leaves it out; with a floor the term is bounded, whatever the policies do to each other
-    :param ce_center: whether to subtract the batch's mean from the term, which shifts Q by mean/(1 - gamma) otherwise
+    :param ce_center: whether to subtract the batch's mean from the term, which shifts Q by mean/(1 - gamma) otherwise;
+        :meth:`soft_value` subtracts that of the observations it is given
     :param ce_relative: whether ``ce_coef`` is in units of the temperature: beta_i = ce_coef * alpha_i
     """
 
@@ -99,6 +100,7 @@ class MASAC(MaxEntAlgorithm):
     update_constants = (*MaxEntAlgorithm.update_constants, "ce_obs", "_ce_arguments")
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MlpPolicy}
     policy: MASACPolicy
+    _ce_arguments: tuple[Any, ...] | None = None
     _warned_of_collapse = False
     actor: DecentralizedActor  # type: ignore[assignment]
     critic: CentralizedCritic
@@ -215,21 +217,19 @@ class MASAC(MaxEntAlgorithm):
         self._setup_cross_entropy()
 
     def _setup_cross_entropy(self) -> None:
-        self._ce_arguments = self._current_ce_arguments()
-        self.cross_entropy = CrossEntropy(*self._ce_arguments)
-
-    def _current_ce_arguments(self) -> tuple[float, str, str, bool, bool, int | None]:
+        """Make the term, or make it anew where its arguments have changed: a callback may anneal beta."""
         one = space_of_one_agent(self.action_space)
         n_actions = int(one.n) if isinstance(one, spaces.Discrete) else None
-        return self.ce_coef, self.ce_convention, self.ce_floor, self.ce_center, self.ce_relative, n_actions
+        arguments = (self.ce_coef, self.ce_convention, self.ce_floor, self.ce_center, self.ce_relative, n_actions)
+        if arguments != self._ce_arguments:
+            self._ce_arguments, self.cross_entropy = arguments, CrossEntropy(*arguments)
 
     def _setup_model(self) -> None:
         super()._setup_model()
         self._warn_of_collapse(self.cross_entropy.ratio(self.temperature.value).item())
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        if self._current_ce_arguments() != self._ce_arguments:  # a callback may anneal beta
-            self._setup_cross_entropy()
+        self._setup_cross_entropy()
         super().train(gradient_steps, batch_size)
 
     def _make_temperature(self, value: float, learned: bool) -> Temperature:
@@ -298,15 +298,7 @@ class MASAC(MaxEntAlgorithm):
     def _value(
         self, q_values: th.Tensor, obs: th.Tensor, sample: JointSample, alpha: th.Tensor
     ) -> tuple[th.Tensor, th.Tensor]:
-        """
-        Soft value of each agent, cross-entropy included.
-
-        :param q_values: Q at the own actions, ``(B, N, K)``
-        :param obs: observations, ``(B, N, d)``
-        :param sample: actions in them
-        :param alpha: temperatures, ``(N,)``
-        :return: ``(B, N)``, and log pi^j at agent i's own actions
-        """
+        """Soft value of each agent, ``(B, N)``, cross-entropy included; and log pi^j at agent i's own actions."""
         log_densities = self.actor.log_densities(obs, sample, self.ce_obs)
         bonus = self.cross_entropy.bonus(log_densities, sample.weights, alpha)
         return agent_soft_value(q_values, sample, alpha, bonus), log_densities

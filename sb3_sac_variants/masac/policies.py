@@ -30,6 +30,8 @@ class DecentralizedActor(ActorNetwork):
     """
     A policy for each agent, which sees its own observation only; a subclass says of which kind.
 
+    Observations are ``(B, N, d)``.
+
     :param args: as :class:`~sb3_sac_variants.common.networks.actors.ActorNetwork`, for observations Box ``(N, d)``;
         the features extractor flattens and has no parameters
     :param share_actor: whether one network serves all agents, told which by a one-hot vector beside the observation
@@ -54,11 +56,9 @@ class DecentralizedActor(ActorNetwork):
     @abstractmethod
     def sample(self, obs: th.Tensor, noise: th.Tensor) -> JointSample:
         """
-        Draw a^i ~ pi^i(.|o^i) of every agent.
+        Draw a^i ~ pi^i(.|o^i) of every agent, differentiable in the actor's parameters.
 
-        :param obs: observations, ``(B, N, d)``
         :param noise: standard normal noise of :meth:`noise_shape`
-        :return: the actions, differentiable in the actor's parameters
         """
 
     @abstractmethod
@@ -68,35 +68,22 @@ class DecentralizedActor(ActorNetwork):
 
         A gradient reaches the policies through agent i's action only.
 
-        :param obs: observations, ``(B, N, d)``
-        :param sample: actions in them
         :param ce_obs: "theirs": policies at agent j's observation; "own": at agent i's
         :return: ``(B, N, N, K, D)``: batch, i, j, own action of i, dimension
         """
 
     @abstractmethod
     def noise_shape(self, batch_size: int) -> tuple[int, ...]:
-        """
-        Shape of the standard normal noise that :meth:`sample` takes.
-
-        :param batch_size: number of states
-        :return: the shape
-        """
+        """Shape of the standard normal noise that :meth:`sample` takes."""
 
     def outputs(self, obs: th.Tensor) -> th.Tensor:
-        """
-        What the networks say of each agent's policy at its own observation.
-
-        :param obs: observations, ``(B, N, d)``
-        :return: ``(B, N, output_dim)``
-        """
+        """What the networks say of each agent's policy at its own observation, ``(B, N, output_dim)``."""
         return self._outputs(self._agents_first(obs)).transpose(0, 1)
 
     def outputs_at_each_observation(self, obs: th.Tensor) -> th.Tensor:
         """
         What every agent j would do in the place of every agent i, pi^j(.|o^i).
 
-        :param obs: observations, ``(B, N, d)``
         :return: ``(B, N, N, output_dim)``: batch, i, j
         """
         rows = self._agents_first(obs).flatten(0, 1)
@@ -154,11 +141,9 @@ class GaussianActors(DecentralizedActor):
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """
-        Actions to take in the environment.
+        Actions to take in the environment, in [-1, 1], ``(B, N, D)``.
 
-        :param obs: observations, ``(B, N, d)``
         :param deterministic: whether to take tanh(mean)
-        :return: actions in [-1, 1], ``(B, N, D)``
         """
         assert isinstance(obs, th.Tensor)
         mean, log_std = _mean_and_log_std(self.outputs(obs))
@@ -181,12 +166,7 @@ class CategoricalActors(DecentralizedActor):
         return (batch_size, self.n_agents)
 
     def log_prob(self, obs: th.Tensor) -> th.Tensor:
-        """
-        log pi^i(.|o^i) of each agent's actions.
-
-        :param obs: observations, ``(B, N, d)``
-        :return: ``(B, N, |A|)``
-        """
+        """log pi^i(.|o^i) of each agent's actions, ``(B, N, |A|)``."""
         return th.log_softmax(self.outputs(obs), dim=-1)
 
     def sample(self, obs: th.Tensor, noise: th.Tensor) -> JointSample:
@@ -206,11 +186,9 @@ class CategoricalActors(DecentralizedActor):
 
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> th.Tensor:
         """
-        Actions to take in the environment.
+        Numbers of the actions to take in the environment, ``(B, N)``.
 
-        :param obs: observations, ``(B, N, d)``
         :param deterministic: whether to take the most likely ones
-        :return: numbers of actions, ``(B, N)``
         """
         assert isinstance(obs, th.Tensor)
         return choose_actions(self.log_prob(obs), deterministic)
@@ -253,10 +231,7 @@ class MASACPolicy(MaxEntPolicy):
     def make_actor(  # type: ignore[override]
         self, features_extractor: BaseFeaturesExtractor | None = None
     ) -> DecentralizedActor:
-        kwargs: dict[str, Any] = {
-            name: value for name, value in self.actor_kwargs.items() if name not in GAUSSIAN_ARGUMENTS
-        }
-        kwargs = self._update_features_extractor(kwargs, features_extractor)
+        kwargs = self._update_features_extractor(self._actor_kwargs_without_gaussian(), features_extractor)
         actor_class = GaussianActors if isinstance(self.action_space, spaces.Box) else CategoricalActors
         return actor_class(**kwargs, share_actor=self.share_actor).to(self.device)
 

@@ -17,9 +17,7 @@ class AgentTemperature(LearnedTemperature):
         """
         One step of the temperatures.
 
-        :param sample: the agents' actions
         :param target_entropy: H of one agent, in nats
-        :return: metrics to log
         """
         loss = self.learner.minimize(
             lambda temperature: agent_temperature_loss(temperature.coefficient(), sample, target_entropy)

@@ -1,4 +1,10 @@
-"""Checks of arguments that the tabular modules share. Each error names the argument, its value and the remedy."""
+"""
+Checks of arguments that the tabular modules share.
+
+Each takes the argument's name, its value as the caller passed it, and for arrays the expected axes as text, such as
+``"(S, A)"``; it gives the value back in its proper type. Each raises TypeError for a wrong type and ValueError for a
+wrong value; the message names the argument, its value and the remedy.
+"""
 
 import math
 import numbers
@@ -15,15 +21,7 @@ ROW_SUM_TOLERANCE = 1e-8
 
 
 def real_array(name: str, value: ArrayLike, axes: str) -> FloatArray:
-    """
-    Give ``value`` as a float64 array.
-
-    :param name: The argument's name, for the message
-    :param value: What the caller passed
-    :param axes: The expected axes as text, for the message
-    :return: A float64 array, which may share memory with ``value``
-    :raises TypeError: ``value`` is not an array of real numbers
-    """
+    """Give ``value`` as a float64 array, which may share its memory."""
     try:
         raw = np.asarray(value)
     except ValueError as error:
@@ -37,15 +35,10 @@ def real_array(name: str, value: ArrayLike, axes: str) -> FloatArray:
 
 def finite_array(name: str, value: ArrayLike, axes: str, shape: tuple[int, ...] | None = None) -> FloatArray:
     """
-    Give ``value`` as a float64 array without NaN or infinity.
+    Give ``value`` as a float64 array without NaN or infinity, which may share its memory.
 
-    :param name: The argument's name, for the message
-    :param value: What the caller passed
-    :param axes: The expected axes as text, such as ``"(S, A)"``; without ``shape`` only their number is checked
+    :param axes: Their number must fit
     :param shape: The expected shape, where it is known
-    :return: A float64 array, which may share memory with ``value``
-    :raises TypeError: ``value`` is not an array of real numbers
-    :raises ValueError: the shape differs, an axis is empty, or an entry is not finite
     """
     array = real_array(name, value, axes)
     if shape is None and (array.ndim != axes.count(",") + 1 or array.size == 0):
@@ -59,17 +52,7 @@ def finite_array(name: str, value: ArrayLike, axes: str, shape: tuple[int, ...] 
 
 
 def probability_array(name: str, value: ArrayLike, axes: str, shape: tuple[int, ...] | None = None) -> FloatArray:
-    """
-    Give ``value`` as a float64 array whose last axis holds probability distributions.
-
-    :param name: The argument's name, for the message
-    :param value: What the caller passed
-    :param axes: The expected axes as text, such as ``"(S, A)"``
-    :param shape: The expected shape, where it is known
-    :return: A float64 array, which may share memory with ``value``
-    :raises TypeError: see :func:`finite_array`
-    :raises ValueError: see :func:`finite_array`; or an entry is negative, or a row does not sum to one
-    """
+    """Give ``value`` as a :func:`finite_array` whose last axis holds probability distributions."""
     array = finite_array(name, value, axes, shape)
     if (array < 0).any():
         where = _first(array < 0)
@@ -88,15 +71,7 @@ def probability_array(name: str, value: ArrayLike, axes: str, shape: tuple[int, 
 
 
 def real_number(name: str, value: Any) -> float:
-    """
-    Give ``value`` as a float.
-
-    :param name: The argument's name, for the message
-    :param value: What the caller passed
-    :return: The same number
-    :raises TypeError: ``value`` is not a real number (a bool is none)
-    :raises ValueError: ``value`` is NaN or infinite
-    """
+    """Give ``value`` as a finite float; a bool is none."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a real number, got {value!r} of type {type(value).__name__}; pass a float")
     number = float(value)
@@ -109,12 +84,7 @@ def positive_number(name: str, value: Any, remedy: str) -> float:
     """
     Give ``value`` as a float above zero.
 
-    :param name: The argument's name, for the message
-    :param value: What the caller passed
     :param remedy: What to do about a number that is not positive
-    :return: The same number
-    :raises TypeError: ``value`` is not a real number
-    :raises ValueError: ``value`` is not finite or not positive
     """
     number = real_number(name, value)
     if number <= 0:
@@ -123,15 +93,7 @@ def positive_number(name: str, value: Any, remedy: str) -> float:
 
 
 def positive_integer(name: str, value: Any) -> int:
-    """
-    Give ``value`` as an int above zero.
-
-    :param name: The argument's name, for the message
-    :param value: What the caller passed
-    :return: The same number
-    :raises TypeError: ``value`` is not an integer (a bool is none)
-    :raises ValueError: ``value`` is not positive
-    """
+    """Give ``value`` as an int above zero; a bool is none."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}; pass an int")
     if value <= 0:
@@ -140,26 +102,17 @@ def positive_integer(name: str, value: Any) -> int:
 
 
 def temperature(value: Any) -> float:
-    """
-    Check an entropy temperature.
-
-    :param value: alpha, as the caller passed it
-    :return: alpha as a float
-    :raises TypeError: ``value`` is not a real number
-    :raises ValueError: ``value`` is not finite or not positive
-    """
+    """Check alpha, which must be positive."""
     return positive_number("alpha", value, "for the hard limit (value iteration) use a small temperature such as 1e-6")
 
 
-def discount(value: Any) -> float:
-    """
-    Check a discount factor.
+def tolerance(value: Any) -> float:
+    """Check the change at which an iteration stops, which must be positive."""
+    return positive_number("tolerance", value, "use 1e-8, say")
 
-    :param value: gamma, as the caller passed it
-    :return: gamma as a float
-    :raises TypeError: ``value`` is not a real number
-    :raises ValueError: ``value`` is outside [0, 1)
-    """
+
+def discount(value: Any) -> float:
+    """Check gamma, which must lie in [0, 1)."""
     gamma = real_number("gamma", value)
     if not 0 <= gamma < 1:
         raise ValueError(
@@ -169,15 +122,7 @@ def discount(value: Any) -> float:
 
 
 def terminal_mask(value: ArrayLike | None, n_states: int) -> BoolArray:
-    """
-    Check a mask of terminal states.
-
-    :param value: The mask of shape (S,), or None for no terminal state
-    :param n_states: S
-    :return: A boolean array of shape (S,), a copy
-    :raises TypeError: ``value`` is not boolean
-    :raises ValueError: the shape is not (S,)
-    """
+    """Give a copy of a mask of terminal states, shape (S,); None stands for no terminal state."""
     if value is None:
         return np.zeros(n_states, dtype=np.bool_)
     mask = np.array(value)
@@ -191,13 +136,7 @@ def terminal_mask(value: ArrayLike | None, n_states: int) -> BoolArray:
 
 
 def read_only(array: NDArray[Any], source: ArrayLike) -> NDArray[Any]:
-    """
-    Protect a checked array from later changes, its own or those of the array that the caller still holds.
-
-    :param array: The checked array
-    :param source: What the caller passed, whose memory is not to be shared
-    :return: The array or a copy, not writeable
-    """
+    """Protect a checked array from later changes, also of ``source``, the array that the caller still holds."""
     kept = array.copy() if np.may_share_memory(array, np.asarray(source)) else array
     kept.flags.writeable = False
     return kept

@@ -30,7 +30,6 @@ def cross_entropy_bonus(
     :param ce_convention: "objective": beta > 0 makes policies differ; "similarity": beta > 0 makes them alike
     :param ce_floor: Uniform share mixed into every pi^j here, in [0, 1)
     :return: Shape (S, A)
-    :raises TypeError: an argument has the wrong type
     :raises ValueError: a wrong shape, a row of ``policies`` that is no distribution, no such agent, an unknown
         convention, a floor outside [0, 1), or, with beta other than 0, an action which another agent never takes while
         there is no floor
@@ -67,7 +66,6 @@ def consensus_temperature(
     :param ce_coef: beta, see :func:`cross_entropy_bonus`
     :param ce_convention: see :func:`cross_entropy_bonus`
     :return: alpha + beta (N - 1); at 0 or below nothing holds such policies from collapsing to a point
-    :raises TypeError: an argument has the wrong type
     :raises ValueError: alpha <= 0, n_agents <= 0, or an unknown convention
     """
     agents = checks.positive_integer("n_agents", n_agents)

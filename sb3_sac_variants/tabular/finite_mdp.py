@@ -36,7 +36,6 @@ class FiniteMDP:
     :param gamma: Discount factor in [0, 1)
     :param terminal: Boolean mask of the states in which the episode is over, shape (S,); None for none.
         Each must absorb (``transition[s, :, s] == 1``) with reward 0.
-    :raises TypeError: an argument has the wrong type
     :raises ValueError: a wrong shape, an entry that is not finite, a row that does not sum to one, gamma outside
         [0, 1), or a terminal state that pays or can be left
 

@@ -17,7 +17,6 @@ class FiniteMarkovGame:
     :param gamma: Discount factor in [0, 1)
     :param terminal: Boolean mask of the states in which the episode is over, shape (S,), as in :class:`FiniteMDP`:
         absorbing, with reward 0 for every agent; there is neither entropy nor cross-entropy to collect in them
-    :raises TypeError: an argument has the wrong type
     :raises ValueError: a wrong shape, an entry that is not finite, a row that does not sum to one, gamma outside
         [0, 1), or a terminal state that pays or can be left
 

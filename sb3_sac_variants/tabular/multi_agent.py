@@ -97,11 +97,8 @@ def agent_policy_evaluation(
     :param policies: Every agent's policy, shape (N, S, A)
     :param agent: i, from 0
     :param alpha: Temperature of agent i, positive
-    :param ce_coef: beta, see :func:`cross_entropy_bonus`
-    :param ce_convention: see :func:`cross_entropy_bonus`
-    :param ce_floor: see :func:`cross_entropy_bonus`
+    :param ce_coef: beta; it, ``ce_convention`` and ``ce_floor`` are those of :func:`cross_entropy_bonus`
     :return: ``q`` (S, A, ..., A), ``marginal_q`` (S, A), the ``policy`` (S, A) as given, ``v`` (S,)
-    :raises TypeError: an argument has the wrong type
     :raises ValueError: see :func:`cross_entropy_bonus`; or alpha <= 0
     """
     policies = _checked_policies(game, policies)
@@ -130,13 +127,10 @@ def agent_policy_improvement(
     :param policies: Every agent's policy, shape (N, S, A); agent i's own does not matter
     :param agent: i, from 0
     :param alpha: Temperature of agent i, positive
-    :param ce_coef: beta, see :func:`cross_entropy_bonus`
-    :param ce_convention: see :func:`cross_entropy_bonus`
-    :param ce_floor: see :func:`cross_entropy_bonus`
+    :param ce_coef: beta; it, ``ce_convention`` and ``ce_floor`` are those of :func:`cross_entropy_bonus`
     :param terminal: Mask of the terminal states, where v is 0, shape (S,); None for none
     :return: ``q`` (S, A), the marginal Q as given; ``policy`` (S, A), improved; ``v`` (S,), the value of taking one
         action by it and going on with the old
-    :raises TypeError: an argument has the wrong type
     :raises ValueError: see :func:`cross_entropy_bonus`; or alpha <= 0, or shapes that differ
     """
     bonus = cross_entropy_bonus(policies, agent, ce_coef, ce_convention, ce_floor)
@@ -161,12 +155,9 @@ def agent_policy_iteration(
     :param policies: Every agent's policy, shape (N, S, A); the iteration starts from agent i's
     :param agent: i, from 0
     :param alpha: Temperature of agent i, positive
-    :param ce_coef: beta, see :func:`cross_entropy_bonus`
-    :param ce_convention: see :func:`cross_entropy_bonus`
-    :param ce_floor: see :func:`cross_entropy_bonus`
+    :param ce_coef: beta; it, ``ce_convention`` and ``ce_floor`` are those of :func:`cross_entropy_bonus`
     :param tolerance: Stop when no state-action value gains more, in units of reward
     :return: ``q`` (S, A, ..., A), ``marginal_q`` (S, A), the best ``policy`` (S, A), ``v`` (S,)
-    :raises TypeError: an argument has the wrong type
     :raises ValueError: see :func:`cross_entropy_bonus`; or alpha or tolerance <= 0
     """
     policies = _checked_policies(game, policies)
@@ -193,14 +184,11 @@ def alternating_improvement(
 
     :param game: The game
     :param alpha: Temperature of every agent, positive
-    :param ce_coef: beta, see :func:`cross_entropy_bonus`
-    :param ce_convention: see :func:`cross_entropy_bonus`
-    :param ce_floor: see :func:`cross_entropy_bonus`
+    :param ce_coef: beta; it, ``ce_convention`` and ``ce_floor`` are those of :func:`cross_entropy_bonus`
     :param n_rounds: Stop after so many rounds, settled or not
     :param tolerance: Stop when no probability changes by more in a round
     :param initial_policies: Where to start, shape (N, S, A); None for uniform policies
     :return: ``policies`` (N, S, A), ``v`` (N, S), ``history`` (n_rounds,)
-    :raises TypeError: an argument has the wrong type
     :raises ValueError: see :func:`cross_entropy_bonus`; or alpha, tolerance or n_rounds <= 0
     """
     if consensus_temperature(alpha, game.n_agents, ce_coef, ce_convention) <= 0:
@@ -210,7 +198,7 @@ def alternating_improvement(
             stacklevel=2,
         )
     rounds = checks.positive_integer("n_rounds", n_rounds)
-    tolerance = checks.positive_number("tolerance", tolerance, "use 1e-8, say")
+    tolerance = checks.tolerance(tolerance)
     if initial_policies is None:
         policies = np.full((game.n_agents, game.n_states, game.n_actions), 1 / game.n_actions)
     else:

@@ -78,7 +78,6 @@ def soft_policy_backup(mdp: FiniteMDP, q: ArrayLike, policy: ArrayLike, alpha: f
     :param policy: Probabilities pi(a|s), shape (S, A)
     :param alpha: Temperature, positive
     :return: The new state-action values, shape (S, A)
-    :raises TypeError: an argument has the wrong type
     :raises ValueError: a wrong shape, an entry that is not finite, a row of ``policy`` that is no distribution,
         or alpha <= 0
     """
@@ -99,7 +98,6 @@ def soft_optimality_backup(mdp: FiniteMDP, q: ArrayLike, alpha: float) -> FloatA
     :param q: State-action values, shape (S, A)
     :param alpha: Temperature, positive
     :return: The new state-action values, shape (S, A)
-    :raises TypeError: an argument has the wrong type
     :raises ValueError: a wrong shape, an entry that is not finite, or alpha <= 0
     """
     q = checks.finite_array("q", q, "(S, A)", mdp.reward.shape)
@@ -117,7 +115,6 @@ def soft_policy_evaluation(mdp: FiniteMDP, policy: ArrayLike, alpha: float) -> S
     :param policy: Probabilities pi(a|s), shape (S, A); zeros are allowed
     :param alpha: Temperature, positive
     :return: ``q`` (S, A), the ``policy`` (S, A) as given, ``v`` (S,)
-    :raises TypeError: an argument has the wrong type
     :raises ValueError: a wrong shape, a row of ``policy`` that is no distribution, alpha <= 0, or values beyond float64
     """
     policy = checks.probability_array("policy", policy, "(S, A)", mdp.reward.shape)
@@ -137,7 +134,6 @@ def soft_policy_improvement(q: ArrayLike, alpha: float, terminal: ArrayLike | No
     :param terminal: Mask of the terminal states, where v is 0, shape (S,); None for none
     :return: ``q`` (S, A) as given, the improved ``policy`` (S, A), and ``v`` (S,) = alpha logsumexp(q / alpha), the
         value of taking one action by the improved policy and going on with the old
-    :raises TypeError: an argument has the wrong type
     :raises ValueError: a wrong shape, an entry of ``q`` that is not finite, or alpha <= 0
     """
     q = checks.finite_array("q", q, "(S, A)")
@@ -160,12 +156,11 @@ def soft_policy_iteration(
     :param tolerance: Stop when no entry of q gains more, in units of reward, or when what is left is rounding
     :param initial_policy: Where to start, shape (S, A); None for the uniform policy
     :return: ``q`` (S, A), ``policy`` (S, A), ``v`` (S,), ``history`` (n_rounds,), ``q_history`` (n_rounds + 1, S, A)
-    :raises TypeError: an argument has the wrong type
     :raises ValueError: a wrong shape, a row of ``initial_policy`` that is no distribution, alpha or tolerance <= 0, or
         values beyond float64
     """
     alpha = _checked_temperature(mdp, alpha)
-    tolerance = _checked_tolerance(tolerance)
+    tolerance = checks.tolerance(tolerance)
     if initial_policy is None:
         policy = np.full(mdp.reward.shape, 1 / mdp.n_actions)
     else:
@@ -202,12 +197,11 @@ def soft_q_iteration(
         resolve it the sweeps stop when what is left is rounding; ``history[-1]`` then says more than ``tolerance``.
     :param initial_q: Where to start, shape (S, A); None for zeros
     :return: ``q`` (S, A), ``policy`` (S, A), ``v`` (S,), ``history`` (n_sweeps,)
-    :raises TypeError: an argument has the wrong type
     :raises ValueError: a wrong shape, an entry of ``initial_q`` that is not finite, alpha or tolerance <= 0, or values
         beyond float64
     """
     alpha = _checked_temperature(mdp, alpha)
-    tolerance = _checked_tolerance(tolerance)
+    tolerance = checks.tolerance(tolerance)
     start = np.zeros(mdp.reward.shape) if initial_q is None else initial_q
     q = checks.finite_array("initial_q", start, "(S, A)", mdp.reward.shape)
 
@@ -286,8 +280,3 @@ def _checked_temperature(mdp: FiniteMDP, alpha: float) -> float:
             f"divide the rewards and alpha by a common factor"
         )
     return alpha
-
-
-def _checked_tolerance(tolerance: float) -> float:
-    """Check a tolerance."""
-    return checks.positive_number("tolerance", tolerance, "use 1e-8, say")

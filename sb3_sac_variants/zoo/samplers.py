@@ -3,7 +3,9 @@
 What our algorithms share with Stable-Baselines3's SAC (discount, batch size, learning rate, update frequency, tau,
 network size, HER) is sampled by the zoo's own SAC sampler; each sampler here adds what its algorithm adds. The zoo
 loads a finished trial (``--trial-id``) by handing the converter nothing but ``trial.params``, so everything a sampler
-decides is a parameter of the trial, and ``convert_*(trial.params)`` equals what ``sample_*`` returned.
+decides is a parameter of the trial, and ``convert_*(trial.params)`` equals what ``sample_*`` returned: arguments of the
+algorithm. A sampler takes the trial, the dimension of the actions (0 when they are discrete), the number of training
+environments, and the zoo's ``using_her_replay_buffer`` and ``her_kwargs``.
 
 Every parameter is asked for in every trial, also where another one makes it idle: the zoo's multivariate TPE samples
 parameters that appear only now and then independently of the others, with a warning each time.
@@ -27,12 +29,6 @@ def sample_sac_v1_params(
     The temperature is held at 1, since reward scale and temperature say the same thing twice (Haarnoja et al. 2018,
     section 3.2). A hard copy of the value network (section 5.2) every 100 to 10 000 gradient steps replaces the
     moving average in half of the trials.
-
-    :param trial: Optuna trial
-    :param n_actions: Dimension of the actions, 0 when they are discrete
-    :param n_envs: Number of training environments
-    :param additional_args: The zoo's ``using_her_replay_buffer`` and ``her_kwargs``
-    :return: Arguments of the algorithm
     """
     _suggest_reward_scale_and_targets(trial)
     _suggest_shared_params(trial, n_actions, n_envs, additional_args)
@@ -40,12 +36,7 @@ def sample_sac_v1_params(
 
 
 def convert_sac_v1_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
-    """
-    Turn the parameters of a SACv1 trial into the arguments that were sampled.
-
-    :param sampled_params: ``trial.params``
-    :return: Arguments of the algorithm, equal to what :func:`sample_sac_v1_params` returned for the trial
-    """
+    """Turn the parameters of a SACv1 trial into the arguments that were sampled."""
     return _convert_targets(_convert_shared_params(sampled_params))
 
 
@@ -57,12 +48,6 @@ def sample_sac_v2_params(
 
     The target entropy lies around the -dim(A) of Haarnoja et al. 2019 (appendix D), from a quarter to twice of it; with
     discrete actions it is a fraction of the uniform policy's entropy.
-
-    :param trial: Optuna trial
-    :param n_actions: Dimension of the actions, 0 when they are discrete
-    :param n_envs: Number of training environments
-    :param additional_args: The zoo's ``using_her_replay_buffer`` and ``her_kwargs``
-    :return: Arguments of the algorithm
     """
     if n_actions > 0:
         trial.suggest_float("target_entropy", -2.0 * n_actions, -0.25 * n_actions)
@@ -75,12 +60,7 @@ def sample_sac_v2_params(
 
 
 def convert_sac_v2_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
-    """
-    Turn the parameters of a SACv2 trial into the arguments that were sampled.
-
-    :param sampled_params: ``trial.params``
-    :return: Arguments of the algorithm, equal to what :func:`sample_sac_v2_params` returned for the trial
-    """
+    """Turn the parameters of a SACv2 trial into the arguments that were sampled."""
     hyperparams = _convert_shared_params(sampled_params)
     hyperparams["ent_coef"] = f"auto_{hyperparams.pop('initial_ent_coef')}"
     if "target_entropy_ratio" in hyperparams:
@@ -96,12 +76,6 @@ def sample_sql_params(
 
     Particles are for continuous actions. The temperature is held at 1, as for SACv1; the hard copies are those of
     Haarnoja et al. 2017 (appendix D).
-
-    :param trial: Optuna trial
-    :param n_actions: Dimension of the actions, 0 when they are discrete
-    :param n_envs: Number of training environments
-    :param additional_args: The zoo's ``using_her_replay_buffer`` and ``her_kwargs``
-    :return: Arguments of the algorithm
     """
     _suggest_reward_scale_and_targets(trial)
     if n_actions > 0:
@@ -113,12 +87,7 @@ def sample_sql_params(
 
 
 def convert_sql_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
-    """
-    Turn the parameters of a SQL trial into the arguments that were sampled.
-
-    :param sampled_params: ``trial.params``
-    :return: Arguments of the algorithm, equal to what :func:`sample_sql_params` returned for the trial
-    """
+    """Turn the parameters of a SQL trial into the arguments that were sampled."""
     return _convert_targets(_convert_shared_params(sampled_params))
 
 
@@ -132,11 +101,7 @@ def sample_masac_params(
     0.9 of the uniform policy's. The cross-entropy's coefficient is part of the task, as rewards are, and stays what it
     was.
 
-    :param trial: Optuna trial
     :param n_actions: Number of agents, which the zoo takes for the dimension of the actions; 0 when they are discrete
-    :param n_envs: Number of training environments
-    :param additional_args: The zoo's ``using_her_replay_buffer`` and ``her_kwargs``
-    :return: Arguments of the algorithm
     """
     trial.suggest_float("target_entropy_factor", *((0.25, 2.0) if n_actions > 0 else (0.1, 0.9)))
     trial.suggest_float("initial_ent_coef", 0.01, 1.0, log=True)
@@ -147,12 +112,7 @@ def sample_masac_params(
 
 
 def convert_masac_params(sampled_params: dict[str, Any]) -> dict[str, Any]:
-    """
-    Turn the parameters of a MASAC trial into the arguments that were sampled.
-
-    :param sampled_params: ``trial.params``
-    :return: Arguments of the algorithm, equal to what :func:`sample_masac_params` returned for the trial
-    """
+    """Turn the parameters of a MASAC trial into the arguments that were sampled."""
     hyperparams = _convert_shared_params(sampled_params)
     hyperparams["target_entropy"] = f"auto_{hyperparams.pop('target_entropy_factor')}"
     hyperparams["ent_coef"] = f"auto_{hyperparams.pop('initial_ent_coef')}"

@@ -1,6 +1,7 @@
 """What the arguments of an algorithm may be, alone and together."""
 
 import os
+import warnings
 from typing import Any, Literal, get_args
 
 from gymnasium import spaces
@@ -91,6 +92,25 @@ def check_arguments(model: Any) -> None:
             f"action_noise={model.action_noise} cannot be added to actions of {model.action_space}: leave it out, "
             "the policy explores by itself"
         )
+
+
+def warn_of_idle_arguments(given: dict[str, Any], model: Any) -> None:
+    """
+    Warn of arguments that others leave without effect.
+
+    No error, as it is none in SB3's ``SAC``; and in the zoo the one may be of a file, the other of the command line.
+
+    :param given: arguments as they were passed, by name
+    :param model: an algorithm that is set up
+    """
+    fixed = not model.temperature.learned
+    for name, default, idle, cause, remedy in (
+        ("target_entropy", "auto", fixed, f"on the fixed ent_coef={model.ent_coef!r}", ", or pass 'auto', its default"),
+        ("sde_sample_freq", -1, not model.use_sde, "without use_sde=True", ""),
+        ("use_sde_at_warmup", False, not model.use_sde, "without use_sde=True", ""),
+    ):
+        if idle and given.get(name, default) != default:
+            warnings.warn(f"{name}={given[name]!r} has no effect {cause}: leave it out{remedy}", stacklevel=4)
 
 
 def _check_n_steps(model: OffPolicyAlgorithm) -> None:

@@ -27,6 +27,7 @@ from sb3_sac_variants.common.algorithm.arguments import (
     check_arguments,
     check_constructor_arguments,
     check_ent_coef_change,
+    warn_of_idle_arguments,
 )
 from sb3_sac_variants.common.algorithm.logged_metrics import LoggedMetrics
 from sb3_sac_variants.common.algorithm.rollout import MaxEntRollout
@@ -166,6 +167,7 @@ class MaxEntAlgorithm(MaxEntRollout):
 
         if _init_setup_model:
             self._setup_model()
+            warn_of_idle_arguments({"target_entropy": target_entropy, **off_policy_arguments}, self)
 
     # ---------------------------------------------------------------- the algorithm's own
 
@@ -421,7 +423,9 @@ class MaxEntAlgorithm(MaxEntRollout):
         """
         kwargs |= {"env": env, "device": device, "custom_objects": custom_objects}
         kwargs |= {"print_system_info": print_system_info, "force_reset": force_reset}
-        return save_load.load_model(cls, super().load, path, trusted, **kwargs)
+        model = save_load.load_model(cls, super().load, path, trusted, **kwargs)
+        warn_of_idle_arguments(kwargs, model)
+        return model
 
     def save_replay_buffer(self, path: Path) -> None:
         """Save the replay buffer. As SB3's, but a file that is there already is replaced only by a complete one."""
