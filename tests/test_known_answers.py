@@ -18,7 +18,7 @@ from helpers import GAUSSIAN, assert_same_parameters, flat_parameters, make, n_u
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
-from sb3_sac_variants import SACv1
+from sb3_sac_variants import SACv1, SACv2
 
 ALPHA = 0.5
 STATES = np.array([[-1.0], [1.0]], dtype=np.float32)
@@ -117,8 +117,15 @@ def assert_boltzmann(model: Any, density: Any, scale: float = 1.0) -> None:
         assert np.average(error, weights=exact) < 0.15 * scale
 
 
-@pytest.mark.parametrize("as_reward_scale", [False, True], ids=["ent_coef", "reward_scale"])
-@pytest.mark.parametrize("algorithm", GAUSSIAN)
+@pytest.mark.parametrize(
+    ("algorithm", "as_reward_scale"),
+    [
+        (SACv1, True),
+        (SACv2, False),
+        pytest.param(SACv1, False, marks=pytest.mark.slow),
+        pytest.param(SACv2, True, marks=pytest.mark.slow),
+    ],
+)
 def test_policy_value_and_q_of_a_single_step(algorithm, as_reward_scale):
     """With alpha as the temperature, and as the scale 1/alpha of the rewards at temperature one: the same policy."""
     scale = 1 / ALPHA if as_reward_scale else 1.0
