@@ -99,7 +99,7 @@ def experiment(algo: str, env_id: str, **kwargs: Any) -> tuple[Any, ExperimentMa
 
 
 @pytest.mark.usefixtures("zoo")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "error:.* has no effect")
 @pytest.mark.parametrize(("algo", "env_id"), ENTRIES)
 def test_entry_makes_the_model_it_describes(algo: str, env_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = HYPERPARAMS[algo][env_id]

@@ -38,7 +38,7 @@ class AgentReplayBuffer(TensorReplayBuffer):
         infos: list[dict[str, Any]],
     ) -> None:
         """
-        Store one step of all environments, as :class:`TensorReplayBuffer` does.
+        Store one step of all environments, as the base class does.
 
         :param reward: not stored
         :param infos: with "agent_rewards", ``(n_agents,)``, besides

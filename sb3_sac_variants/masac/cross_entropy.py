@@ -117,12 +117,7 @@ def floored_log_density(log_density: th.Tensor, floor: Floor, log_volume: float 
 
 
 def sum_over_others(values: th.Tensor) -> th.Tensor:
-    """
-    Sum over j != i.
-
-    :param values: for each pair of agents, ``(B, N, N, K)``
-    :return: ``(B, N, K)``
-    """
+    """Sum over j != i of values for each pair of agents, ``(B, N, N, K)`` to ``(B, N, K)``."""
     check_shape("values", values, (None, None, values.shape[1], None))
     itself = th.eye(values.shape[1], dtype=th.bool, device=values.device).unsqueeze(2)
     return values.masked_fill(itself, 0.0).sum(dim=2)
@@ -185,12 +180,7 @@ class CrossEntropy:
         self.log_volume = math.log(2.0 if n_actions is None else n_actions)
 
     def beta(self, ent_coef: th.Tensor) -> th.Tensor:
-        """
-        Beta of each agent, with the sign of the objective.
-
-        :param ent_coef: temperatures, ``(N,)``
-        :return: ``(N,)``
-        """
+        """Beta of each agent, with the sign of the objective, ``(N,)`` as the temperatures are."""
         return self.coefficient * (ent_coef if self.relative else th.ones_like(ent_coef))
 
     def ratio(self, ent_coef: th.Tensor) -> th.Tensor:
@@ -198,10 +188,7 @@ class CrossEntropy:
         The share ``|beta| (N - 1)/alpha`` of the temperature that agreement costs.
 
         For beta < 0 agents that agree have the temperature alpha (1 - ratio), and from 1 on nothing holds them from
-        collapsing to a point.
-
-        :param ent_coef: temperatures, ``(N,)``
-        :return: mean over the agents, scalar
+        collapsing to a point. Given is the mean over the agents.
         """
         smallest = th.finfo(ent_coef.dtype).tiny  # a temperature of 0 is allowed, and 0/0 has no meaning
         return (self.beta(ent_coef).abs() * (ent_coef.shape[0] - 1) / ent_coef.clamp(min=smallest)).mean()
