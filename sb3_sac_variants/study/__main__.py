@@ -141,7 +141,6 @@ def train(folders: dict[RunFolder, State], args: argparse.Namespace) -> int:
     stop = threading.Event()
     # A closed terminal and a batch system's signal end the runs as Ctrl-C does.
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    work = [folder for folder in work if folder.claim()]
     if args.address:
         from sb3_sac_variants.study.cluster import RayCluster
 
@@ -171,16 +170,14 @@ def follow(
             over, _ = wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in over:
                 folder, error = futures.pop(future), future.exception()
-                folder.lock.release()
-                progress.refresh([folder])
-                progress.states[folder] = State.FAILED if error else folder.state()
+                progress.update(folder, State.FAILED if error else folder.state())
                 returns = folder.returns("final")
                 if error is not None:
                     console.print(f"FAILED {folder.run.folder}: {error}", soft_wrap=True)
                 elif returns is not None:
                     mean = f"{returns.mean():.1f} +- {returns.std():.1f}"
                     console.print(f"finished {folder.run.folder}: final return {mean}", soft_wrap=True)
-            progress.refresh(futures.values())
+            progress.refresh()
             if not console.is_terminal and time.monotonic() - printed > REPORT_SECONDS:
                 console.print(progress.line(), soft_wrap=True)
                 printed = time.monotonic()

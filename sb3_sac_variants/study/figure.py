@@ -56,6 +56,8 @@ def draw(study: Study, results: Results, path: Path) -> None:
 def _draw_panel(panel: Any, study: Study, data: pd.DataFrame) -> None:
     colour = colours(list(study.labels))
     for (name, label), style in zip(study.labels.items(), ("-", "--", "-.", ":") * len(colour), strict=False):
+        if name not in set(data["algo"]):
+            continue
         look = {"data": data[data["algo"] == name], "x": "step", "y": "value", "color": colour[name], "ax": panel}
         sns.lineplot(**look, units="seed", estimator=None, linewidth=0.6, alpha=0.35)
         sns.lineplot(**look, estimator=iqm, errorbar=bootstrap_interval, err_kws={"alpha": 0.15, "linewidth": 0},
