@@ -160,12 +160,12 @@ def test_runs_of_a_node_that_dies_go_on_at_another_with_the_same_result(
 
 @pytest.mark.slow
 def test_an_interruption_ends_runs_that_share_a_gpu_and_loses_nothing(cluster: Any, tmp_path: Path) -> None:
+    scratch = set(Path(tempfile.gettempdir()).glob("sb3-study-*"))
     # To Ray a GPU is a number; the third run waits for its half of it.
     cluster.add_node(num_cpus=3, num_gpus=1)
     fields = {**FIELDS, "steps": 20_000, "seeds": [1, 2, 3]}
     process = start(tmp_path, fields, "--address", cluster.address, "--gpus", "0.5", "--device", "cpu")
     folders = [RunFolder(tmp_path / "out", run) for run in parse_study("tiny", fields).runs()]
-    scratch = set(Path(tempfile.gettempdir()).glob("sb3-study-*"))
     try:
         wait_for(lambda: sum(folder.checkpoint.exists() for folder in folders) == 2)
         assert len(trainings(folders)) == 2

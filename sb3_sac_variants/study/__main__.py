@@ -187,10 +187,7 @@ def follow(
 
 
 def ask_zoo(runs: list[Run]) -> frozenset[str]:
-    """Ask the zoo, in a process of its own, which of its algorithms save checkpoints.
-
-    :raises ValueError: If it does not know an algorithm or an environment, with the remedy
-    """
+    """Ask the zoo, in a process of its own, which algorithms save checkpoints; refuse names that it does not know."""
     zoo = subprocess.run([sys.executable, "-c", _ASK_ZOO], capture_output=True, text=True, check=False)
     if zoo.returncode != 0:
         raise ValueError(f'the RL Zoo fails; try pip install "sb3-sac-variants[study]":\n{zoo.stderr.strip()}')

@@ -24,10 +24,7 @@ SIGNS = {
 
 
 class Progress:
-    """What is known of the runs, and how it is shown.
-
-    :param states: Runs with the states that they were found in
-    """
+    """What is known of the runs, and how it is shown."""
 
     def __init__(self, states: dict[RunFolder, State]) -> None:
         self.states = dict(states)

@@ -126,10 +126,7 @@ class RunFolder:
         return zipfile.is_zipfile(self.model)  # one that was cut off has no central directory
 
     def claim(self, timeout: float = 2.0) -> bool:
-        """Keep other processes from the run until ``lock.release()``; false if one holds it.
-
-        :param timeout: Longer than it takes another process to look whether the run is held
-        """
+        """Keep other processes from the run until ``lock.release()``; false if one holds it for more than a look."""
         try:
             self.lock.acquire(timeout=timeout)
         except Timeout:
