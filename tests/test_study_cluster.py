@@ -187,6 +187,21 @@ def test_an_interruption_ends_runs_that_share_a_gpu_and_loses_nothing(cluster: A
     assert set(Path(tempfile.gettempdir()).glob("sb3-study-*")) <= scratch
 
 
+@pytest.mark.slow
+def test_a_run_that_fails_on_the_cluster_is_reported_as_one_that_fails_here(cluster: Any, tmp_path: Path) -> None:
+    cluster.add_node(num_cpus=1)
+    fields = {**FIELDS, "environments": ["CartPole-v1"], "algorithms": ["sac"], "seeds": [1]}
+    process = start(tmp_path, fields, "--address", cluster.address)
+    output, _ = process.communicate(timeout=600)
+    (folder,) = (RunFolder(tmp_path / "out", run) for run in parse_study("tiny", fields).runs())
+    assert process.returncode == 1
+    assert "FAILED sac/CartPole-v1/seed1: exit status 1" in output
+    assert "Discrete(2) was provided" in output
+    assert "Discrete(2) was provided" in folder.log.read_text()
+    assert folder.state() is State.FAILED
+    assert folder.claim()
+
+
 def trainings(folders: list[RunFolder]) -> list[Path]:
     """The zoo's processes for these runs."""
     mine = [f"-f\0{folder.run.folder}\0".encode() for folder in folders]
