@@ -402,8 +402,8 @@ def test_progress_counts_finished_episodes(trained: RunFolder) -> None:
 def test_a_run_is_held_by_one_process_at_a_time(trained: RunFolder) -> None:
     other = RunFolder(trained.out, trained.run)
     assert trained.claim()
-    assert other.state() is State.RUNNING
-    assert not other.claim()
+    assert trained.state() is other.state() is State.RUNNING
+    assert not other.claim(timeout=0.1)
     trained.lock.release()
     assert other.state() is State.FINISHED
 

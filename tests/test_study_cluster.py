@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import yaml
 
 from sb3_sac_variants.study.cluster import RayCluster, pack, unpack
 from sb3_sac_variants.study.execute import Resources
-from sb3_sac_variants.study.run_folder import RunFolder
+from sb3_sac_variants.study.run_folder import RunFolder, State
 from sb3_sac_variants.study.studies import parse_study
 
 FIELDS: dict[str, Any] = {
@@ -158,23 +159,58 @@ def test_runs_of_a_node_that_dies_go_on_at_another_with_the_same_result(
 
 
 @pytest.mark.slow
-def test_an_interruption_ends_what_runs_on_the_cluster_and_loses_nothing(cluster: Any, tmp_path: Path) -> None:
-    cluster.add_node(num_cpus=2)
-    fields = {**FIELDS, "steps": 20_000}
-    process = start(tmp_path, fields, "--address", cluster.address)
+def test_an_interruption_ends_runs_that_share_a_gpu_and_loses_nothing(cluster: Any, tmp_path: Path) -> None:
+    scratch = set(Path(tempfile.gettempdir()).glob("sb3-study-*"))
+    # To Ray a GPU is a number; the third run waits for its half of it.
+    cluster.add_node(num_cpus=3, num_gpus=1)
+    fields = {**FIELDS, "steps": 20_000, "seeds": [1, 2, 3]}
+    process = start(tmp_path, fields, "--address", cluster.address, "--gpus", "0.5", "--device", "cpu")
     folders = [RunFolder(tmp_path / "out", run) for run in parse_study("tiny", fields).runs()]
     try:
-        wait_for(lambda: all(folder.checkpoint.exists() for folder in folders))
+        wait_for(lambda: sum(folder.checkpoint.exists() for folder in folders) == 2)
+        assert len(trainings(folders)) == 2
+        for training in trainings(folders):
+            assert b"CUDA_VISIBLE_DEVICES=0" in (training / "environ").read_bytes().split(b"\0")
+        states = [folder.state() for folder in folders]
+        assert sorted(states) == [State.RUNNING, State.RUNNING, State.TO_DO]
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 130, output
-    mine = [f"-f\0{folder.run.folder}" for folder in folders]
+    wait_for(lambda: not trainings(folders))
+    begun = [folder for folder in folders if folder.root.exists()]
+    assert [folder.state() for folder in begun] == [State.INTERRUPTED] * 2
+    for folder in begun:
+        assert folder.record()["state"] == "interrupted"  # its last words have arrived
+        assert json.loads(folder.checkpoint.read_text())
+    assert set(Path(tempfile.gettempdir()).glob("sb3-study-*")) <= scratch
 
-    def running() -> bool:
-        texts = [path.read_text(errors="replace") for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-        return any(text in line and "20000" in line for text in mine for line in texts)
 
-    wait_for(lambda: not running())
-    assert all(json.loads(folder.checkpoint.read_text()) for folder in folders)
+@pytest.mark.slow
+def test_a_run_that_fails_on_the_cluster_is_reported_as_one_that_fails_here(cluster: Any, tmp_path: Path) -> None:
+    cluster.add_node(num_cpus=1)
+    fields = {**FIELDS, "environments": ["CartPole-v1"], "algorithms": ["sac"], "seeds": [1]}
+    process = start(tmp_path, fields, "--address", cluster.address)
+    output, _ = process.communicate(timeout=600)
+    (folder,) = (RunFolder(tmp_path / "out", run) for run in parse_study("tiny", fields).runs())
+    assert process.returncode == 1
+    assert "FAILED sac/CartPole-v1/seed1: exit status 1" in output
+    assert "Discrete(2) was provided" in output
+    assert "Discrete(2) was provided" in folder.log.read_text()
+    assert folder.state() is State.FAILED
+    assert folder.claim()
+
+
+def trainings(folders: list[RunFolder]) -> list[Path]:
+    """The zoo's processes for these runs."""
+    mine = [f"-f\0{folder.run.folder}\0".encode() for folder in folders]
+
+    def command(process: Path) -> bytes:
+        try:
+            return (process / "cmdline").read_bytes()
+        except OSError:  # it has ended meanwhile
+            return b""
+
+    processes = {process: command(process) for process in Path("/proc").glob("[0-9]*")}
+    return [process for process, text in processes.items() if b"20000" in text and any(name in text for name in mine)]

@@ -19,6 +19,7 @@ from studies import FIELDS, study
 
 from sb3_sac_variants.study import __main__ as commands
 from sb3_sac_variants.study import execute
+from sb3_sac_variants.study.__main__ import ask_zoo
 from sb3_sac_variants.study.collect import collect, read
 from sb3_sac_variants.study.run_folder import RunFolder, State
 from sb3_sac_variants.study.studies import parse_study
@@ -284,9 +285,47 @@ def test_dry_run_and_wrong_names_start_nothing(zoo: Zoo) -> None:
     assert not zoo.out.exists()
 
 
+def test_a_command_takes_up_what_another_one_has_not_begun(zoo: Zoo) -> None:
+    zoo.declare(algorithms={"sac": {"params": {"act": "hang"}}, "cold": {"algo": "sac_v2"}}, baseline=None, seeds=[1])
+    process = zoo.start()  # both of its jobs hang
+    try:
+        wait_for(lambda: zoo.states().count(State.RUNNING) == 2)
+        assert zoo.states().count(State.TO_DO) == 2
+        code, output = zoo.run()
+        assert code == 1
+        assert "2 of 4 runs finished, 2 running" in output
+        assert [folder.log.exists() for folder in zoo.folders()] == [True] * 4
+    finally:
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert "2 of 4 runs finished" in output
+
+
+def test_unknown_names_are_told_with_the_key_and_those_that_are_meant() -> None:
+    misspelt = study(algorithms=["sac_v3"], baseline=None).runs()
+    with pytest.raises(
+        ValueError, match=r"study 'tiny': algorithms='sac_v3' is unknown to the RL Zoo; did you mean sac"
+    ):
+        ask_zoo(misspelt)
+
+
+def test_a_report_leaves_out_what_no_run_has(zoo: Zoo) -> None:
+    zoo.run("--only", "sac", "Reacher-v5")
+    zoo.run("--only", "cold", "Pendulum-v1")
+    code, output = zoo.report()
+    assert code == 0
+    assert "4 of 8 runs" in output
+    assert (zoo.folder / "figures" / "tiny.png").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--jobs", "-1"], "--jobs -1"), (["--threads", "0"], "--threads 0"), (["--gpus", "0.5"], "pass --address")],
+    [
+        (["--jobs", "-1"], "--jobs -1"),
+        (["--threads", "0"], "--threads 0"),
+        (["--gpus", "0.5"], "pass --address"),
+        (["--gpus", "-1"], "--gpus -1"),
+    ],
 )
 def test_wrong_options_are_refused(zoo: Zoo, arguments: list[str], message: str) -> None:
     with pytest.raises(SystemExit):

@@ -9,8 +9,8 @@ the exact best response to the other? Writes ``penalty_game_learned.csv``.
     python benchmarks/multi_agent/penalty_game.py [runs/study]
 """
 
+import argparse
 import csv
-import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,6 +25,7 @@ from sb3_sac_variants.tabular import FiniteMarkovGame, agent_policy_iteration, a
 
 ALPHAS, RELATIVE_BETAS, STARTS = (0.5, 1.0, 2.0), (-0.5, -0.15, 0.0, 0.15, 0.5), 50
 FLOOR = 0.05
+MODELS = "game_*/*/seed*/masac/*/PenaltyGame-v0.zip"
 PAYOFF = np.array(PENALTY_GAME, dtype=float)
 
 
@@ -54,10 +55,7 @@ def exact() -> Iterable[list[Any]]:
 
 def learned(runs: Path) -> Iterable[list[Any]]:
     """A row for each run."""
-    models = [
-        (MASAC.load(path, device="cpu"), path.parents[2].name)
-        for path in runs.glob("game_*/*/seed*/masac/*/PenaltyGame-v0.zip")
-    ]
+    models = [(MASAC.load(path, device="cpu"), path.parents[2].name) for path in runs.glob(MODELS)]
     for model, seed in sorted(models, key=lambda pair: (pair[0].ce_coef, pair[1])):
         with th.no_grad():
             policies = model.actor.log_prob(th.ones(1, 2, 1))[0].double().exp().numpy()
@@ -90,11 +88,16 @@ def write(name: str, header: list[str], rows: Iterable[list[Any]]) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="?", help="folder of the runs of study penalty_game")
+    runs = parser.parse_args().runs
+    if runs and not any(runs.glob(MODELS)):
+        parser.error(f"{runs} has no models: run the study penalty_game with --out {runs}")
     warnings.simplefilter("ignore", UserWarning)
     write("penalty_game_exact.csv", ["alpha", "beta", "good_equilibria", "mean_return", "starts"], exact())
-    if len(sys.argv) > 1:
+    if runs:
         header = ["alpha", "beta", "seed", "likeliest_actions", "expected_return", "distance_to_best_response"]
-        write("penalty_game_learned.csv", header, learned(Path(sys.argv[1])))
+        write("penalty_game_learned.csv", header, learned(runs))
 
 
 if __name__ == "__main__":

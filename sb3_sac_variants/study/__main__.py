@@ -141,7 +141,6 @@ def train(folders: dict[RunFolder, State], args: argparse.Namespace) -> int:
     stop = threading.Event()
     # A closed terminal and a batch system's signal end the runs as Ctrl-C does.
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    work = [folder for folder in work if folder.claim()]
     if args.address:
         from sb3_sac_variants.study.cluster import RayCluster
 
@@ -171,16 +170,14 @@ def follow(
             over, _ = wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in over:
                 folder, error = futures.pop(future), future.exception()
-                folder.lock.release()
-                progress.refresh([folder])
-                progress.states[folder] = State.FAILED if error else folder.state()
+                progress.update(folder, State.FAILED if error else folder.state())
                 returns = folder.returns("final")
                 if error is not None:
                     console.print(f"FAILED {folder.run.folder}: {error}", soft_wrap=True)
                 elif returns is not None:
                     mean = f"{returns.mean():.1f} +- {returns.std():.1f}"
                     console.print(f"finished {folder.run.folder}: final return {mean}", soft_wrap=True)
-            progress.refresh(futures.values())
+            progress.refresh()
             if not console.is_terminal and time.monotonic() - printed > REPORT_SECONDS:
                 console.print(progress.line(), soft_wrap=True)
                 printed = time.monotonic()
@@ -190,10 +187,7 @@ def follow(
 
 
 def ask_zoo(runs: list[Run]) -> frozenset[str]:
-    """Ask the zoo, in a process of its own, which of its algorithms save checkpoints.
-
-    :raises ValueError: If it does not know an algorithm or an environment, with the remedy
-    """
+    """Ask the zoo, in a process of its own, which algorithms save checkpoints; refuse names that it does not know."""
     zoo = subprocess.run([sys.executable, "-c", _ASK_ZOO], capture_output=True, text=True, check=False)
     if zoo.returncode != 0:
         raise ValueError(f'the RL Zoo fails; try pip install "sb3-sac-variants[study]":\n{zoo.stderr.strip()}')

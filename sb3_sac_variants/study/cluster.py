@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from concurrent.futures import Future
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sb3_sac_variants.study.execute import TERMINATION_SECONDS, Resources, execute, prepare
@@ -21,20 +21,22 @@ RETRIES = 10
 
 
 class Collector:
-    """An actor on the driver's node that reads and writes the folders of the runs there."""
+    """An actor on the driver's node that holds the runs, and reads and writes their folders there."""
 
     def __init__(self, out: Path) -> None:
         self._out = out
+        self._held: dict[PurePosixPath, RunFolder] = {}
 
-    def fetch(self, run: Run) -> dict[str, bytes]:
-        """Read what a run can go on from."""
-        folder = RunFolder(self._out, run)
-        prepare(folder)
-        return pack(folder.root)
+    def fetch(self, run: Run) -> dict[str, bytes] | None:
+        """Read what a run can go on from; None if there is nothing to do."""
+        folder = self._held.setdefault(run.folder, RunFolder(self._out, run))
+        return pack(folder.root) if prepare(folder) else None
 
-    def store(self, run: Run, files: dict[str, bytes]) -> None:
+    def store(self, run: Run, files: dict[str, bytes], last: bool = False) -> None:
         """Write what a run has sent."""
-        unpack(files, RunFolder(self._out, run).root)
+        unpack(files, self._held[run.folder].root)
+        if last:
+            self._held.pop(run.folder).lock.release(force=True)
 
 
 class RayCluster:
@@ -80,7 +82,9 @@ def _run_on_node(run: Run, collector: Any, resources: Resources) -> None:
 
     with tempfile.TemporaryDirectory(prefix="sb3-study-") as scratch:
         folder = RunFolder(Path(scratch), run)
-        unpack(ray.get(collector.fetch.remote(run)), folder.root)
+        if (files := ray.get(collector.fetch.remote(run))) is None:
+            return
+        unpack(files, folder.root)
         sent: list[float] = []
 
         def send_news() -> None:
@@ -92,7 +96,7 @@ def _run_on_node(run: Run, collector: Any, resources: Resources) -> None:
         try:
             execute(folder, resources, send_news)
         finally:
-            ray.get(collector.store.remote(run, pack(folder.root)))
+            ray.get(collector.store.remote(run, pack(folder.root), last=True))
 
 
 def pack(root: Path) -> dict[str, bytes]:

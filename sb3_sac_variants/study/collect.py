@@ -28,10 +28,8 @@ Results = dict[str, pd.DataFrame]
 
 
 def collect(study: Study, out: Path, stored: Results) -> tuple[Results, list[str]]:
-    """Read the finished runs of a study.
+    """Read the finished runs of a study from the folder of all runs.
 
-    :param study: The study
-    :param out: Folder of all runs
     :param stored: Results written earlier, which are kept for runs that are not finished in ``out``
     :return: Results by kind, as text, and a line for each run that there are none of
     """

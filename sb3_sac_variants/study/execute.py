@@ -13,7 +13,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from sb3_sac_variants.study.provenance import describe
-from sb3_sac_variants.study.run_folder import RunFolder
+from sb3_sac_variants.study.run_folder import RunFolder, State
 from sb3_sac_variants.study.studies import Run
 
 # Of the environment and of the policy's noise in evaluations of the saved model; the same for all algorithms, so that
@@ -63,8 +63,11 @@ class Local:
         return self._executor.submit(self._execute, folder)
 
     def _execute(self, folder: RunFolder) -> None:
-        prepare(folder)
-        execute(folder, self._resources, self._raise_if_stopped)
+        if prepare(folder):
+            try:
+                execute(folder, self._resources, self._raise_if_stopped)
+            finally:
+                folder.lock.release()
 
     def _raise_if_stopped(self) -> None:
         if self._stop.is_set():
@@ -76,10 +79,19 @@ class Local:
         self._executor.shutdown(cancel_futures=True)
 
 
-def prepare(folder: RunFolder) -> None:
-    """Set aside what an earlier attempt has left, unless the run can go on from it."""
+def prepare(folder: RunFolder) -> bool:
+    """Claim a run, and set aside what an earlier attempt has left, unless it can go on from there.
+
+    :return: Whether there is something to do: another process may have done it meanwhile, or be at it
+    """
+    if not folder.claim():
+        return False
+    if folder.found() in (State.FINISHED, State.CONFLICT):
+        folder.lock.release()
+        return False
     if not folder.is_trained() and (not folder.checkpoint.exists() or folder.conflicts()):
         folder.set_aside()
+    return True
 
 
 def execute(folder: RunFolder, resources: Resources, tick: Callable[[], None]) -> None:

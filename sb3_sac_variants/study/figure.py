@@ -56,10 +56,13 @@ def draw(study: Study, results: Results, path: Path) -> None:
 def _draw_panel(panel: Any, study: Study, data: pd.DataFrame) -> None:
     colour = colours(list(study.labels))
     for (name, label), style in zip(study.labels.items(), ("-", "--", "-.", ":") * len(colour), strict=False):
-        look = {"data": data[data["algo"] == name], "x": "step", "y": "value", "color": colour[name], "ax": panel}
+        mine = data[data["algo"] == name]
+        if mine.empty:
+            continue
+        look = {"data": mine, "x": "step", "y": "value", "color": colour[name], "legend": False, "ax": panel}
         sns.lineplot(**look, units="seed", estimator=None, linewidth=0.6, alpha=0.35)
         sns.lineplot(**look, estimator=iqm, errorbar=bootstrap_interval, err_kws={"alpha": 0.15, "linewidth": 0},
-                     linewidth=2.0, linestyle=style, label=label, legend=False)  # fmt: skip
+                     linewidth=2.0, linestyle=style, label=label)  # fmt: skip
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))
     panel.grid(color="0.92")
     panel.set_axisbelow(True)

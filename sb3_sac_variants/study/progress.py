@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
 
 from rich.console import Group
 from rich.progress_bar import ProgressBar
@@ -25,24 +24,30 @@ SIGNS = {
 
 
 class Progress:
-    """What is known of the runs, and how it is shown.
-
-    :param states: Runs with the states that they were found in
-    """
+    """What is known of the runs, and how it is shown."""
 
     def __init__(self, states: dict[RunFolder, State]) -> None:
         self.states = dict(states)
         self._started = time.monotonic()
-        self._steps = {folder: folder.steps_done() for folder in states}
+        self._steps = dict.fromkeys(states, 0)
+        for folder, state in states.items():
+            self.update(folder, state)
         self._steps_at_start = sum(self._steps.values())
 
-    def refresh(self, running: Iterable[RunFolder]) -> None:
-        """Read how far the runs that are being worked on are; one is running once it has written its record."""
-        for folder in running:
-            state = {"running": State.RUNNING, "trained": State.TRAINED}.get(folder.record().get("state", ""))
-            if state is not None:
-                self.states[folder] = state
-                self._steps[folder] = max(folder.steps_done(), self._steps[folder])
+    def update(self, folder: RunFolder, state: State) -> None:
+        """Note the state of a run, and how far it is."""
+        self.states[folder] = state
+        # Several environments side by side end a few steps early.
+        done = folder.run.steps if state in (State.TRAINED, State.FINISHED) else folder.steps_done()
+        self._steps[folder] = max(done, self._steps[folder])
+
+    def refresh(self) -> None:
+        """Look at the runs that are being worked on, here or by another command."""
+        for folder, state in self.states.items():
+            if folder.is_held():
+                self.update(folder, State.RUNNING)
+            elif state is State.RUNNING:
+                self.update(folder, folder.found())
 
     def line(self) -> str:
         """All runs in one line."""

@@ -14,11 +14,7 @@ from sb3_sac_variants.study.studies import Study
 
 
 def report(study: Study, args: argparse.Namespace) -> list[str]:
-    """Write the files of one study.
-
-    :param args: Options of the command
-    :return: What is missing or falls short of the study's aims
-    """
+    """Write the files of one study, and return what is missing or falls short of its aims."""
     folder = args.results or args.file.parent / "results"
     results = stored = read(study.name, folder)
     missing: list[str] = []
@@ -40,10 +36,7 @@ def report(study: Study, args: argparse.Namespace) -> list[str]:
 
 
 def final_table(study: Study, results: Results) -> tuple[str, list[str]]:
-    """The table of final returns.
-
-    :return: The table, and a sentence for each result that the study does not accept
-    """
+    """The table of final returns, and a sentence for each result that the study does not accept."""
     labels, threshold = study.labels, study.final.threshold
     summary = results["summary"].astype({"final_return_mean": float})
     by_run = {key: frame.to_numpy() for key, frame in summary.groupby(["env", "algo"])["final_return_mean"]}

@@ -62,9 +62,9 @@ class RunFolder:
         self.checkpoint = self.zoo / "checkpoint" / "checkpoint.json"
         self.log = self.root / "out.log"
         self.plays_file = self.root / "plays.json"
-        # One for each run, so that several commands can share the runs of a folder (--only). It lies outside the run's
-        # folder, which is renamed when it is set aside. The system holds it, so that it ends with its process.
-        self.lock = FileLock(out / ".locks" / ("--".join(run.folder.parts) + ".lock"))
+        # One for each run, so that several commands can share the work in a folder. It lies outside the run's folder,
+        # which is renamed when it is set aside. The system holds it, so that it ends with its process.
+        self.lock = FileLock(out / ".locks" / ("--".join(run.folder.parts) + ".lock"), thread_local=False)
 
     def evaluations(self) -> dict[str, np.ndarray] | None:
         """``timesteps`` of shape (n,) and ``results`` of shape (n, episodes); None where none can be read yet."""
@@ -125,20 +125,28 @@ class RunFolder:
             return False
         return zipfile.is_zipfile(self.model)  # one that was cut off has no central directory
 
-    def claim(self) -> bool:
-        """Keep other processes from the run until ``lock.release()``; false if one holds it."""
+    def claim(self, timeout: float = 2.0) -> bool:
+        """Keep other processes from the run until ``lock.release()``; false if one holds it for more than a look."""
         try:
-            self.lock.acquire(timeout=0)
+            self.lock.acquire(timeout=timeout)
         except Timeout:
             return False
         return True
 
+    def is_held(self) -> bool:
+        """Whether this process or another one has claimed the run."""
+        other = RunFolder(self.out, self.run)
+        if self.lock.is_locked or (Path(self.lock.lock_file).exists() and not other.claim(timeout=0)):
+            return True
+        other.lock.release()
+        return False
+
     def state(self) -> State:
+        """Say what is to be done, or that somebody is at it."""
+        return State.RUNNING if self.is_held() else self.found()
+
+    def found(self) -> State:
         """Look at the files and say what is to be done."""
-        if not self.lock.is_locked and Path(self.lock.lock_file).exists():
-            if not self.claim():
-                return State.RUNNING
-            self.lock.release()
         if not self.root.exists() or not any(self.root.iterdir()):
             return State.TO_DO
         record, trained = self.record(), self.is_trained()

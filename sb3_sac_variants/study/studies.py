@@ -227,11 +227,7 @@ class Study(Settings):
 
 
 def load_studies(path: Path, names: Collection[str] = ()) -> list[Study]:
-    """Read and check a file of studies.
-
-    :param names: Studies to keep; empty for all
-    :raises ValueError: If a field is missing, unknown or of the wrong kind, or there is no study of a name
-    """
+    """Read and check a file of studies; keep those of some names, or all."""
     try:
         table = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -245,10 +241,7 @@ def load_studies(path: Path, names: Collection[str] = ()) -> list[Study]:
 
 
 def parse_study(name: str, fields: Mapping[str, Any]) -> Study:
-    """Check one study of the file.
-
-    :raises ValueError: If a field is missing, unknown or of the wrong kind, with its name and value
-    """
+    """Check one study of the file; errors name the field and its value."""
     if not isinstance(fields, Mapping):
         raise ValueError(f"study {name!r} must be a mapping of fields, got {fields!r}")
     try:
@@ -265,10 +258,7 @@ def parse_study(name: str, fields: Mapping[str, Any]) -> Study:
 
 
 def merge_runs(studies: Iterable[Study]) -> list[Run]:
-    """The distinct runs of several studies; a run that several studies share appears once, with all its ids.
-
-    :raises ValueError: If two studies want different runs in the same folder
-    """
+    """The distinct runs of several studies; a run that several studies share appears once, with all its ids."""
     merged: dict[PurePosixPath, Run] = {}
     for run in (run for study in studies for run in study.runs()):
         known = merged.setdefault(run.folder, run)
@@ -291,10 +281,7 @@ def merge_runs(studies: Iterable[Study]) -> list[Run]:
 
 
 def select(runs: Iterable[Run], patterns: Iterable[str]) -> list[Run]:
-    """Keep the runs that match every pattern.
-
-    :param patterns: Shell patterns, each for a whole id (``half_cheetah/sac_v1/*/seed1``) or for one of its parts
-    """
+    """Keep the runs that match every pattern, in a whole id (``half_cheetah/sac_v1/*/seed1``) or one of its parts."""
 
     def matches(run: Run, pattern: str) -> bool:
         return any(fnmatchcase(text, pattern) for run_id in run.ids for text in (run_id, *run_id.split("/")))
