@@ -1,6 +1,7 @@
 """Checkpoints are written whole or not at all, and what is none is refused."""
 
 import json
+import pickle
 import signal
 import subprocess
 import sys
@@ -9,24 +10,28 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from gymnasium.utils import EzPickle
 from helpers import (
     SpacesEnv,
     as_arrays,
+    assert_same_parameters,
     flat_parameters,
     make,
     several,
 )
-from stable_baselines3.common.callbacks import StopTrainingOnMaxEpisodes
+from stable_baselines3.common.callbacks import BaseCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from sb3_sac_variants import SACv1, SACv2
 from sb3_sac_variants.common.callbacks import RunCheckpointCallback
+from sb3_sac_variants.common.persistence import env_state
 from sb3_sac_variants.common.persistence.checkpoint_folder import MARK, POINTER
+from sb3_sac_variants.common.persistence.rebuild import NotAllowed
 
 # ---------------------------------------------------------------- writing is all or nothing
 
@@ -119,6 +124,71 @@ def test_killed_while_writing(tmp_path: Path) -> None:
         assert resumed.replay_buffer.size() == 150_000
 
 
+def test_interrupted_after_the_pointer_the_new_checkpoint_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make(SACv2, SpacesEnv()).learn(12)
+    model.save_checkpoint(tmp_path)
+    model.learn(8, reset_num_timesteps=False)
+    syncs = 8  # of three files with their folder, of the folder of the version, and of the pointer
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", fail_late(syncs, resolve_name("os.fsync")))
+        with pytest.raises(OSError, match="No space"):
+            model.save_checkpoint(tmp_path)
+    assert SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu").num_timesteps == 20
+    model.save_checkpoint(tmp_path)
+
+
+# ---------------------------------------------------------------- checkpoints of other runs
+
+OTHER_RUN = r"path='.*' holds a checkpoint of another run \(version-.*give each run a folder.*load_checkpoint\(\), or"
+
+
+def test_runs_that_alternate_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    model, other = make(SACv2).learn(12), make(SACv2).learn(9)
+    model.save_checkpoint(tmp_path)
+    model.save_checkpoint(tmp_path)
+    other.save_checkpoint(tmp_path)  # as SB3's save() does, the first one replaces what is there
+    with pytest.raises(RuntimeError, match=OTHER_RUN):
+        model.save_checkpoint(tmp_path)
+    assert SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu").num_timesteps == 9
+    other.save_checkpoint(tmp_path)
+    model.save_checkpoint(tmp_path / "elsewhere")
+
+
+def test_two_runs_that_go_on_from_one_checkpoint(tmp_path: Path) -> None:
+    make(SACv2).learn(12).save_checkpoint(tmp_path)
+    one, two = (SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu") for _ in range(2))
+    one.save_checkpoint(tmp_path)
+    with pytest.raises(RuntimeError, match=OTHER_RUN):
+        two.save_checkpoint(tmp_path)
+    one.save_checkpoint(tmp_path)
+
+
+def test_training_does_not_begin_where_another_run_has_its_checkpoint(tmp_path: Path) -> None:
+    callback = RunCheckpointCallback(tmp_path, 10)
+    model = make(SACv2).learn(20, callback=callback)
+    model.learn(20, callback=callback)
+    other = make(SACv2)
+    with pytest.raises(RuntimeError, match=OTHER_RUN):
+        other.learn(20, callback=RunCheckpointCallback(tmp_path, 10))
+    assert other.num_timesteps == 0
+    resumed = SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu")
+    resumed.learn(10, callback=RunCheckpointCallback(tmp_path, 10), reset_num_timesteps=False)
+
+
+def test_run_that_began_beside_another_one_is_refused_at_its_first_checkpoint(tmp_path: Path) -> None:
+    class OtherSaves(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 5:
+                make(SACv2).learn(6).save_checkpoint(tmp_path)
+            return True
+
+    with pytest.raises(RuntimeError, match=OTHER_RUN):
+        make(SACv2).learn(20, callback=[RunCheckpointCallback(tmp_path, 10), OtherSaves()])
+    assert SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu").num_timesteps == 6
+
+
 # ---------------------------------------------------------------- what is no checkpoint of this run
 
 
@@ -197,3 +267,78 @@ def test_environment_by_its_id(tmp_path: Path) -> None:
     resumed = SACv2.load_checkpoint(tmp_path, "Pendulum-v1", device="cpu")
     resumed.learn(10, reset_num_timesteps=False)
     assert resumed.num_timesteps == 30
+
+
+# ---------------------------------------------------------------- states of environments
+
+
+class Arguments(SpacesEnv, EzPickle):
+    """An environment that says what its state is, and would be made anew when it gets it back."""
+
+    made_with: ClassVar[list[Any]] = []
+
+    def __init__(self, argument: Any = None):
+        SpacesEnv.__init__(self)
+        EzPickle.__init__(self, argument)
+        self.made_with.append(argument)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self)
+
+
+def test_environment_is_not_made_anew_with_the_arguments_of_a_file(tmp_path: Path) -> None:
+    model = make(SACv2, Arguments()).learn(13)
+    with pytest.warns(UserWarning, match="new episode, because .*Arguments .*EzPickle's __setstate__ .*: define both"):
+        model.save_checkpoint(tmp_path)
+    assert SACv2.load_checkpoint(tmp_path, Arguments(), device="cpu")._last_obs is None
+    env = DummyVecEnv([Arguments])
+    (group,) = env_state.layers(env)
+    Arguments.made_with.clear()
+    with pytest.raises(NotAllowed, match=r"the state of .*Arguments, which would be constructed anew"):
+        env_state.set_state(group, group, pickle.dumps([{}, {"_ezpickle_args": (1,), "_ezpickle_kwargs": {}}]))
+    assert not Arguments.made_with
+
+
+def test_environment_that_makes_itself_anew_does_so_with_its_own_arguments(tmp_path: Path) -> None:
+    class Remade(Arguments):
+        def __setstate__(self, state: dict[str, Any]) -> None:
+            super().__setstate__(state)
+            vars(self).update(state)
+
+    env = DummyVecEnv([lambda: Remade("mine")])
+    (group,) = env_state.layers(env)
+    arguments = {"_ezpickle_args": ("of a stranger",), "_ezpickle_kwargs": {}}
+    Arguments.made_with.clear()
+    env_state.set_state(group, group, pickle.dumps([{}, {**arguments, "steps": 3}]))
+    assert (env.envs[0].steps, Arguments.made_with) == (3, ["mine"])
+
+
+def test_environment_that_only_says_what_its_state_is(tmp_path: Path) -> None:
+    class WithoutViewer(SpacesEnv):
+        viewer: Any = None
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {name: value for name, value in vars(self).items() if name != "viewer"}
+
+    env = WithoutViewer()
+    env.viewer = open(__file__)  # noqa: SIM115
+    model = make(SACv2, env).learn(13)
+    model.save_checkpoint(tmp_path)
+    env.viewer.close()
+    resumed = WithoutViewer()
+    resumed.viewer = 3
+    SACv2.load_checkpoint(tmp_path, resumed, device="cpu")
+    assert (resumed.steps, resumed.viewer) == (3, 3)
+
+
+def test_the_zoos_time_limit_goes_on_as_gymnasiums(tmp_path: Path) -> None:
+    patches = pytest.importorskip("rl_zoo3.gym_patches")
+    patched = patches.PatchedTimeLimit
+    for name, (one, other) in {"a": (patched, patched.__base__), "b": (patched.__base__, patched)}.items():
+        model = make(SACv2, one(SpacesEnv(), 7)).learn(12)
+        model.save_checkpoint(tmp_path / name)
+        model.learn(12, reset_num_timesteps=False)
+        resumed = SACv2.load_checkpoint(tmp_path / name, other(SpacesEnv(), 7), device="cpu")
+        resumed.learn(12, reset_num_timesteps=False)
+        assert_same_parameters(model, resumed)
+        np.testing.assert_equal(resumed._last_obs, model._last_obs)

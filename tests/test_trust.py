@@ -1,6 +1,5 @@
 """No loader runs code of whoever wrote a file; what is damaged gives one kind of error, which names the file."""
 
-import base64
 import contextlib
 import io
 import json
@@ -8,14 +7,14 @@ import os
 import pathlib
 import pickle
 import shutil
-import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import cloudpickle
 import pytest
 import torch as th
+from crafted import CALLS, Code, crafted_checkpoint, nothing_runs, rewritten, with_attribute  # noqa: F401
 from helpers import SpacesEnv, as_arrays, assert_same_parameters, every_algorithm, make, several
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -28,62 +27,6 @@ from torch import nn
 from sb3_sac_variants import SACv1, SACv2
 from sb3_sac_variants.common.persistence import env_state
 from sb3_sac_variants.common.persistence.checkpoint_folder import MARK, POINTER
-from sb3_sac_variants.common.persistence.files import sha256
-
-CALLS: list[str] = []
-
-
-def canary(*args: Any) -> dict[str, Any]:
-    """What must not be called."""
-    CALLS.append("called")
-    return {}
-
-
-class Code:
-    """A pickle of it calls a function."""
-
-    def __reduce__(self) -> Any:
-        return canary, ()
-
-
-@pytest.fixture(autouse=True)
-def nothing_runs(request: pytest.FixtureRequest) -> Any:
-    CALLS.clear()
-    yield
-    if "trusted" not in request.node.name:
-        assert not CALLS
-
-
-def rewritten(source: pathlib.Path, target: pathlib.Path, **changes: bytes | None) -> pathlib.Path:
-    """
-    :param source: a zip
-    :param target: where to write it, changed
-    :param changes: contents of its files by name, "__" for a dot; None leaves one out
-    :return: the target
-    """
-    names = {name.replace("__", "."): content for name, content in changes.items()}
-    with zipfile.ZipFile(source) as archive:
-        contents = {name: archive.read(name) for name in archive.namelist()}
-    with zipfile.ZipFile(target, "w") as archive:
-        for name, content in {**contents, **names}.items():
-            if content is not None:
-                archive.writestr(name, content)
-    return target
-
-
-def with_attribute(source: pathlib.Path, target: pathlib.Path, name: str, value: Any) -> pathlib.Path:
-    """
-    :param source: a saved model
-    :param target: where to write it, changed
-    :param name: of an attribute
-    :param value: its value
-    :return: the target
-    """
-    with zipfile.ZipFile(source) as archive:
-        data = json.loads(archive.read("data"))
-    before = data.get(name) if isinstance(data.get(name), dict) else {}
-    data[name] = {**before, ":serialized:": base64.b64encode(cloudpickle.dumps(value)).decode()}
-    return rewritten(source, target, data=json.dumps(data).encode())
 
 
 @pytest.fixture(scope="module")
@@ -109,45 +52,6 @@ def from_sb3(path: pathlib.Path, **kwargs: Any) -> Any:
 
 # ---------------------------------------------------------------- crafted files
 
-NEEDS_TRUST = r"(?s)path='.*' asks for .*, and code of unknown origin is not run.*trusted=True to \w+\(\).*TRUSTED=1"
-
-
-@pytest.mark.parametrize(("name", "loader"), [("model.zip", load), ("sac.zip", from_sb3)])
-@pytest.mark.parametrize("attribute", ["learning_rate", "policy_kwargs", "_last_obs", "action_space", "policy_class"])
-def test_code_in_an_attribute(
-    name: str, loader: Callable[..., Any], attribute: str, saved: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-    crafted = with_attribute(saved / name, tmp_path / name, attribute, Code())
-    with pytest.raises(ValueError, match=NEEDS_TRUST) as error:
-        loader(crafted)
-    assert attribute in str(error.value)
-    assert "test_trust.canary" in str(error.value)
-
-
-@pytest.mark.parametrize(("name", "loader"), [("model.zip", load), ("sac.zip", from_sb3)])
-def test_unknown_attributes_are_left_out(
-    name: str, loader: Callable[..., Any], saved: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-    crafted = with_attribute(saved / name, tmp_path / name, "predict", Code())
-    with pytest.warns(UserWarning, match=r"does not know, which are left out: \['predict'\].*trusted=True"):
-        model = loader(crafted)
-    assert "predict" not in vars(model)
-
-
-@pytest.mark.parametrize(("name", "loader"), [("model.zip", load), ("sac.zip", from_sb3)])
-@pytest.mark.parametrize("member", ["policy", "actor.optimizer", "pytorch_variables"])
-def test_code_in_the_weights(
-    name: str, loader: Callable[..., Any], member: str, saved: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-    content = io.BytesIO()
-    th.save({"weight": Code()}, content)
-    crafted = rewritten(saved / name, tmp_path / name, **{f"{member.replace('.', '__')}__pth": content.getvalue()})
-    with pytest.raises(ValueError, match=r"path='.*' (is damaged|asks for)"):
-        loader(crafted)
-    if name == "model.zip" and member != "pytorch_variables":
-        with pytest.raises(ValueError, match=r"load_path_or_dict='.*' is damaged"):
-            make(SACv2).set_parameters(crafted)
-
 
 @pytest.mark.parametrize(
     ("key", "value"),
@@ -157,20 +61,6 @@ def test_class_of_a_wrong_kind(key: str, value: Any, saved: pathlib.Path, tmp_pa
     crafted = with_attribute(saved / "model.zip", tmp_path / "m.zip", "policy_kwargs", {"net_arch": [16], key: value})
     with pytest.raises(ValueError, match=rf"asks for <class .*> as {key}"):
         load(crafted)
-
-
-@pytest.mark.parametrize(("name", "loader"), [("model.zip", load), ("sac.zip", from_sb3)])
-def test_environment_in_a_model(
-    name: str, loader: Callable[..., Any], saved: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "module_with_an_env.py").write_text("")
-    monkeypatch.syspath_prepend(tmp_path)
-    with zipfile.ZipFile(saved / name) as archive:
-        data = {**json.loads(archive.read("data")), "env": "module_with_an_env:Env-v0"}
-    crafted = rewritten(saved / name, tmp_path / name, data=json.dumps(data).encode())
-    with pytest.raises(ValueError, match=r"path='.*' asks for an environment"):
-        loader(crafted)
-    assert "module_with_an_env" not in sys.modules
 
 
 @pytest.mark.parametrize("member", ["pytorch_variables__pth", "tensors__pth"])
@@ -190,55 +80,6 @@ def test_parameters_of_other_parts(saved: pathlib.Path, tmp_path: pathlib.Path) 
         make(SACv2).set_parameters(crafted)
 
 
-def test_code_in_a_replay_buffer(saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    model = make(SACv2, VecNormalize(several())).learn(8)
-    before = model.replay_buffer
-    model.replay_buffer.infos = Code()
-    model.save_replay_buffer(tmp_path / "buffer.pkl")
-    with pytest.raises(ValueError, match=NEEDS_TRUST):
-        model.load_replay_buffer(tmp_path / "buffer.pkl")
-    assert model.replay_buffer is before
-
-
-def crafted_checkpoint(saved: pathlib.Path, folder: pathlib.Path, name: str, content: bytes | None) -> pathlib.Path:
-    """
-    :param saved: folder with a checkpoint
-    :param folder: where to copy it
-    :param name: of a file in it
-    :param content: its new content, with a fitting hash; None leaves it as it is
-    :return: the new checkpoint
-    """
-    shutil.copytree(saved / "run", folder)
-    pointer = json.loads((folder / POINTER).read_text())
-    if content is not None:
-        file = folder / pointer["version"] / name
-        file.write_bytes(content)
-        pointer["files"][name] = sha256(file)
-        (folder / POINTER).write_text(json.dumps(pointer))
-    return folder
-
-
-@pytest.mark.parametrize("name", ["model.zip", "replay_buffer.pkl", "state.pkl"])
-def test_code_in_a_checkpoint(name: str, saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    content = pickle.dumps(Code())
-    if name == "model.zip":
-        content = with_attribute(saved / "model.zip", tmp_path / "m.zip", "learning_rate", Code()).read_bytes()
-    folder = crafted_checkpoint(saved, tmp_path / "run", name, content)
-    with pytest.raises(ValueError, match=NEEDS_TRUST):
-        SACv2.load_checkpoint(folder, VecNormalize(several()))
-
-
-@pytest.mark.parametrize("layer", [0, 1], ids=["VecNormalize", "environments"])
-def test_code_in_the_state_of_an_environment(layer: int, saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    version = json.loads((saved / "run" / POINTER).read_text())["version"]
-    state = pickle.loads((saved / "run" / version / "state.pkl").read_bytes())
-    names, _ = state["layers"][layer]
-    state["layers"][layer] = (names, pickle.dumps([{"obs_rms": Code()}]))
-    folder = crafted_checkpoint(saved, tmp_path / "run", "state.pkl", cloudpickle.dumps(state))
-    with pytest.raises(ValueError, match=NEEDS_TRUST):
-        SACv2.load_checkpoint(folder, VecNormalize(several()))
-
-
 @pytest.mark.parametrize("position", [-1, 625, 2.0])
 def test_random_state_beyond_its_table(position: Any, saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
     version = json.loads((saved / "run" / POINTER).read_text())["version"]
@@ -248,15 +89,6 @@ def test_random_state_beyond_its_table(position: Any, saved: pathlib.Path, tmp_p
     folder = crafted_checkpoint(saved, tmp_path / "run", "state.pkl", cloudpickle.dumps(state))
     with pytest.raises(ValueError, match=r"path='.*state\.pkl' asks for arguments that do not fit numpy\.random"):
         SACv2.load_checkpoint(folder, VecNormalize(several()))
-
-
-def test_nothing_of_another_algorithms_checkpoint_is_opened(
-    saved: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = crafted_checkpoint(saved, tmp_path / "run", "state.pkl", pickle.dumps(Code()))
-    monkeypatch.setattr(pickle, "load", canary)
-    with pytest.raises(ValueError, match=r"path='.*run' holds a checkpoint of another algorithm \(sac_v2\), not"):
-        SACv1.load_checkpoint(folder, VecNormalize(several()))
 
 
 @pytest.mark.parametrize("version", ["../elsewhere", "/etc", "version-12-00000000/../..", ".", "", 3, None])

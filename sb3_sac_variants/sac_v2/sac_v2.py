@@ -23,7 +23,7 @@ from sb3_sac_variants.common.equations.losses import (
 from sb3_sac_variants.common.equations.types import Batch, PolicySample
 from sb3_sac_variants.common.gradient_step.targets import TargetTracker
 from sb3_sac_variants.common.networks.critics import StackedCritic
-from sb3_sac_variants.common.persistence.save_load import Path
+from sb3_sac_variants.common.persistence.files import Path
 from sb3_sac_variants.sac_v2 import sb3_conversion
 from sb3_sac_variants.sac_v2.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SACv2Policy
 from sb3_sac_variants.sac_v2.sb3_weights import is_of_sac, parameters_of_sac

@@ -15,8 +15,8 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
 
 from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature
-from sb3_sac_variants.common.persistence.files import refuse
-from sb3_sac_variants.common.persistence.save_load import ModelFile, Path
+from sb3_sac_variants.common.persistence.files import Path, refuse
+from sb3_sac_variants.common.persistence.model_file import ModelFile
 from sb3_sac_variants.sac_v2.sb3_weights import Named, optimizer_state, parameters_of_sac, unstack_critics
 
 #: arguments that both classes take and keep under their names

@@ -5,6 +5,7 @@ import pathlib
 from stable_baselines3.common.callbacks import BaseCallback
 
 from sb3_sac_variants.common.checks.validation import check_range
+from sb3_sac_variants.common.persistence.checkpoint import claim_folder
 
 
 class RunCheckpointCallback(BaseCallback):
@@ -12,8 +13,9 @@ class RunCheckpointCallback(BaseCallback):
     Saves checkpoints from which an interrupted run goes on exactly.
 
     One is saved whenever at least ``save_freq`` steps have passed, and at the end. The last is kept;
-    ``load_checkpoint()`` of the algorithm takes it up. Named in a ``callback:`` entry of the RL Zoo it needs no path,
-    and ``python -m sb3_sac_variants.zoo resume FOLDER`` goes on with the run in that folder.
+    ``load_checkpoint()`` of the algorithm takes it up. Where the folder holds one of another run, training does not
+    begin. Named in a ``callback:`` entry of the RL Zoo it needs no path, and ``python -m sb3_sac_variants.zoo resume
+    FOLDER`` goes on with the run in that folder.
 
     :param path: folder of the checkpoint; in the zoo by default ``checkpoint`` in the folder of the run
     :param save_freq: environment steps from one to the next
@@ -31,6 +33,8 @@ class RunCheckpointCallback(BaseCallback):
             raise ValueError("path=None is known in runs of the RL Zoo only: pass the folder for the checkpoint")
 
     def _on_training_start(self) -> None:
+        assert self.path is not None
+        claim_folder(self.model, self.path)
         self._saved_at = self.model.num_timesteps
 
     def _on_rollout_start(self) -> None:

@@ -45,8 +45,8 @@ from sb3_sac_variants.common.networks.actors import SquashedGaussianActor
 from sb3_sac_variants.common.networks.critics import StackedCritic
 from sb3_sac_variants.common.networks.discrete import CategoricalActor
 from sb3_sac_variants.common.networks.policies import MaxEntPolicy
-from sb3_sac_variants.common.persistence import checkpoint, save_load
-from sb3_sac_variants.common.persistence.save_load import Path
+from sb3_sac_variants.common.persistence import checkpoint, replay_file, save_load
+from sb3_sac_variants.common.persistence.files import Path
 from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
 
 #: what an update reports: scalars to log by their names, and as "td_error" the errors of transitions, or None
@@ -398,7 +398,7 @@ class MaxEntAlgorithm(MaxEntRollout):
 
     def save(self, path: Path, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
         """Save the model. As SB3's ``save``, but a file that is already there is replaced only by a complete one."""
-        save_load.save_model(super().save, path, exclude, include)
+        save_load.save_model(self, super().save, path, exclude, include)
 
     @classmethod
     def load(
@@ -429,7 +429,7 @@ class MaxEntAlgorithm(MaxEntRollout):
 
     def save_replay_buffer(self, path: Path) -> None:
         """Save the replay buffer. As SB3's, but a file that is there already is replaced only by a complete one."""
-        save_load.save_replay_buffer(self, path)
+        replay_file.save_replay_buffer(self, path)
 
     def load_replay_buffer(self, path: Path, truncate_last_traj: bool = True, trusted: bool = False) -> None:
         """
@@ -439,7 +439,7 @@ class MaxEntAlgorithm(MaxEntRollout):
         :param trusted: whether to build whatever the file describes, which may run code
         :raises ValueError: if the file is damaged, needs to be trusted, or is not of this model's environment
         """
-        save_load.load_replay_buffer(self, path, truncate_last_traj, trusted)
+        replay_file.load_replay_buffer(self, path, truncate_last_traj, trusted)
         if isinstance(self.replay_buffer, TensorReplayBuffer):
             self.replay_buffer.to(self.device)
 
@@ -453,8 +453,10 @@ class MaxEntAlgorithm(MaxEntRollout):
         from there begins a new episode, and a warning says so. The same goes for environments whose state cannot be
         saved; :mod:`sb3_sac_variants.common.persistence.env_state` says which.
 
-        :param path: folder of the checkpoint, which then has a complete one at any moment; made where there is none
+        :param path: folder of the checkpoint, which then has a complete one at any moment; made where there is none. The
+            first save of a model replaces what is there; later ones refuse what another run wrote in between
         :raises ValueError: if the model has no environment, or the path is a file
+        :raises RuntimeError: if another run writes to the folder
         """
         checkpoint.save_checkpoint(self, path)
 

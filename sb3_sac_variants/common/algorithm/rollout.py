@@ -1,6 +1,7 @@
 """Collecting experience: SB3's rollout with a shorter way from observation to action, and a guard before the buffer."""
 
 import copy
+import pathlib
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable
@@ -44,7 +45,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
     #: attributes that say where in the loop a run is; a saved model has none
     rollout_state: ClassVar[tuple[str, ...]] = (
         *("_between_rollouts", "_state_before_rollout", "_resumed", "_fast_actor"),
-        *("_callback", "_callback_states", "_warned_of_terminal_observations"),
+        *("_callback", "_callback_states", "_checkpoints", "_warned_of_terminal_observations"),
     )
     #: whether a run that stopped here could go on exactly: no step is half stored, no rollout waits for its training
     _between_rollouts: bool = True
@@ -56,6 +57,8 @@ class MaxEntRollout(OffPolicyAlgorithm):
     _callback: BaseCallback | None = None
     #: states of the callbacks of the run that the next ``learn()`` goes on with
     _callback_states: dict[str, Any] | None = None
+    #: versions of checkpoints that are of this run, by folder
+    _checkpoints: dict[pathlib.Path, set[str | None]] | None = None
     #: whether it was said that truncated episodes lack their last observation
     _warned_of_terminal_observations: bool = False
     #: the actor as the rollout calls it; made by the first step of each ``learn()`` where nobody has an own predict()

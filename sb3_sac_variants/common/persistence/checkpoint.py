@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_sac_variants.common.checks.random_state import random_state, set_random_state
 from sb3_sac_variants.common.persistence import callback_state, env_state
 from sb3_sac_variants.common.persistence.allowed import read_pickle
-from sb3_sac_variants.common.persistence.checkpoint_folder import current_version, new_version
+from sb3_sac_variants.common.persistence.checkpoint_folder import claim, current_version, new_version
 from sb3_sac_variants.common.persistence.files import Refusal, file_errors, written_whole
 from sb3_sac_variants.common.persistence.rebuild import require
 
@@ -25,11 +25,12 @@ def save_checkpoint(model: Any, path: str | pathlib.Path) -> None:
     :param model: an algorithm
     :param path: folder of the checkpoint; made where there is none
     :raises ValueError: if the model has no environment, or the path is a file
-    :raises RuntimeError: if another run is writing to the folder
+    :raises RuntimeError: if another run writes to the folder
     """
     if model.env is None:
         raise ValueError("env=None leaves nothing to resume: call set_env() first, or save() the model alone")
-    with new_version(pathlib.Path(path), model.algorithm_id, model.num_timesteps) as version:
+    own = _own_versions(model, path)
+    with new_version(pathlib.Path(path), model.algorithm_id, model.num_timesteps, own) as version:
         model.save(version / "model.zip")
         model.save_replay_buffer(version / "replay_buffer.pkl")
         with written_whole(version / "state.pkl") as file:
@@ -62,7 +63,26 @@ def load_checkpoint(
         model.load_replay_buffer(files / "replay_buffer.pkl", truncate_last_traj=not goes_on, trusted=trusted)
         with file_errors(files / "state.pkl", "load_checkpoint"):
             _set_run_state(model, state, trusted)
+        _own_versions(model, path).add(files.name)
     return model
+
+
+def claim_folder(model: Any, path: str | pathlib.Path) -> None:
+    """
+    Make sure, before a run begins, that it will find no checkpoint of another one in its way.
+
+    :param model: an algorithm
+    :param path: folder of the checkpoint
+    :raises RuntimeError: if a checkpoint is there that this model neither wrote nor loaded
+    """
+    claim(pathlib.Path(path), _own_versions(model, path))
+
+
+def _own_versions(model: Any, path: str | pathlib.Path) -> set[str | None]:
+    """The versions in a folder that a model wrote, loaded or agreed to replace, None for none."""
+    if model._checkpoints is None:
+        model._checkpoints = {}
+    return model._checkpoints.setdefault(pathlib.Path(path).resolve(), set())
 
 
 def _run_state(model: Any, env: VecEnv) -> dict[str, Any]:
@@ -115,7 +135,7 @@ def _set_run_state(model: Any, state: dict[str, Any], trusted: bool) -> None:
     present = [env_state.names(group) for group in groups]
     # Environments whose state was not saved may differ: in another process, there is no telling
     comparable = saved if state["episode_goes_on"] else saved[:-1]
-    if present[: len(comparable)] != comparable or len(present) != len(saved):
+    if len(present) != len(saved) or not all(map(env_state.same_layers, present, comparable)):
         raise Refusal(
             f"env={model.env} is built of {present}, but the checkpoint is of {saved}: build the environment as in "
             "the interrupted run"

@@ -37,25 +37,33 @@ _REMEDY = "load another checkpoint"
 
 
 @contextlib.contextmanager
-def new_version(folder: pathlib.Path, algorithm: str, num_timesteps: int) -> Iterator[pathlib.Path]:
+def new_version(
+    folder: pathlib.Path, algorithm: str, num_timesteps: int, own: set[str | None]
+) -> Iterator[pathlib.Path]:
     """
     Write a new version of a checkpoint, which becomes the current one at the end.
 
     :param folder: of the checkpoint; made where there is none
     :param algorithm: id of the algorithm
     :param num_timesteps: steps done
+    :param own: versions of the run that writes; the new one is added. A run without any replaces what it finds
     :return: folder to write the files to
     :raises ValueError: if the path is a file
-    :raises RuntimeError: if another process is writing to it
+    :raises RuntimeError: if another run writes to it
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"path={str(folder)!r} is a file: pass a folder, which the checkpoint fills with its files")
     folder.mkdir(parents=True, exist_ok=True)
     with _only_writer(folder):
+        if own:
+            claim(folder, own)
         with contextlib.suppress(ValueError):  # of a damaged pointer: there is no telling which version it was
-            _remove_versions(folder, but=_read_pointer(folder).get("version"))
+            current = _read_pointer(folder).get("version")
+            own.add(current)
+            _remove_versions(folder, but=current)
         version = folder / f"version-{num_timesteps}-{uuid.uuid4().hex[:8]}"
         version.mkdir()
+        own.add(version.name)
         try:
             (version / MARK).touch()
             yield version
@@ -69,10 +77,29 @@ def new_version(folder: pathlib.Path, algorithm: str, num_timesteps: int) -> Ite
             }
             with written_whole(folder / POINTER) as file:
                 file.write(json.dumps(pointer, indent=1).encode())
-        except BaseException:
-            _remove(version)
-            raise
-        _remove_versions(folder, but=version.name)
+        finally:
+            # The pointer tells which version is current, even where something was interrupted after it was written
+            with contextlib.suppress(ValueError):
+                _remove_versions(folder, but=_read_pointer(folder).get("version"))
+
+
+def claim(folder: pathlib.Path, own: set[str | None]) -> None:
+    """
+    Make sure that the current version of a checkpoint is of a run itself.
+
+    :param folder: of the checkpoint
+    :param own: versions of the run; that there was none is noted
+    :raises RuntimeError: if it is of another run
+    """
+    current = None
+    with contextlib.suppress(ValueError):  # a damaged one is nobody's
+        current = _read_pointer(folder).get("version")
+    if current is not None and current not in own:
+        raise RuntimeError(
+            f"path={str(folder)!r} holds a checkpoint of another run ({current}), which would be lost: give each run a "
+            "folder of its own, go on from that one with load_checkpoint(), or delete the folder"
+        )
+    own.add(current)
 
 
 @contextlib.contextmanager

@@ -14,21 +14,22 @@ environment has to define ``__getstate__`` and ``__setstate__`` for its whole st
 
 import functools
 import io
-import sys
 import types
 from collections.abc import Callable
 from typing import Any
 
-import cloudpickle  # type: ignore[import-untyped]
 import gymnasium as gym
 from gymnasium.utils import EzPickle
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
-from sb3_sac_variants.common.persistence.allowed import classes_of, read_pickle
+from sb3_sac_variants.common.persistence.allowed import classes_of, is_trusted, read_pickle
+from sb3_sac_variants.common.persistence.by_name import ByNamePickler
 from sb3_sac_variants.common.persistence.rebuild import Build, NotAllowed, name_of
 
 #: attributes that do not belong to the state: descriptions, and open log files
 _NOT_STATE = ("class_attributes", "results_writer", "spec", "_cached_spec")
+#: layers that go by the name of another one, whose state and behaviour under a ``VecEnv`` they have
+_ALIASES = {"rl_zoo3.gym_patches.PatchedTimeLimit": "gymnasium.wrappers.common.TimeLimit"}
 #: kinds of attributes that belong to how an environment is built
 _NOT_STATE_TYPES = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial)
 
@@ -112,11 +113,14 @@ def set_state(group: list[Any], everything: list[Any], state: bytes, trusted: bo
     functions: dict[str, Callable[..., Any]] = {f"{__name__}._new": new, f"{__name__}._update": update}
     found = read_pickle(state, trusted, classes=known, persistent=everything, functions=functions)
     for layer, attributes in zip(group, found, strict=True):
-        if _has_own_state(layer):
-            layer.__setstate__(attributes)
+        set_own = getattr(layer, "__setstate__", None) if _has_own_state(layer) else None
+        if set_own is not None:
+            if _is_made_anew(layer) and not is_trusted(trusted):
+                raise NotAllowed(f"the state of {_name(layer)}, which would be constructed anew")
+            set_own(_with_arguments_of(layer, attributes))
             continue
         shadowing = [name for name in attributes if _shadows(layer, name)]
-        if shadowing and not trusted:
+        if shadowing and not is_trusted(trusted):
             raise NotAllowed(f"values in the place of {shadowing} of {_name(layer)}")
         vars(layer).update(attributes)
 
@@ -157,6 +161,17 @@ def names(group: list[Any]) -> list[str]:
     return [_name(layer) for layer in group]
 
 
+def same_layers(one: list[str], other: list[str]) -> bool:
+    """
+    Compare what two environments are built of.
+
+    :param one: names of layers
+    :param other: names of layers
+    :return: whether a state of one fits the other
+    """
+    return [_ALIASES.get(name, name) for name in one] == [_ALIASES.get(name, name) for name in other]
+
+
 def _name(layer: Any) -> str:
     return f"{type(layer).__module__}.{type(layer).__qualname__}"
 
@@ -168,6 +183,21 @@ def _has_own_state(layer: Any) -> bool:
     return isinstance(layer, gym.Env) and method not in defaults
 
 
+def _is_made_anew(layer: Any) -> bool:
+    """Whether an environment takes its state back by a call of its constructor, with arguments of the state."""
+    return getattr(type(layer), "__setstate__", None) is EzPickle.__setstate__
+
+
+def _with_arguments_of(layer: Any, state: Any) -> Any:
+    """A state in which arguments for EzPickle, which may make an environment anew, are those of the one there."""
+    if type(state) in (list, tuple):
+        return type(state)(_with_arguments_of(layer, part) for part in state)
+    if type(state) is dict:
+        own = {name: value for name, value in vars(layer).items() if name in ("_ezpickle_args", "_ezpickle_kwargs")}
+        return {name: own[name] if name in own else _with_arguments_of(layer, part) for name, part in state.items()}
+    return state
+
+
 def _shadows(layer: Any, name: str) -> bool:
     """Whether an attribute that a file names is no state: it would hide a method, or is left out of every state."""
     hides = callable(getattr(type(layer), name, None)) and name not in vars(layer)
@@ -176,6 +206,8 @@ def _shadows(layer: Any, name: str) -> bool:
 
 def _attributes(layer: Any) -> Any:
     if _has_own_state(layer):
+        if _is_made_anew(layer):
+            raise TypeError("it defines __getstate__, but EzPickle's __setstate__ would make it anew: define both")
         return layer.__getstate__()
     return {
         name: value
@@ -194,7 +226,7 @@ def _update(instance: Any, attributes: dict[str, Any]) -> None:
     vars(instance).update(attributes)
 
 
-class _Pickler(cloudpickle.Pickler):
+class _Pickler(ByNamePickler):
     """
     Writes some objects as their number.
 
@@ -210,8 +242,6 @@ class _Pickler(cloudpickle.Pickler):
         return self._numbers.get(id(obj))
 
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, type) and getattr(sys.modules.get(obj.__module__), obj.__qualname__, None) is obj:
-            return NotImplemented  # by its name in scripts, too, whose classes cloudpickle writes with their code
         if isinstance(obj, EzPickle):  # an environment inside a layer: its arguments are not its state
             return _new, (type(obj),), vars(obj), None, None, _update
         return super().reducer_override(obj)

@@ -17,6 +17,9 @@ from typing import Any
 from sb3_sac_variants.common.persistence.allowed import TRUSTED_VARIABLE
 from sb3_sac_variants.common.persistence.rebuild import NotAllowed
 
+#: what stands before the hash of a file's content, in the comment of a zip or behind a pickle
+HASH = b"sha256:"
+
 Path = str | pathlib.Path | io.BufferedIOBase
 
 #: what reading a damaged or foreign file may raise, whatever reads it
@@ -105,6 +108,11 @@ def find(path: Path, suffix: str, name: str = "path") -> pathlib.Path:
     raise FileNotFoundError(f"{name}={str(path)!r}: there is no such file, with or without {suffix}")
 
 
+def is_file_object(path: Any) -> bool:
+    """Whether something can be read, and is no path."""
+    return hasattr(path, "read") and not isinstance(path, os.PathLike)
+
+
 def describe(path: Path) -> str:
     """
     Name a path or file in errors.
@@ -133,13 +141,44 @@ def file_errors(path: Path, call: str, name: str = "path") -> Iterator[None]:
         raise Refusal(
             f"{name}={describe(path)!r} asks for {error}, and code of unknown origin is not run. If you trust whoever "
             f"wrote the file, pass trusted=True to {call}(), or set the environment variable {TRUSTED_VARIABLE}=1 "
-            "where a command calls it. Classes of your own are known once they are imported"
+            "where a command calls it. Classes of your own are known once they are imported, or defined in your script"
         ) from error
     except _DAMAGE as error:
         raise Refusal(
             f"{name}={describe(path)!r} is damaged, or holds something else ({type(error).__name__}: {error}): load "
             "another copy"
         ) from error
+
+
+@contextlib.contextmanager
+def loading_errors(path: Path, call: str, name: str) -> Iterator[None]:
+    """
+    As :func:`file_errors`, but errors of the arguments pass: they name what is wrong.
+
+    :param path: what is being loaded
+    :param call: the method that loads
+    :param name: of the argument that gave the path
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if not isinstance(error, UnicodeError | pickle.UnpicklingError):
+            raise
+        with file_errors(path, call, name):
+            raise
+    except Exception:
+        with file_errors(path, call, name):
+            raise
+
+
+def require_hash(fits: bool) -> None:
+    """
+    Refuse content that is not what was written.
+
+    :param fits: whether its hash is the written one
+    """
+    if not fits:
+        raise zipfile.BadZipFile("its content is not what was written")
 
 
 class Refusal(ValueError):

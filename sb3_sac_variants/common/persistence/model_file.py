@@ -1,0 +1,211 @@
+"""A saved model, as a file: its hash is checked, and what is no plain data is read by the list of what is allowed."""
+
+import base64
+import contextlib
+import hashlib
+import io
+import json
+import re
+import warnings
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import torch as th
+from stable_baselines3.common.buffers import BaseBuffer
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+
+from sb3_sac_variants.common.persistence.allowed import is_trusted, read_pickle
+from sb3_sac_variants.common.persistence.files import (
+    HASH,
+    Path,
+    describe,
+    file_errors,
+    find,
+    is_file_object,
+    loading_errors,
+    require_hash,
+)
+from sb3_sac_variants.common.persistence.rebuild import NotAllowed
+
+#: file in a saved model beside SB3's: pickles that name classes of the script, where SB3's hold their code
+BY_NAME = "by_name.json"
+#: names of the states that a model saves: of its policy, its temperature, and optimisers of either
+_PARAMETERS = re.compile(r"policy|temperature|(\w+\.)?\w*optimizer")
+#: attributes that hold classes, and what these have to be
+_CLASSES: dict[str, type] = {
+    "policy_class": BasePolicy,
+    "replay_buffer_class": BaseBuffer,
+    "features_extractor_class": BaseFeaturesExtractor,
+    "optimizer_class": th.optim.Optimizer,
+    "activation_fn": th.nn.Module,
+}
+#: attributes of which those hold classes
+_WITH_CLASSES = ("policy_class", "replay_buffer_class", "policy_kwargs", "replay_buffer_kwargs")
+#: attributes that a model without an environment does not have yet
+_SPACES = ("observation_space", "action_space")
+#: attributes that are made anew from others
+_DERIVED = ("lr_schedule", "_qf_lr_schedule", "_ent_coef_lr_schedule")
+
+
+class ModelFile:
+    """
+    A saved model, of which nothing has been loaded yet.
+
+    :param path: path to the file, or a file-like object
+    :param call: the method that loads, for errors
+    :param name: of the argument that gave the path, for errors
+    :raises TypeError: if it is neither
+    :raises FileNotFoundError: if there is no such file
+    :raises ValueError: if it is no saved model, or damaged
+    """
+
+    def __init__(self, path: Path, call: str = "load", name: str = "path"):
+        self.path, self.call, self.name = path, call, name
+        if is_file_object(path):
+            file: Any = path
+            with file_errors(path, call, name):
+                position = file.tell()
+                file.seek(0)
+                content = file.read()
+                file.seek(position)
+        else:
+            content = find(path, ".zip", name).read_bytes()
+        self.content = content
+        with self.errors(), zipfile.ZipFile(io.BytesIO(content)) as archive:
+            comment = archive.comment
+            if comment.startswith(HASH):
+                digest = hashlib.sha256(content[: -len(comment) - 2]).hexdigest()
+                require_hash(digest == comment[len(HASH) :].decode())
+            elif (damaged := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"in {damaged!r}")
+            self.saved = json.loads(archive.read("data"))
+            #: what holds classes of the script that saved it, with their names
+            self.by_name = json.loads(archive.read(BY_NAME)) if BY_NAME in archive.namelist() else {}
+            if not isinstance(self.saved, dict) or not isinstance(self.by_name, dict):
+                raise TypeError("no saved model")
+            self.variables: dict[str, Any] = {}
+            # The latter before SB3 0.9, which still reads it
+            of_variables = [name for name in ("pytorch_variables.pth", "tensors.pth") if name in archive.namelist()]
+            states = set(archive.namelist()) - set(of_variables)
+            #: names of what has a state of parameters in the file
+            self.parameters = sorted(name[: -len(".pth")] for name in states if name.endswith(".pth"))
+            for name in of_variables:
+                variables = th.load(io.BytesIO(archive.read(name)), map_location="cpu", weights_only=True)
+                self.variables.update(variables or {})
+
+    def errors(self) -> contextlib.AbstractContextManager[None]:
+        """
+        Give what goes wrong in reading the file one kind of error.
+
+        :return: a context
+        """
+        return file_errors(self.path, self.call, self.name)
+
+    @property
+    def origin(self) -> str:
+        """
+        Where the file comes from.
+
+        :return: id of the algorithm, or the module of the policy of another one
+        """
+        policy_class = self.saved.get("policy_class")
+        module = policy_class.get("__module__") if isinstance(policy_class, dict) else None
+        return str(self.saved.get("algorithm") or module or "unknown")
+
+    def load(
+        self,
+        load: Callable[..., Any],
+        cls: Any,
+        custom_objects: dict[str, Any] | None,
+        trusted: bool,
+        variables: tuple[str, ...] = (),
+        **arguments: Any,
+    ) -> Any:
+        """
+        Load the model.
+
+        :param load: SB3's ``load`` of the class
+        :param cls: the class
+        :param custom_objects: objects to put in the place of saved ones
+        :param trusted: whether to build any object the file describes
+        :param variables: names of the tensors that a model of this class has beside its networks
+        :param arguments: further arguments of ``load``
+        :return: the model
+        :raises ValueError: if the file asks for what only a trusted one may have, or is damaged
+        """
+        if custom_objects is not None and not isinstance(custom_objects, dict):
+            raise TypeError(f"custom_objects={custom_objects!r} must be a dictionary of objects by their names")
+        with self.errors():
+            objects, unknown = self._objects(cls, custom_objects or {}, trusted)
+            if set(self.variables) - set(variables):
+                raise NotAllowed(f"values of {sorted(map(str, set(self.variables) - set(variables)))}")
+            strange = [name for name in self.parameters if not _PARAMETERS.fullmatch(name)]
+            if strange and not is_trusted(trusted):
+                raise NotAllowed(f"parameters of {strange}")
+        with loading_errors(self.path, self.call, self.name):
+            model = load(io.BytesIO(self.content), custom_objects={**objects, **dict.fromkeys(unknown)}, **arguments)
+        for name in unknown:
+            del vars(model)[name]
+        return model
+
+    def _objects(self, cls: Any, custom: dict[str, Any], trusted: bool) -> tuple[dict[str, Any], list[str]]:
+        """
+        Read what is no plain data.
+
+        :param cls: the class of the model
+        :param custom: objects to put in the place of saved ones
+        :param trusted: whether to build any object
+        :return: the objects by their names, and names that the class does not know
+        """
+        if "env" in self.saved and "env" not in custom and not is_trusted(trusted):
+            raise NotAllowed("an environment, which would be made")  # an id may have a module imported
+        objects = {**dict.fromkeys(_DERIVED), **custom}
+        policy_class = objects.get("policy_class") or self._object("policy_class", trusted)
+        known = {*_SPACES, *vars(cls(policy_class, None, device="cpu", _init_setup_model=False))}
+        unknown = []
+        for name, value in self.saved.items():
+            if name in objects or not is_pickled(value):
+                continue
+            if name in known or is_trusted(trusted):
+                objects[name] = self._object(name, trusted)
+            else:
+                unknown.append(name)
+        if unknown:
+            warnings.warn(
+                f"{self.name}={describe(self.path)!r} has attributes that {cls.__name__} does not know, which are left "
+                f"out: {unknown}. If you trust the file and need them, pass trusted=True",
+                stacklevel=4,
+            )
+        return objects, unknown
+
+    def _object(self, name: str, trusted: bool) -> Any:
+        """
+        Read a saved object.
+
+        :param name: of the attribute
+        :param trusted: whether to build any object
+        :return: the object
+        """
+        with_code = self.saved[name][":serialized:"]
+        content = base64.b64decode(
+            with_code if is_trusted(trusted) else self.by_name.get(name, with_code), validate=True
+        )
+        try:
+            found = read_pickle(content, trusted, arguments=name in _WITH_CLASSES)
+            for key, value in {name: found, **(found if isinstance(found, dict) else {})}.items():
+                base = _CLASSES.get(key) if isinstance(key, str) else None
+                if base and value is not None and not (isinstance(value, type) and issubclass(value, base)):
+                    raise NotAllowed(f"{value!r} as {key}")
+        except NotAllowed as error:
+            if is_trusted(trusted):
+                raise
+            hint = f" (or pass custom_objects={{{name!r}: ...}} with your own)" if self.call == "load" else ""
+            raise NotAllowed(f"{error} for {name!r}{hint}") from error
+        return found
+
+
+def is_pickled(value: Any) -> bool:
+    """Whether SB3 has written an attribute as a pickle."""
+    return isinstance(value, dict) and ":serialized:" in value

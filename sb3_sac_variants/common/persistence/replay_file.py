@@ -1,0 +1,106 @@
+"""Save and load replay buffers."""
+
+import contextlib
+import hashlib
+import os
+import pickle
+from typing import Any
+
+from stable_baselines3 import HerReplayBuffer
+from stable_baselines3.common.buffers import ReplayBuffer
+
+from sb3_sac_variants.common.persistence.allowed import read_pickle
+from sb3_sac_variants.common.persistence.files import (
+    HASH,
+    Path,
+    describe,
+    file_errors,
+    find,
+    is_file_object,
+    refuse,
+    require_hash,
+    written_whole,
+)
+
+
+class _Hashing:
+    """
+    A file that hashes what is read from it or written to it.
+
+    :param file: the file
+    """
+
+    def __init__(self, file: Any):
+        self.file, self.sha256 = file, hashlib.sha256()
+
+    def write(self, content: Any) -> int:
+        self.sha256.update(content)
+        return self.file.write(content)
+
+    def read(self, size: int = -1) -> bytes:
+        content = self.file.read(size)
+        self.sha256.update(content)
+        return content
+
+    def readline(self) -> bytes:
+        content = self.file.readline()
+        self.sha256.update(content)
+        return content
+
+
+def save_replay_buffer(model: Any, path: Path) -> None:
+    """
+    Save the replay buffer of a model. A file that is already there is replaced only by a complete one.
+
+    :param model: the model
+    :param path: path (``.pkl`` is added where there is no ending), or a file-like object
+    """
+    assert model.replay_buffer is not None
+    opened: Any = written_whole(path, ".pkl") if isinstance(path, str | os.PathLike) else contextlib.nullcontext(path)
+    with opened as file:
+        hashing = _Hashing(file)
+        pickle.dump(model.replay_buffer, hashing, protocol=pickle.HIGHEST_PROTOCOL)
+        file.write(HASH + hashing.sha256.digest())  # whoever reads the pickle does not get so far
+
+
+def load_replay_buffer(model: Any, path: Path, truncate_last_traj: bool, trusted: bool) -> None:
+    """
+    Load the replay buffer of a model.
+
+    :param model: the model, which keeps its buffer if anything is wrong with the new one
+    :param path: path to the file, or a file-like object
+    :param truncate_last_traj: with ``HerReplayBuffer``, whether the last episode in it has ended
+    :param trusted: whether to build any object the file describes
+    :raises ValueError: if the file is damaged, or its transitions are not those of this model's environment
+    """
+    is_file = is_file_object(path)
+    opened: Any = contextlib.nullcontext(path) if is_file else find(path, ".pkl").open("rb")
+    with file_errors(path, "load_replay_buffer"), opened as file:
+        hashing = _Hashing(file)
+        buffer = read_pickle(hashing, trusted)
+        digest = hashing.sha256.digest()
+        # Older files have no hash; in a file that somebody else has opened, something else may follow
+        rest = file.read(len(HASH) + len(digest) + (not is_file))
+        require_hash(rest in (b"", HASH + digest) or (is_file and not rest.startswith(HASH)))
+        if not isinstance(buffer, ReplayBuffer):
+            raise TypeError(f"a {type(buffer).__name__} is no replay buffer")
+        for name in ("observation_space", "action_space", "n_envs"):
+            _check_same(path, name, getattr(buffer, name), getattr(model, name))
+        _check_same(path, "n_steps", getattr(buffer, "n_steps", 1), model.n_steps)
+    if isinstance(buffer, HerReplayBuffer):
+        if model.env is None:
+            raise ValueError(f"path={describe(path)!r} needs an environment, for HerReplayBuffer: call set_env() first")
+        buffer.set_env(model.env)
+        if truncate_last_traj:
+            buffer.truncate_last_trajectory()
+    buffer.device = model.device
+    model.replay_buffer = buffer
+
+
+def _check_same(path: Path, name: str, found: Any, wanted: Any) -> None:
+    if found != wanted:
+        refuse(
+            path,
+            f"holds a replay buffer with {name}={found}, not {wanted}: load one of a model on the same environments, "
+            "with the same arguments",
+        )
