@@ -453,7 +453,7 @@ class MaxEntAlgorithm(MaxEntRollout):
         from there begins a new episode, and a warning says so. The same goes for environments whose state cannot be
         saved; :mod:`sb3_sac_variants.common.persistence.env_state` says which.
 
-        :param path: folder of the checkpoint, which then has a complete one at any moment; made where there is none. The
+        :param path: folder of the checkpoint, made where there is none; it has a complete one at any moment. The
             first save of a model replaces what is there; later ones refuse what another run wrote in between
         :raises ValueError: if the model has no environment, or the path is a file
         :raises RuntimeError: if another run writes to the folder
