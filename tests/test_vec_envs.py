@@ -1,5 +1,6 @@
 """Several environments, and the wrappers of vectorised environments."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -69,6 +70,9 @@ def test_few_updates_are_warned_of(algorithm: type) -> None:
     with pytest.warns(
         UserWarning, match=r"gradient_steps=1 with 4 environments .*0\.25 updates.*: pass gradient_steps=-1"
     ):
+        make(algorithm, several(4), verbose=1).learn(8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         make(algorithm, several(4)).learn(8)
 
 

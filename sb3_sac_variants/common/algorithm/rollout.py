@@ -251,9 +251,9 @@ class MaxEntRollout(OffPolicyAlgorithm):
         """Prepare the gradient steps of a ``learn()``, which goes on with a run restored from a checkpoint or not."""
 
     def _warn_of_few_updates(self) -> None:
-        """Say so where many environments outrun the updates, which nobody notices in the logs."""
+        """Say so, at verbose >= 1, where many environments outrun the updates. It is advice: people may mean it."""
         train_freq = self.train_freq
-        if self.n_envs == 1 or self.gradient_steps <= 0 or not isinstance(train_freq, TrainFreq):
+        if self.verbose < 1 or self.n_envs == 1 or self.gradient_steps <= 0 or not isinstance(train_freq, TrainFreq):
             return
         ratio = self.gradient_steps / (train_freq.frequency * self.n_envs)
         if ratio < 0.5:
