@@ -1,14 +1,20 @@
 """Any arguments: a model that learns, or an error that names the argument."""
 
 import contextlib
+import inspect
 import warnings
 from typing import Any
 
 import numpy as np
-from helpers import SpacesEnv, every_algorithm
+import pytest
+from agents import AgentsEnv
+from gymnasium import spaces
+from helpers import ALGORITHMS, VECTOR, SpacesEnv
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from stable_baselines3.common.env_util import make_vec_env
 
+from sb3_sac_variants import MASAC
 from sb3_sac_variants.common.checks.validation import DivergedError
 
 ODD = st.sampled_from(
@@ -50,26 +56,81 @@ ARGUMENTS: dict[str, st.SearchStrategy[Any]] = {
     "reward_scale": st.floats(0.1, 10),
     "qf_learning_rate": st.floats(0, 1),
     "ent_coef_learning_rate": st.floats(0, 1),
+    # of one algorithm
+    "policy_gradient": st.sampled_from(["reparameterized", "likelihood_ratio"]),
+    "policy_q": st.sampled_from(["min", "q1"]),
+    "ent_coef_loss": st.sampled_from(["alpha", "log_alpha"]),
+    "update_order": st.sampled_from(["paper", "sb3"]),
+    "n_value_particles": st.integers(1, 4),
+    "n_svgd_particles": st.integers(2, 6),
+    "svgd_update_ratio": st.floats(0.1, 0.9),
+    "squash_gradient": st.sampled_from(["pre_tanh", "action", "none"]),
+    "ce_coef": st.floats(-0.5, 0.5),
+    "ce_convention": st.sampled_from(["objective", "similarity"]),
+    "ce_obs": st.sampled_from(["theirs", "own"]),
+    "ce_floor": st.sampled_from(["product", "none"]),
+    "ce_center": st.booleans(),
+    "ce_relative": st.booleans(),
 }
 #: what an error is about that comes from a value in another argument
 ABOUT = {"policy": ["observation_space", "features_extractor_class"], "n_steps": ["replay_buffer_kwargs"]}
 
 
-@every_algorithm
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(data=st.data())
-def test_arguments(algorithm: type, data: Any) -> None:
-    arguments: dict[str, Any] = {"policy": "MlpPolicy", "env": SpacesEnv(), "policy_kwargs": {"net_arch": [4]}}
-    for name in data.draw(st.lists(st.sampled_from(sorted(ARGUMENTS)), min_size=1, max_size=3, unique=True)):
+#: an environment of each kind of spaces, and the policy for it
+ENVIRONMENTS: dict[str, tuple[Any, str]] = {
+    "Box": (SpacesEnv, "MlpPolicy"),
+    "Discrete": ("CartPole-v1", "MlpPolicy"),
+    "Dict": (lambda: SpacesEnv(spaces.Dict({"one": VECTOR, "other": VECTOR})), "MultiInputPolicy"),
+    "agents": (AgentsEnv, "MlpPolicy"),
+    "discrete agents": (lambda: AgentsEnv(n_actions=3), "MlpPolicy"),
+}
+every_case = pytest.mark.parametrize(
+    ("algorithm", "kind"),
+    [
+        *((algorithm, kind) for algorithm in ALGORITHMS for kind in ("Box", "Discrete", "Dict")),
+        *((MASAC, kind) for kind in ("agents", "discrete agents")),
+    ],
+)
+ANY = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+def learns_or_is_refused(algorithm: type, kind: str, data: Any) -> None:
+    """
+    :param algorithm: class of an algorithm
+    :param kind: of spaces, a name in :data:`ENVIRONMENTS`
+    :param data: draws the arguments
+    """
+    make_env, policy = ENVIRONMENTS[kind]
+    env = make_vec_env(make_env, data.draw(st.integers(1, 2), label="n_envs"))
+    arguments: dict[str, Any] = {"policy": policy, "env": env, "policy_kwargs": {"net_arch": [4]}, "engine": "eager"}
+    known = sorted(ARGUMENTS.keys() & inspect.signature(algorithm).parameters.keys())
+    drawn = data.draw(st.lists(st.sampled_from(known), min_size=1, max_size=3, unique=True))
+    for name in drawn:
         arguments[name] = data.draw(ODD | ARGUMENTS[name], label=name)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model = algorithm(**{"device": "cpu", **arguments})
     except (ValueError, TypeError) as error:
-        names = [*arguments, *(about for name in arguments for about in ABOUT.get(name, []))]
+        names = [*drawn, *(about for name in drawn for about in ABOUT.get(name, []))]
         assert any(name in str(error) for name in names), (arguments, error)  # noqa: PT017
         return
-    with contextlib.suppress(DivergedError):  # a learning rate of 1, say, is allowed
+    with contextlib.suppress(DivergedError), warnings.catch_warnings():  # a learning rate of 1, say, is allowed
+        warnings.simplefilter("ignore")
         model.learn(12)
         assert model.num_timesteps >= 12
+
+
+@every_case
+@settings(ANY, max_examples=12)
+@given(data=st.data())
+def test_arguments(algorithm: type, kind: str, data: Any) -> None:
+    learns_or_is_refused(algorithm, kind, data)
+
+
+@pytest.mark.slow
+@every_case
+@settings(ANY, max_examples=300)
+@given(data=st.data())
+def test_many_arguments(algorithm: type, kind: str, data: Any) -> None:
+    learns_or_is_refused(algorithm, kind, data)
