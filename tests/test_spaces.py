@@ -163,6 +163,18 @@ def test_predict_refuses_other_shapes(algorithm: type) -> None:
         model.predict((VECTOR.sample(), {}))
 
 
+@pytest.mark.parametrize("wrong", [np.zeros(5), "left", None, {"other": np.zeros(3)}], ids=str)
+@pytest.mark.parametrize(
+    ("space", "policy"), [(VECTOR, "MlpPolicy"), (IMAGE, "CnnPolicy"), (DICTIONARY, "MultiInputPolicy")], ids=str
+)
+@every_algorithm
+def test_observations_that_do_not_exist(algorithm: type, space: spaces.Space, policy: str, wrong: Any) -> None:
+    model = make(algorithm, SpacesEnv(space), policy)
+    for ask in (model.predict, model.soft_value, lambda observation: model.q_value(observation, np.zeros(2))):
+        with pytest.raises(ValueError, match=r"(?s)observation=.* pass one observation of \w+\(.*, or several"):
+            ask(wrong)
+
+
 PREPROCESSED = {**OBSERVATIONS, "image": IMAGE, "image in [0, 1]": spaces.Box(0.0, 1.0, IMAGE.shape)}
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import DICTIONARY, VECTOR, SpacesEnv, every_algorithm, every_gaussian_algorithm, make, several
+from helpers import DICTIONARY, IMAGE, VECTOR, SpacesEnv, every_algorithm, every_gaussian_algorithm, make, several
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.logger import CSVOutputFormat, KVWriter, Logger, configure
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import nn
@@ -274,12 +275,21 @@ def test_lazy_layers(algorithm: type, space: spaces.Space) -> None:
     assert model.predict(space.sample())[0].shape == (2,)
 
 
-@pytest.mark.parametrize("env", [None, "CartPole-v1"], ids=["continuous", "discrete"])
+@pytest.mark.parametrize(
+    ("env", "policy"),
+    [
+        (SpacesEnv, "MlpPolicy"),
+        ("CartPole-v1", "MlpPolicy"),
+        (lambda: SpacesEnv(IMAGE), "CnnPolicy"),
+        (lambda: SpacesEnv(DICTIONARY), "MultiInputPolicy"),
+    ],
+    ids=["continuous", "discrete", "image", "dictionary"],
+)
 @every_algorithm
-def test_double_precision(algorithm: type, env: str | None) -> None:
+def test_double_precision(algorithm: type, env: Any, policy: str) -> None:
     th.set_default_dtype(th.float64)
     try:
-        model = make(algorithm, env).learn(20)
+        model = make(algorithm, make_vec_env(env), policy).learn(20)
         obs, actions = model.observation_space.sample(), model.action_space.sample()
         assert model.predict(obs)[0].dtype == model.action_space.dtype
         assert model.q_value(obs, actions).dtype == model.soft_value(obs).dtype == np.float64

@@ -8,7 +8,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
-from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -82,17 +82,22 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         """Build a features extractor, as SB3; layers that find out their size from their first input do so now."""
-        extractor = super().make_features_extractor()
-        if any(map(is_lazy, extractor.parameters())):
-            space = self.observation_space
-            zeros: Any = th.zeros((1, *(space.shape or ())))
-            if isinstance(space, spaces.Dict):
-                zeros = {key: th.zeros((1, *(part.shape or ()))) for key, part in space.items()}
-            extractor.eval()
-            with th.no_grad():
-                extractor(preprocess_obs(zeros, space, self.normalize_images))
-            extractor.train()
-        return extractor
+        dtype = th.get_default_dtype()
+        th.set_default_dtype(th.float32)  # in which SB3 finds out the size of an image's features
+        try:
+            extractor = super().make_features_extractor()
+            if any(map(is_lazy, extractor.parameters())):
+                space = self.observation_space
+                zeros: Any = th.zeros((1, *(space.shape or ())))
+                if isinstance(space, spaces.Dict):
+                    zeros = {key: th.zeros((1, *(part.shape or ()))) for key, part in space.items()}
+                extractor.eval()
+                with th.no_grad():
+                    extractor(preprocess_obs(zeros, space, self.normalize_images))
+                extractor.train()
+        finally:
+            th.set_default_dtype(dtype)
+        return extractor if dtype == th.float32 else extractor.to(dtype)
 
     def make_actor(  # type: ignore[override]
         self, features_extractor: BaseFeaturesExtractor | None = None
@@ -144,6 +149,20 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
         ``Module.train()`` walks through the tree at each call, which takes longer than the actor in a rollout.
         """
         self._modules_with_mode = None
+
+    def obs_to_tensor(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[PyTorchObs, bool]:
+        """
+        Make a batch of one observation, or of several, as SB3's policies do.
+
+        :raises ValueError: if it does not fit the observation space
+        """
+        try:
+            return super().obs_to_tensor(observation)
+        except (ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
+            raise ValueError(
+                f"observation={observation!r} does not fit ({error}): pass one observation of "
+                f"{self.observation_space}, or several"
+            ) from error
 
     def predict(
         self,
