@@ -20,6 +20,7 @@ from helpers import (
     as_arrays,
     assert_same_parameters,
     flat_parameters,
+    last_observation,
     make,
     several,
 )
@@ -290,7 +291,7 @@ def test_environment_is_not_made_anew_with_the_arguments_of_a_file(tmp_path: Pat
     model = make(SACv2, Arguments()).learn(13)
     with pytest.warns(UserWarning, match="new episode, because .*Arguments .*EzPickle's __setstate__ .*: define both"):
         model.save_checkpoint(tmp_path)
-    assert SACv2.load_checkpoint(tmp_path, Arguments(), device="cpu")._last_obs is None
+    assert last_observation(SACv2.load_checkpoint(tmp_path, Arguments(), device="cpu")) is None
     env = DummyVecEnv([Arguments])
     (group,) = env_state.layers(env)
     Arguments.made_with.clear()
@@ -341,4 +342,4 @@ def test_the_zoos_time_limit_goes_on_as_gymnasiums(tmp_path: Path) -> None:
         resumed = SACv2.load_checkpoint(tmp_path / name, other(SpacesEnv(), 7), device="cpu")
         resumed.learn(12, reset_num_timesteps=False)
         assert_same_parameters(model, resumed)
-        np.testing.assert_equal(resumed._last_obs, model._last_obs)
+        np.testing.assert_equal(last_observation(resumed), last_observation(model))

@@ -325,7 +325,7 @@ def faults():
 
 keep_freed_memory()
 faults()
-print(faults())
+print(min(faults() for _ in range(5)))  # a busy system may take pages away in between
 """
 
 
