@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sb3_sac_variants.study.cluster import RayCluster, pack, unpack
+from sb3_sac_variants.study.cluster import Collector, RayCluster, pack, unpack
 from sb3_sac_variants.study.execute import Resources
 from sb3_sac_variants.study.run_folder import RunFolder, State
 from sb3_sac_variants.study.studies import parse_study
@@ -89,6 +89,20 @@ def test_a_checkpoint_that_is_replaced_while_it_is_packed_arrives_as_the_new_one
 def test_a_folder_that_is_not_there_is_sent_as_nothing(tmp_path: Path) -> None:
     unpack(pack(tmp_path / "none"), tmp_path / "there")
     assert not (tmp_path / "there").exists()
+
+
+def test_the_drivers_node_holds_a_run_until_its_last_files_have_come(tmp_path: Path) -> None:
+    (run,) = parse_study("tiny", {**FIELDS, "seeds": [1]}).runs()
+    collector, folder = Collector(tmp_path), RunFolder(tmp_path, run)
+    assert collector.fetch(run) == {}
+    assert folder.state() is State.RUNNING
+    files = {"run.json": b'{"state": "running"}', "sac_v2/Pendulum-v1_1/checkpoint/checkpoint.json": b"{}"}
+    collector.store(run, files)
+    assert collector.fetch(run) == files  # for another node, when the first has died
+    collector.store(run, {**files, "run.json": b'{"state": "interrupted"}'}, last=True)
+    assert folder.state() is State.INTERRUPTED
+    assert folder.claim()
+    assert Collector(tmp_path).fetch(run) is None  # another command has begun it
 
 
 def test_the_address_of_a_client_outside_the_cluster_is_refused(tmp_path: Path) -> None:
