@@ -59,7 +59,8 @@ LADDER = (
     "SACv2:eager-memory_given_back", "SACv2:eager-last_layers_one_by_one",
     "SACv2:eager", "SACv2:compile-optimizers_outside_the_graph", "SACv2:compile-critics_in_a_loop",
     "SACv2:compile-with_all_guards", "SACv2:compile-denormals_kept", "SACv2:compile-last_layers_one_by_one",
-    "SACv2:compile-templates_for_products", "SACv2:compile-wrapper_in_cpp", "SACv2:compile",
+    "SACv2:compile-templates_for_products", "SACv2:compile-narrow_products_kept", "SACv2:compile-wrapper_in_cpp",
+    "SACv2:compile",
 )  # fmt: skip
 TRAINING = (
     "sb3:SAC", "sbx:SAC", "leanrl:SAC", "leanrl:SAC-compile", "SACv2:eager", "SACv2:auto-denormals_kept", "SACv2:auto",

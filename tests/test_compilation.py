@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import torch as th
 from helpers import make
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from sb3_sac_variants import SACv2
 from sb3_sac_variants.common.gradient_step import engine as engine_module
 from sb3_sac_variants.common.gradient_step.compilation import announced_wait, interrupts_get_through
 from sb3_sac_variants.common.gradient_step.engine import EngineUnavailableError
+from sb3_sac_variants.common.gradient_step.wide_products import WideProducts
 
 
 def swallow() -> None:
@@ -113,3 +115,19 @@ def test_an_error_of_the_update_itself_stays_what_it_is(monkeypatch: pytest.Monk
     monkeypatch.setattr(engine_module, "compile_unsupported", lambda: None)
     with pytest.raises(KeyError):
         make(SACv2, engine="compile").learn(20)
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_narrow_products_are_turned(stacked: bool) -> None:
+    """A result of many rows and few columns is computed transposed, whose memory has long rows."""
+    product = th.bmm if stacked else th.mm
+    batch = (2,) if stacked else ()
+    tall, narrow, square = (th.randn(*batch, 128, columns) for columns in (128, 11, 128))
+    arguments = (tall, narrow, square)
+    graph = make_fx(lambda x, y, z: (product(x, y), product(x, z)), tracing_mode="fake")(*arguments)
+    WideProducts()(graph.graph)
+    graph.recompile()
+    shapes = [tuple(node.meta["val"].shape[-2:]) for node in graph.graph.nodes if "mm" in str(node.target)]
+    assert sorted(shapes) == [(11, 128), (128, 128)]
+    for computed, expected in zip(graph(*arguments), (product(tall, narrow), product(tall, square)), strict=True):
+        th.testing.assert_close(computed, expected)

@@ -34,7 +34,12 @@ def compile_step(step: Step, fullgraph: bool, compilations: int | None) -> Step:
     :param fullgraph: False where the optimiser's own step has to break the graph
     :param compilations: how often at the most; None for torch's limit
     """
-    options: dict[str, Any] | None = {"guard_filter_fn": _guards_to_check} if fullgraph else None
+    # Importing the compiler takes a second and a hundred megabytes, which eager runs do without
+    from sb3_sac_variants.common.gradient_step.wide_products import WideProducts
+
+    options: dict[str, Any] = {"post_grad_custom_pre_pass": WideProducts()}
+    if fullgraph:
+        options["guard_filter_fn"] = _guards_to_check
     limit: dict[str, Any] = {}
     if compilations is not None and "recompile_limit" in inspect.signature(th.compile).parameters:  # not in torch 2.8
         limit["recompile_limit"] = compilations
