@@ -31,7 +31,8 @@ ALGORITHMS = {"sac_v1": SACv1, "sac_v2": SACv2, "sql": SQL, "masac": MASAC}
 
 
 def make_env(algorithm: type) -> Any:
-    return VecNormalize(agents.several() if algorithm is MASAC else helpers.several())
+    several = agents.several if algorithm is MASAC else helpers.several
+    return VecNormalize(several(), norm_reward=algorithm is not MASAC)  # which has a reward for each agent
 
 
 @dataclasses.dataclass
@@ -127,7 +128,7 @@ def test_environment_in_a_model(model_file: Any, tmp_path: pathlib.Path, monkeyp
 
 
 def test_code_in_the_names_of_classes(saved: Saved, tmp_path: pathlib.Path) -> None:
-    pickles = {"policy_kwargs": base64.b64encode(pickle.dumps(Code())).decode()}
+    pickles = {"action_space": base64.b64encode(pickle.dumps(Code())).decode()}
     crafted = rewritten(saved.folder / "model.zip", tmp_path / "m.zip", by_name__json=json.dumps(pickles).encode())
     with pytest.raises(ValueError, match=NEEDS_TRUST):
         saved.algorithm.load(crafted)
