@@ -55,7 +55,7 @@ if params.get("act") == "fail": sys.exit("no luck with " + args.env)
 if params.get("act") == "hang":
     if args.env == "Reacher-v5": signal.signal(signal.SIGTERM, signal.SIG_IGN)
     print("hanging", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 evaluate(list(range(args.eval_freq, args.n + 1, args.eval_freq)))
 with zipfile.ZipFile(zoo / (args.env + ".zip"), "w") as archive: archive.writestr("data", "")
 """
@@ -199,7 +199,7 @@ def test_interrupted_runs_go_on_from_their_checkpoints_or_start_again(zoo: Zoo) 
     assert "‖·" not in zoo.status()
 
     shutil.copytree(zoo.out, zoo.folder / "before")
-    (zoo.folder / "fake" / "rl_zoo3" / "train.py").write_text(FAKE_TRAIN.replace("time.sleep(60)", ""))
+    (zoo.folder / "fake" / "rl_zoo3" / "train.py").write_text(FAKE_TRAIN.replace("time.sleep(600)", ""))
     code, output = zoo.run()
     assert code == 0, output
     assert zoo.states() == [State.FINISHED] * 2
