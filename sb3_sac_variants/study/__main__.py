@@ -173,7 +173,8 @@ def follow(
                 progress.update(folder, State.FAILED if error else folder.state())
                 returns = folder.returns("final")
                 if error is not None:
-                    console.print(f"FAILED {folder.run.folder}: {error}", soft_wrap=True)
+                    reason = getattr(error, "cause", error)  # without the trace through Ray
+                    console.print(f"FAILED {folder.run.folder}: {reason}", soft_wrap=True)
                 elif returns is not None:
                     mean = f"{returns.mean():.1f} +- {returns.std():.1f}"
                     console.print(f"finished {folder.run.folder}: final return {mean}", soft_wrap=True)

@@ -120,7 +120,7 @@ def _train(folder: RunFolder, resources: Resources, tick: Callable[[], None]) ->
     try:
         _call(command, folder, resources, tick)
         if not folder.is_trained():
-            raise RunFailed(f"training has left no complete model in {folder.zoo}:\n{folder.log_tail()}")
+            raise RunFailed(f"training has left no complete model in {folder.run.zoo_folder}:\n{folder.log_tail()}")
     except RunFailed:
         state = "failed"
         raise
@@ -155,4 +155,5 @@ def _call(command: list[str], folder: RunFolder, resources: Resources, tick: Cal
             process.kill()
             process.wait()
     if process.returncode != 0:
-        raise RunFailed(f"exit status {process.returncode}, the end of {folder.log}:\n{folder.log_tail()}")
+        log_file = folder.run.folder / folder.log.name
+        raise RunFailed(f"exit status {process.returncode}, the end of {log_file}:\n{folder.log_tail()}")
