@@ -25,8 +25,8 @@ NAN, INF = float("nan"), float("inf")
 
 #: argument: values without a meaning, and what the error advises
 RANGES: dict[str, tuple[list[Any], str]] = {
-    "learning_rate": ([-1e-3, NAN, "fast", None, 10**400], "pass a number at least 0"),
-    "qf_learning_rate": ([-1e-3, INF, "fast"], "pass a number at least 0"),
+    "learning_rate": ([-1e-3, NAN, "fast", None, 10**400, 1e300], "pass a number at least 0"),
+    "qf_learning_rate": ([-1e-3, INF, "fast", 1e300], "pass a number at least 0"),
     "buffer_size": ([0, -1, 1e6, NAN, None, 10**400], "pass an integer at least 1"),
     "learning_starts": ([-1, 0.5, "soon", 10**400], "pass an integer at least 0"),
     "batch_size": ([0, -4, 2.5, True, None], "pass an integer at least 1"),

@@ -130,6 +130,31 @@ def test_checkpoint_is_no_trained_agent(tmp_path: Path, monkeypatch: pytest.Monk
         train.train()
 
 
+@pytest.mark.parametrize("algo", ["sac_v1", "sac_v2"])
+def test_checkpoint_of_the_zoo_goes_on_in_a_script(algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    register()
+    monkeypatch.setattr(sys, "argv", ["train", *arguments(algo, tmp_path, "logs", 60)])
+    monkeypatch.setattr(sys.modules[__name__], "crash_at", 10**9)
+    train.train()
+    (state,) = run_folder(algo, tmp_path / "logs").glob("checkpoint/*/state.pkl")
+    code = f"""
+import sys
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+from sb3_sac_variants import SACv1, SACv2
+env = make_vec_env("Pendulum-v1", 2)
+algorithm = {{"sac_v1": SACv1, "sac_v2": SACv2}}[{algo!r}]
+model = algorithm.load_checkpoint({str(state.parent.parent)!r}, VecNormalize(env) if algorithm is SACv2 else env)
+assert model.num_timesteps == 60
+# In the middle of the episode that was under way
+assert [e.get_wrapper_attr("_elapsed_steps") for e in env.envs] == [30, 30]
+model.learn(10, reset_num_timesteps=False)
+assert "rl_zoo3" not in sys.modules
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
 def test_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"folder='.*' holds no run of the zoo"):
         resume(tmp_path)

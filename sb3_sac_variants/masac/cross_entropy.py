@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import torch as th
 
-from sb3_sac_variants.common.checks.validation import check_choice, check_range
+from sb3_sac_variants.common.checks.validation import LARGEST, check_choice, check_range
 from sb3_sac_variants.common.equations.losses import check_shape
 from sb3_sac_variants.common.networks.actors import gaussian_log_prob, log_det_tanh
 
@@ -167,7 +167,7 @@ class CrossEntropy:
         relative: bool = False,
         n_actions: int | None = None,
     ) -> None:
-        check_range("ce_coef", coefficient)
+        check_range("ce_coef", coefficient, -LARGEST, LARGEST)
         check_choice("ce_convention", convention, CONVENTIONS)
         for name, flag in (("ce_center", center), ("ce_relative", relative)):
             if not isinstance(flag, bool):

@@ -12,8 +12,8 @@ from stable_baselines3.common.noise import ActionNoise
 
 from sb3_sac_variants.common.checks.random_state import random_state, set_random_state
 
-#: what is beyond it becomes infinite in the replay buffer
-LARGEST = np.finfo(np.float32).max
+#: what is beyond it becomes infinite in single precision: in the replay buffer, and in an update
+LARGEST = float(np.finfo(np.float32).max)
 #: up to which single precision tells integers apart
 FINEST = 2**24
 
@@ -148,7 +148,7 @@ def parse_ent_coef(ent_coef: str | float) -> tuple[float, bool]:
             value = float(ent_coef)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"ent_coef={ent_coef!r} is not a temperature: {remedy}") from None
-    if not math.isfinite(value) or value < 0 or (learned and value == 0):
+    if not 0 <= value <= LARGEST or (learned and value == 0):
         raise ValueError(f"ent_coef={ent_coef!r} is not a temperature: {remedy}")
     return value, learned
 

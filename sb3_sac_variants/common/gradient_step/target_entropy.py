@@ -14,6 +14,8 @@ from typing import Any
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 
+from sb3_sac_variants.common.checks.validation import LARGEST
+
 #: default target for discrete actions, as a fraction of the uniform policy's entropy log|A|
 DISCRETE_ENTROPY_RATIO = 0.7
 #: how many times its initial value (or 1, if that is larger) alpha may reach below the target entropy unremarked
@@ -34,7 +36,7 @@ def parse_target_entropy(target_entropy: Any, action_space: spaces.Space) -> flo
         reachable = f"policies over {math.prod(sizes)} actions have entropies above 0 and up to log|A| = {highest:.4g}"
     else:
         dim = get_action_dim(action_space)
-        lowest, highest = -math.inf, dim * math.log(2.0)
+        lowest, highest = -LARGEST, dim * math.log(2.0)
         default, remedy = -float(dim), "pass 'auto' or a number (nats)"
         reachable = f"policies on [-1, 1]^{dim} have finite entropies of up to dim(A) log 2 = {highest:.4g}"
     if target_entropy == "auto":
