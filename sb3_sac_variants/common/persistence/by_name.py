@@ -18,6 +18,7 @@ class ByNamePickler(cloudpickle.Pickler):
     of_script = False
 
     def reducer_override(self, obj: Any) -> Any:
+        """Reduce a class that its module has to its name, and leave the rest to ``cloudpickle``."""
         if isinstance(obj, type) and getattr(sys.modules.get(obj.__module__), obj.__qualname__, None) is obj:
             self.of_script = self.of_script or obj.__module__ == "__main__"
             return NotImplemented
