@@ -1,4 +1,4 @@
-"""A trial of the zoo's tuning whose networks diverge is pruned, and the study goes on."""
+"""Trials of the zoo's tuning: one whose networks diverge is pruned, and none keeps checkpoints."""
 
 import argparse
 from pathlib import Path
@@ -11,6 +11,41 @@ from rl_zoo3.exp_manager import ExperimentManager
 
 from sb3_sac_variants import SACv2
 from sb3_sac_variants.zoo import register
+
+SMALL = {"learning_starts": 100, "policy_kwargs": {"net_arch": [8]}}
+
+
+def tuned(env_id: str, folder: Path, trials: int, **hyperparams: Any) -> list[str]:
+    """
+    :param env_id: of the environment
+    :param folder: for the study's database and the zoo's logs
+    :param trials: how many
+    :param hyperparams: the zoo's, without those that are sampled
+    :return: the states in which the trials of SACv2 end
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = f"sqlite:///{folder / 'study.db'}"
+    manager = ExperimentManager(
+        argparse.Namespace(),
+        "sac_v2",
+        env_id,
+        str(folder),
+        n_timesteps=200,
+        n_eval_episodes=1,
+        hyperparams=hyperparams,
+        config=None,
+        optimize_hyperparameters=True,
+        n_trials=trials,
+        n_startup_trials=trials,
+        storage=storage,
+        study_name="study",
+        no_optim_plots=True,
+        device="cpu",
+        verbose=0,
+    )
+    assert manager.setup_experiment() is None
+    manager.hyperparameters_optimization()
+    return [trial.state.name for trial in optuna.load_study(storage=storage, study_name="study").trials]
 
 
 class Diverging(SACv2):
@@ -44,28 +79,18 @@ def test_diverged_trial_is_pruned(
     register()
     monkeypatch.setitem(exp_manager.ALGOS, "sac_v2", cls)
     monkeypatch.setitem(exp_manager.HYPERPARAMS_SAMPLER, "sac_v2", sample)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = f"sqlite:///{tmp_path / 'study.db'}"
-    manager = ExperimentManager(
-        argparse.Namespace(),
-        "sac_v2",
-        env_id,
-        str(tmp_path),
-        n_timesteps=200,
-        n_eval_episodes=1,
-        hyperparams={"learning_starts": 100, "policy_kwargs": {"net_arch": [8]}},
-        config=None,
-        optimize_hyperparameters=True,
-        n_trials=3,
-        n_startup_trials=3,
-        storage=storage,
-        study_name="study",
-        no_optim_plots=True,
-        device="cpu",
-        verbose=0,
-    )
-    assert manager.setup_experiment() is None
-    manager.hyperparameters_optimization()
-    states = [trial.state.name for trial in optuna.load_study(storage=storage, study_name="study").trials]
+    states = tuned(env_id, tmp_path, trials=3, **SMALL)
     assert states == ["COMPLETE", "PRUNED", "COMPLETE"]
     assert "has diverged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"path": "checkpoint"}], ids=["no path", "one path for all trials"])
+def test_trials_keep_no_checkpoints(kwargs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    register()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(exp_manager.HYPERPARAMS_SAMPLER, "sac_v2", lambda *args: {})
+    name = "sb3_sac_variants.common.callbacks.RunCheckpointCallback"
+    with pytest.warns(UserWarning, match="RunCheckpointCallback is left out of the trials"):
+        states = tuned("Pendulum-v1", tmp_path, trials=2, callback=[{name: {"save_freq": 50, **kwargs}}], **SMALL)
+    assert states == ["COMPLETE", "COMPLETE"]
+    assert not (tmp_path / "checkpoint").exists()

@@ -204,10 +204,16 @@ def _with_schedules(preprocess: Callable[..., dict[str, Any]], exp_manager: Any)
 
 
 def _with_checkpoints(create_callbacks: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Let ``RunCheckpointCallback`` save to the folder of the run, and refuse ``-i`` with its checkpoint."""
+    """
+    Let ``RunCheckpointCallback`` save to the folder of the run, and refuse ``-i`` with its checkpoint.
+
+    Trials of ``-optimize`` do without it: they have no folder of their own, and are not taken up again.
+    """
 
     @functools.wraps(create_callbacks)
     def create_with_checkpoints(manager: Any) -> None:
+        from rl_zoo3.utils import get_callback_list
+
         from sb3_sac_variants.common.callbacks import RunCheckpointCallback
         from sb3_sac_variants.common.persistence.checkpoint_folder import MARK
 
@@ -219,6 +225,17 @@ def _with_checkpoints(create_callbacks: Callable[[Any], None]) -> Callable[[Any]
         for callback in manager.callbacks:
             if isinstance(callback, RunCheckpointCallback) and callback.path is None:
                 callback.path = Path(manager.save_path) / "checkpoint"
+        if manager.optimize_hyperparameters:
+            given = manager.specified_callbacks
+            kept = [
+                entry
+                for entry in (given if isinstance(given, list) else [given])
+                for callback in get_callback_list({"callback": entry})
+                if not isinstance(callback, RunCheckpointCallback)
+            ]
+            if len(kept) < len(manager.callbacks):
+                warnings.warn("RunCheckpointCallback is left out of the trials of -optimize", stacklevel=2)
+                manager.specified_callbacks = kept
         create_callbacks(manager)
 
     return create_with_checkpoints
