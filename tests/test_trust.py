@@ -1,6 +1,5 @@
 """No loader runs code of whoever wrote a file; what is damaged gives one kind of error, which names the file."""
 
-import contextlib
 import io
 import json
 import os
@@ -8,16 +7,13 @@ import pathlib
 import pickle
 import shutil
 import zipfile
-from collections.abc import Iterator
 from typing import Any
 
 import cloudpickle
 import pytest
 import torch as th
 from crafted import CALLS, Code, crafted_checkpoint, nothing_runs, rewritten, with_attribute  # noqa: F401
-from helpers import SpacesEnv, as_arrays, assert_same_parameters, every_algorithm, make, several
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from helpers import SpacesEnv, assert_same_parameters, every_algorithm, make, several
 from stable_baselines3 import SAC
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import LinearSchedule
@@ -334,90 +330,6 @@ def test_version_that_is_read_stays(tmp_path: pathlib.Path) -> None:
     assert (loaded.num_timesteps, loaded.replay_buffer.size()) == (8, 8)
     writer.save_checkpoint(tmp_path)
     assert len(list(tmp_path.glob(f"*/{MARK}"))) == 1
-
-
-# ---------------------------------------------------------------- damage
-
-FUZZ = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-def damaged(content: bytes, position: float, length: int, with_: bytes, cut: bool) -> bytes:
-    """
-    :param content: of a file
-    :param position: from 0 (beginning) to 1 (end)
-    :param length: bytes to leave out
-    :param with_: bytes to put in their place
-    :param cut: whether to leave out all that follows
-    :return: the damaged content
-    """
-    start = int(position * len(content))
-    return content[:start] + with_ + (b"" if cut else content[start + length :])
-
-
-damage = {
-    "position": st.floats(0, 1),
-    "length": st.integers(0, 8),
-    "with_": st.binary(max_size=8),
-    "cut": st.booleans(),
-}
-
-
-@contextlib.contextmanager
-def or_refused(path: pathlib.Path) -> Iterator[None]:
-    """
-    :param path: what is loaded inside: with success, or an error that names it
-    """
-    try:
-        yield
-    except ValueError as error:
-        if f"path={str(path)!r}" not in str(error):
-            raise
-
-
-@given(**damage)
-@FUZZ
-def test_damaged_models_are_refused_or_whole(saved: pathlib.Path, **how: Any) -> None:
-    file = saved / "damaged.zip"
-    file.write_bytes(damaged((saved / "model.zip").read_bytes(), **how))
-    with or_refused(file):
-        model = load(file)
-        assert_same_parameters(model, load(saved / "model.zip"))
-
-
-@given(**damage)
-@FUZZ
-def test_damaged_models_of_sb3_are_refused_or_load(saved: pathlib.Path, **how: Any) -> None:
-    file = saved / "damaged_sac.zip"
-    file.write_bytes(damaged((saved / "sac.zip").read_bytes(), **how))
-    with or_refused(file):
-        from_sb3(file)
-
-
-@given(**damage)
-@FUZZ
-def test_damaged_replay_buffers_are_refused_or_whole(saved: pathlib.Path, **how: Any) -> None:
-    model = load(saved / "model.zip", env=VecNormalize(several()))
-    file = saved / "damaged.pkl"
-    file.write_bytes(damaged((saved / "buffer.pkl").read_bytes(), **how))
-    samples = []
-    with or_refused(file):
-        for path in (saved / "buffer.pkl", file):
-            model.load_replay_buffer(path)
-            th.manual_seed(0)
-            samples.append(repr(as_arrays(tuple(model.replay_buffer.sample(50)))))
-        assert samples[0] == samples[1]
-
-
-@given(name=st.sampled_from(["model.zip", "replay_buffer.pkl", "state.pkl", POINTER]), **damage)
-@FUZZ
-def test_damaged_checkpoints_are_refused_or_whole(saved: pathlib.Path, name: str, **how: Any) -> None:
-    folder = saved / "damaged_run"
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(saved / "run", folder)
-    (file,) = folder.rglob(name)
-    file.write_bytes(damaged(file.read_bytes(), **how))
-    with or_refused(folder):
-        assert SACv2.load_checkpoint(folder, VecNormalize(several()), "cpu").num_timesteps == 12
 
 
 @pytest.mark.parametrize("name", ["env", "policy.optimizer_class", "replay_buffer"])
