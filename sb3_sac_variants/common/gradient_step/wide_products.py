@@ -14,9 +14,9 @@ class WideProducts(CustomGraphPass):
     """
     Computes a product with many rows and few columns, X Y, as (Y' X')'.
 
-    Matrix libraries work along the rows of a result, a dozen columns at a time: where there are no more than that, the
-    other way round is up to four times as fast. Such are the gradients of a first layer's weights, and of the actions
-    that go into a critic.
+    On a CPU, where matrix libraries work along the rows of a result, a dozen columns at a time: with no more columns
+    than that, the other way round is up to four times as fast. Such are the gradients of a first layer's weights, and
+    of the actions that go into a critic.
     """
 
     def __call__(self, graph: fx.Graph) -> None:
@@ -27,8 +27,9 @@ class WideProducts(CustomGraphPass):
         """
         for product in (th.ops.aten.mm.default, th.ops.aten.bmm.default):
             for node in graph.find_nodes(op="call_function", target=product):
-                rows, columns = node.meta["val"].shape[-2:]
-                if not (1 < columns < NARROW and rows >= TALL):
+                result = node.meta["val"]
+                rows, columns = result.shape[-2:]
+                if result.device.type != "cpu" or not (1 < columns < NARROW and rows >= TALL):
                     continue
                 with graph.inserting_before(node):
                     left, right = node.args
