@@ -23,6 +23,7 @@ COMMANDS = {
     "cost": ("multi_agent/cost.py --agents 2 --rounds 1 --seconds 0.1 --out table.csv", "table.csv", None),
     "gpu": ("gpu.py --device cpu --env Pendulum-v1 --engines cudagraph compile --updates 2 --check-minutes 0.5 "
             "--seconds 0.1 --steps 150 --rounds 1 --out .", "updates.csv", None),
+    "seeds": ("seeds.py --device cpu --seeds 1 2 --rounds 1 --seconds 0.1 --out .", "seeds.csv", 6),
 }  # fmt: skip
 
 

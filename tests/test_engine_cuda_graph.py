@@ -16,10 +16,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
 from sb3_sac_variants.common.gradient_step.engine import (
+    CompiledEngine,
     CudaGraphEngine,
     EagerEngine,
     EngineUnavailableError,
     FallbackEngine,
+    make_engine,
 )
 
 SMALL_IMAGES = {"net_arch": [8], "features_extractor_kwargs": {"features_dim": 4}}
@@ -131,3 +133,20 @@ def test_auto_goes_on_eagerly_where_nothing_can_be_captured(monkeypatch: pytest.
         engine.run(7, 4, lambda: None)
     assert calls == [4.0] * 7
     assert engine.name == "eager"
+
+
+@pytest.mark.parametrize("obstacle", ["", "hook", "optimizer"])
+def test_a_compiled_update_is_captured_on_cuda(obstacle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(th.cuda, "Stream", lambda device: None)
+    engine = make_engine(
+        "compile",
+        lambda batch_size: (),
+        lambda: None,
+        device=th.device("cuda"),
+        draw_on_device=True,
+        fullgraph=obstacle != "optimizer",
+        planned_steps=1,
+        unsupported_engines={"cudagraph": "a step hook"} if obstacle == "hook" else {},
+    )
+    assert engine.name == "compile"
+    assert isinstance(engine, CompiledEngine if obstacle else CudaGraphEngine)

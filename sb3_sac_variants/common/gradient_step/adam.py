@@ -44,7 +44,8 @@ def adam_step(optimizer: th.optim.Optimizer, parameters: list[nn.Parameter], gra
     for parameter, gradient in zip(parameters, gradients, strict=True):
         state = optimizer.state[parameter]
         state["step"].copy_(step)
-        state["exp_avg"].lerp_(gradient, 1.0 - beta1)
-        state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
+        # What lerp_ and addcmul_ do, in a form that torch.func.vmap knows too (several seeds at once)
+        state["exp_avg"].copy_(state["exp_avg"].lerp(gradient, 1.0 - beta1))
+        state["exp_avg_sq"].copy_((beta2 * state["exp_avg_sq"]).addcmul(gradient, gradient, value=1.0 - beta2))
         denominator = state["exp_avg_sq"].sqrt() * inverse_correction2 + group["eps"]
-        parameter.data.sub_(step_size * state["exp_avg"] / denominator)
+        parameter.detach().sub_(step_size * state["exp_avg"] / denominator)

@@ -9,7 +9,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 import torch as th
 from torch.utils import _pytree as pytree
@@ -43,7 +43,7 @@ class Engine(ABC):
     :param draw_on_device: whether ``draw`` needs no synchronisation between host and device
     """
 
-    name: ClassVar[str]
+    name: str
 
     def __init__(self, draw: Draw, step: Step, draw_on_device: bool):
         self.draw, self.step, self.draw_on_device = draw, step, draw_on_device
@@ -76,7 +76,8 @@ class CompiledEngine(Engine):
     """
     The whole gradient step in one ``torch.compile`` graph.
 
-    The draw stays outside, so that random numbers are those of the eager engine.
+    The draw stays outside, so that random numbers are those of the eager engine. On CUDA :func:`make_engine` has the
+    compiled step captured in a CUDA graph, draw and all.
 
     :param fullgraph: False where the optimiser's own step has to break the graph
     :param compilations: how often it compiles at the most, by default as often as torch does (8 times)
@@ -96,16 +97,23 @@ class CompiledEngine(Engine):
 
     def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
         self.done = 0
+        while self.done < gradient_steps:
+            self.compute(*self.draw(batch_size))
+            self.done += 1
+
+    def compute(self, *arguments: Any) -> None:
+        """
+        Do one gradient step, and say what is wrong if it cannot be compiled.
+
+        :raises EngineUnavailableError: if it cannot
+        """
         try:
-            while self.done < gradient_steps:
-                arguments = self.draw(batch_size)
-                if self._is_compiled:
-                    self.compiled(*arguments)
-                else:
-                    with announced_wait(), interrupts_get_through():
-                        self.compiled(*arguments)
-                    self._is_compiled = True
-                self.done += 1
+            if self._is_compiled:
+                self.compiled(*arguments)
+                return
+            with announced_wait(), interrupts_get_through():
+                self.compiled(*arguments)
+            self._is_compiled = True
         except Exception as error:
             if not raised_in_compiler(error):
                 raise
@@ -188,7 +196,7 @@ class CudaGraphEngine(Engine):
                 self.step(*draw_static())
         except Exception as error:
             raise EngineUnavailableError(
-                f"engine='cudagraph' cannot capture this update ({_in_a_line(error)}): pass engine='eager'"
+                f"engine={self.name!r} cannot capture this update ({_in_a_line(error)}): pass engine='eager'"
             ) from error
         self._graph = graph
 
@@ -310,7 +318,11 @@ def make_engine(
         raise EngineUnavailableError(f"engine={name!r} cannot run: {unsupported_engines[name]}; pass engine='eager'")
     if wanted == "compile":
         # Of its own accord not again and again, for a batch size or a constant that changes all the time
-        engine = CompiledEngine(draw, step, draw_on_device, fullgraph, 4 if name == "auto" else None)
+        compiled = engine = CompiledEngine(draw, step, draw_on_device, fullgraph, 4 if name == "auto" else None)
+        if device.type == "cuda" and fullgraph and "cudagraph" not in unsupported_engines:
+            # Launched one by one, its kernels would take ten times longer to start than to run (benchmarks/gpu)
+            engine = CudaGraphEngine(draw, compiled.compute, draw_on_device, device, verbose=verbose)
+            engine.name = compiled.name
     elif wanted == "cudagraph":
         engine = CudaGraphEngine(draw, step, draw_on_device, device, verbose=verbose)
     if name == "auto" and engine is not eager:

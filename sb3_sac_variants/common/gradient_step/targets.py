@@ -66,10 +66,17 @@ class TargetTracker:
         """Count one gradient step, and let the target follow if it is time."""
         with th.no_grad():
             self.steps += 1
-            if self.interval == 1:
+            if self.interval == 1 and not th.compiler.is_compiling():
                 th._foreach_lerp_(self.target, self.online, self.tau)
                 if self.target_statistics:
                     th._foreach_copy_(self.target_statistics, self.online_statistics)
+                return
+            # The compiler fuses what it is given one by one; lists make that of torch 2.11 fail on CUDA
+            if self.interval == 1:
+                for follower, leader in zip(self.target, self.online, strict=True):
+                    follower.lerp_(leader, self.tau)
+                for follower, leader in zip(self.target_statistics, self.online_statistics, strict=True):
+                    follower.copy_(leader)
                 return
             # A weight of exactly 0 leaves a target as it is, of exactly 1 copies: no branch, so one graph serves
             due = (self.steps % self.interval == 0).to(self.online[0].dtype)
