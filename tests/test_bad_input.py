@@ -25,8 +25,8 @@ NAN, INF = float("nan"), float("inf")
 
 #: argument: values without a meaning, and what the error advises
 RANGES: dict[str, tuple[list[Any], str]] = {
-    "learning_rate": ([-1e-3, NAN, "fast", None, 10**400, 1e300], "pass a number at least 0"),
-    "qf_learning_rate": ([-1e-3, INF, "fast", 1e300], "pass a number at least 0"),
+    "learning_rate": ([-1e-3, NAN, "fast", None, 10**400, 1e300, object, print], "pass a number at least 0"),
+    "qf_learning_rate": ([-1e-3, INF, "fast", 1e300, len], "pass a number at least 0"),
     "buffer_size": ([0, -1, 1e6, NAN, None, 10**400], "pass an integer at least 1"),
     "learning_starts": ([-1, 0.5, "soon", 10**400], "pass an integer at least 0"),
     "batch_size": ([0, -4, 2.5, True, None], "pass an integer at least 1"),
@@ -47,7 +47,7 @@ RANGES: dict[str, tuple[list[Any], str]] = {
         [True, 10**400, -0.1, NAN, INF, "automatic", "auto_", "auto_0", "auto_-1", "autofoo", [1.0], "warm"],
         "pass a number of at least 0, 'auto', or 'auto_<initial value>'",
     ),
-    "target_entropy": ([NAN, INF, "automatic", "auto_", [1.0]], "pass"),
+    "target_entropy": ([NAN, INF, 10**400, "automatic", "auto_", [1.0]], "pass"),
     "engine": (["fast", None, 3], "pass one of 'auto', 'eager', 'compile', 'cudagraph'"),
     "precision": (["bf16", "float16", None], "pass one of 'float32', 'bfloat16'"),
     "train_freq": (

@@ -237,6 +237,7 @@ class TestBadInput:
             (-1, ValueError),
             (float("nan"), ValueError),
             (float("inf"), ValueError),
+            (10**400, ValueError),
             ("1", TypeError),
             (None, TypeError),
             (True, TypeError),

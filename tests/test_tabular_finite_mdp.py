@@ -187,6 +187,7 @@ ABSORBING = np.stack([np.full((3, 2), 0.5), np.tile([0.0, 1.0], (3, 1))])
         ((HALF, ONES, 1.0), ValueError, r"gamma must lie in \[0, 1\), got 1; use 0.99"),
         ((HALF, ONES, -0.1), ValueError, r"gamma must lie in \[0, 1\), got -0.1"),
         ((HALF, ONES, math.nan), ValueError, "gamma must be finite, got nan"),
+        ((HALF, ONES, 10**400), ValueError, "gamma must be finite, got 1000"),
         ((HALF, ONES, "0.9"), TypeError, "gamma must be a real number, got '0.9'"),
         ((HALF, ONES, 0.9, [0, 1]), TypeError, "terminal must be a boolean mask, got dtype int64"),
         ((HALF, ONES, 0.9, [True]), ValueError, r"terminal must have shape \(S,\) = \(2,\), got \(1,\)"),

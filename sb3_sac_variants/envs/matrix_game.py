@@ -28,7 +28,7 @@ class MatrixGameEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     def __init__(self, payoff: ArrayLike = PENALTY_GAME) -> None:
         try:
             self.payoff = np.asarray(payoff, dtype=np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             self.payoff = np.empty(0)
         if self.payoff.size == 0 or len(set(self.payoff.shape)) != 1 or not np.isfinite(self.payoff).all():
             raise ValueError(

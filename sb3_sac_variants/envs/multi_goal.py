@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from numbers import Real
@@ -196,7 +197,7 @@ class MultiGoalEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
     def _checked_start(self, position: ArrayLike) -> NDArray[np.float32]:
         try:
             start = np.array(position, dtype=np.float32)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             start = np.empty(0, dtype=np.float32)
         # contains() also refuses NaN, which compares false with both bounds.
         if not self.observation_space.contains(start):
@@ -231,7 +232,7 @@ class MultiGoalEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
 def _checked_number(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
-    if not 0 <= value < float("inf"):
+    if not 0 <= value <= sys.float_info.max:
         raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
     return float(value)
 

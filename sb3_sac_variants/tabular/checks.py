@@ -74,9 +74,12 @@ def real_number(name: str, value: Any) -> float:
     """Give ``value`` as a finite float; a bool is none."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a real number, got {value!r} of type {type(value).__name__}; pass a float")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of any size
+        number = math.inf
     if not math.isfinite(number):
-        raise ValueError(f"{name} must be finite, got {number}; pass a finite number")
+        raise ValueError(f"{name} must be finite, got {value}; pass a finite number")
     return number
 
 

@@ -16,7 +16,13 @@ from sb3_sac_variants.common.checks.compatibility import (
     check_replay_buffer,
     check_train_freq,
 )
-from sb3_sac_variants.common.checks.validation import LARGEST, check_bool, check_choice, check_range, parse_ent_coef
+from sb3_sac_variants.common.checks.validation import (
+    check_bool,
+    check_choice,
+    check_learning_rate,
+    check_range,
+    parse_ent_coef,
+)
 from sb3_sac_variants.common.gradient_step.precision import warn_if_ignored
 from sb3_sac_variants.common.gradient_step.target_entropy import parse_target_entropy
 
@@ -71,8 +77,8 @@ def check_arguments(model: Any) -> None:
     warn_if_ignored(model.precision, model.device)
     for name in ("learning_rate", "qf_learning_rate", "ent_coef_learning_rate"):
         rate = getattr(model, name)
-        if not callable(rate) and (rate is not None or name == "learning_rate"):
-            check_range(name, rate, 0, LARGEST)
+        if rate is not None or name == "learning_rate":
+            check_learning_rate(name, rate)
     _, learned = parse_ent_coef(model.ent_coef)
     if not learned and model.ent_coef_learning_rate is not None:
         raise ValueError(

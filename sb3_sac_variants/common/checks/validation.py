@@ -126,6 +126,26 @@ def check_range(
         raise ValueError(f"{name}={value!r} is not allowed: pass {wanted}")
 
 
+def check_learning_rate(name: str, rate: Any) -> None:
+    """
+    Check a learning rate, or what a schedule gives in the beginning.
+
+    :param name: of the argument
+    :param rate: a number, or a function of the remaining progress
+    :raises ValueError: if it is no number of at least 0 in single precision, and gives none
+    """
+    first = rate
+    if callable(rate):
+        try:
+            first, name = float(rate(1.0)), f"{name}(1.0)"
+        except Exception as error:
+            raise ValueError(
+                f"{name}={rate!r} is no function of the remaining progress, which is 1.0 in the beginning "
+                f"({type(error).__name__}: {error}): pass a number at least 0, or a function that gives one"
+            ) from error
+    check_range(name, first, 0, LARGEST)
+
+
 def parse_ent_coef(ent_coef: str | float) -> tuple[float, bool]:
     """
     Read the temperature from its argument.

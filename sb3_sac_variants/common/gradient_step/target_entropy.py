@@ -46,7 +46,7 @@ def parse_target_entropy(target_entropy: Any, action_space: spaces.Space) -> flo
         unit, text = highest, text[len("auto_") :]
     try:
         value = unit * float(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"target_entropy={target_entropy!r} is not an entropy: {remedy}") from None
     if value != default and not lowest < value <= highest:  # of a single action the default is 0, the lowest
         raise ValueError(f"target_entropy={target_entropy!r} cannot be reached: {reachable}; {remedy}")
