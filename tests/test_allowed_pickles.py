@@ -227,6 +227,15 @@ class Holder:
     """Holds what it is given."""
 
 
+class Taker:
+    """Does something with the arguments of an object that is made."""
+
+    def __new__(cls, *args: Any) -> "Taker":
+        if args:
+            canary(*args)
+        return super().__new__(cls)
+
+
 def by_name(module: str, name: str, *arguments: str) -> bytes:
     """
     :param module: a module
@@ -255,8 +264,22 @@ def storage_with_code() -> bytes:
 
 
 def own_append() -> bytes:
-    holder = Reduced(Holder, ())
-    return pickle.dumps(holder)[:-1] + pickle.dumps({"append": Armed})[2:-1] + b"b" + b"K\x01a."
+    holder, state = pickle.dumps(Holder(), protocol=2), pickle.dumps({"append": Armed}, protocol=2)
+    return holder[:-1] + state[2:-1] + b"b" + b"K\x01a."
+
+
+def with_arguments(cls: type, *arguments: Any) -> bytes:
+    """
+    :param cls: a class
+    :param arguments: for its ``__new__``
+    :return: a pickle that makes an object so
+    """
+    return pickle.dumps(cls, protocol=2)[:-1] + pickle.dumps(arguments, protocol=2)[2:-1] + b"\x81."
+
+
+def tensor_with_state() -> bytes:
+    function, arguments = th.ones(2).__reduce_ex__(2)
+    return pickle.dumps(Reduced(function, arguments, (th.ones(3), 1, False, 1, {})))
 
 
 CRAFTED: dict[str, Callable[[], bytes]] = {
@@ -291,7 +314,18 @@ CRAFTED: dict[str, Callable[[], bytes]] = {
     "number of an object": lambda: b"\x80\x04K\x07Q.",
     "new enumeration": lambda: pickle.dumps(Reduced(TrainFrequencyUnit, ("A", "b c"))),
     "factory": lambda: pickle.dumps(Reduced(collections.defaultdict, (Armed,))),
+    "class in a list": lambda: pickle.dumps([Holder]),
+    "class in a set": lambda: pickle.dumps({Holder}),
+    "class in a dictionary": lambda: pickle.dumps({"a": Holder}),
+    "function in a list": lambda: pickle.dumps([maker(np.random.PCG64())]),
+    "object with arguments": lambda: with_arguments(Taker, 1),
+    "object of a class that is an argument": lambda: with_arguments(Armed),
+    "state of a tensor": tensor_with_state,
+    "state of a class": lambda: pickle.dumps(Armed, protocol=2)[:-1] + b"}U\x01aK\x01sb.",
+    "state of the caller's": lambda: b"\x80\x02K\x00Q}U\x01aK\x01sb.",
 }
+#: refused by what is called with arguments that do not fit
+OTHERWISE: dict[str, type[Exception]] = {"new enumeration": TypeError, "torch.storage": pickle.UnpicklingError}
 
 
 @pytest.mark.parametrize("arguments", [False, True])
@@ -300,9 +334,11 @@ def test_crafted_pickles_run_nothing(name: str, arguments: bool, monkeypatch: py
     content = CRAFTED[name]()
     CALLS.clear()
     monkeypatch.setattr(os, "system", canary)
-    with pytest.raises((NotAllowed, pickle.UnpicklingError, TypeError, RuntimeError)):
-        read_pickle(content, arguments=arguments, classes={Holder})
+    given = Holder()
+    with pytest.raises(OTHERWISE.get(name, NotAllowed)):
+        read_pickle(content, arguments=arguments, classes={Holder, Taker, ArmedEnv}, persistent=[given])
     assert not CALLS
+    assert not vars(given)
 
 
 def test_nothing_is_imported(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -344,6 +344,24 @@ def test_parameters_of_what_is_no_network(name: str, tmp_path: pathlib.Path) -> 
         SACv2.load(tmp_path / "crafted")
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        b"_new\ncstable_baselines3.common.running_mean_std\nRunningMeanStd\n\x85R.",
+        b"_update\nK\x00Q}X\x05\x00\x00\x00resetK\x03s\x86R.",
+        b"_update\ncstable_baselines3.common.running_mean_std\nRunningMeanStd\n)\x81}\x86R.",
+    ],
+    ids=["new class", "environment of the caller", "object of another class"],
+)
+def test_a_state_makes_and_changes_only_what_an_environment_holds(call: bytes) -> None:
+    groups = env_state.layers(DummyVecEnv([SpacesEnv]))
+    everything = [layer for group in groups for layer in group]
+    before = [dict(vars(layer)) for layer in everything]
+    with pytest.raises(pickle.UnpicklingError, match=r"(an object|the state) of "):
+        env_state.set_state(groups[-1], everything, b"\x80\x02c" + env_state.__name__.encode() + b"\n" + call)
+    assert [dict(vars(layer)) for layer in everything] == before
+
+
 @pytest.mark.parametrize("name", ["reset", "step", "spec"])
 def test_a_state_hides_no_method_of_an_environment(name: str) -> None:
     env = DummyVecEnv([SpacesEnv])

@@ -275,7 +275,7 @@ class _AllowListUnpickler(_Unpickler):
             set_dtype(target, state)
         elif isinstance(target, np.random.BitGenerator):
             set_bit_generator(target, state)
-        elif isinstance(target, type | enum.Enum) or not self._may_build(cls):
+        elif isinstance(target, type | enum.Enum) or not self._may_build(cls) or self._is_given(target):
             raise NotAllowed(f"the state of {name_of(target)}")
         elif not hasattr(cls, "__setstate__"):
             state, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
@@ -285,6 +285,10 @@ class _AllowListUnpickler(_Unpickler):
             raise NotAllowed(f"the state of {name_of(cls)}, which would be constructed anew")
         else:
             cls.__setstate__(target, state)
+
+    def _is_given(self, target: Any) -> bool:
+        """Whether the caller has an object, which the file refers to by its number."""
+        return any(target is given for given in self.persistent)
 
     def _append(self) -> None:
         value = self.stack.pop()

@@ -243,6 +243,5 @@ def _remove(version: pathlib.Path) -> None:
     with contextlib.suppress(OSError), _locked(mark):
         for file in (*(version / name for name in FILES), *version.glob(".*.partial")):
             file.unlink(missing_ok=True)
-        if {file.name for file in version.iterdir()} == {MARK}:
-            mark.unlink()
-            version.rmdir()
+        mark.unlink()
+        version.rmdir()  # refuses where somebody has put files of their own

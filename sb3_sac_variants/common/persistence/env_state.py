@@ -106,7 +106,8 @@ def set_state(group: list[Any], everything: list[Any], state: bytes, trusted: bo
         return _new(cls.cls)
 
     def update(instance: Any, attributes: Any) -> None:
-        if type(instance) not in known or not isinstance(attributes, dict):
+        given = any(instance is layer for layer in everything)
+        if given or type(instance) not in known or not isinstance(attributes, dict):
             raise NotAllowed(f"the state of {name_of(instance)}")
         _update(instance, attributes)
 
