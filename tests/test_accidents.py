@@ -91,6 +91,7 @@ class Stops(BaseCallback):
         return self.n_calls != self.step
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("optimize_memory_usage", [False, True])
 @pytest.mark.parametrize("n_envs", [1, 2])
 @pytest.mark.parametrize("stop", ["callback", "episodes", "Ctrl-C", "environment"])
@@ -229,6 +230,7 @@ class Strict(SpacesEnv):
         return self.observation_space.sample(), 1.0, False, False, {}
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("noise", [False, True])
 @pytest.mark.parametrize("kind", BOXES)
 @every_algorithm

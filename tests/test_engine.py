@@ -198,6 +198,7 @@ def test_a_network_that_does_not_compile_is_named_with_the_remedy():
         model.train(1, batch_size=8)
 
 
+@pytest.mark.slow
 def test_a_compiled_update_that_changes_its_metrics_is_refused(monkeypatch):
     class Changing(SACv2):
         update_constants = (*SACv2.update_constants, "more")
@@ -329,6 +330,7 @@ print(min(faults() for _ in range(5)))  # a busy system may take pages away in b
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_memory_that_was_freed_is_kept_for_the_next_step():
     """Otherwise most processes get it page by page: twenty thousand faults here, and twenty to seventy an update."""

@@ -64,6 +64,7 @@ RUNS: dict[str, tuple[type, dict[str, Any], Callable[[], Any]]] = {
 }
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_is_that_of_the_eager_engine(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch)

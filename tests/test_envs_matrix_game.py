@@ -88,6 +88,7 @@ def test_the_oracle_knows_two_good_equilibria_and_a_safe_one() -> None:
         assert (policies.argmax(axis=1) == action).all()
 
 
+@pytest.mark.slow
 def test_masac_ends_where_each_policy_answers_the_other() -> None:
     """A fixed point of the exact improvement, to three hundredths; which one is a matter of the start."""
     env = gym.make("PenaltyGame-v0")

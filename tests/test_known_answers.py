@@ -148,6 +148,7 @@ def test_mixture_finds_both_peaks_in_their_proportion():
     assert_boltzmann(learn(SACv1, two_peaks, 2500, ent_coef=ALPHA, **arguments), two_peaks)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("algorithm", GAUSSIAN)
 def test_learned_temperature_reaches_its_target_entropy(algorithm):
     """Here the optimal temperature is ALPHA when the target is the entropy of p."""
@@ -187,6 +188,7 @@ class Constant(gym.Env):
         return np.zeros(1, dtype=np.float32), 1.0, not self.truncate, self.truncate, {}
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(("truncate", "q"), [(True, 2.0), (False, 1.0)], ids=["truncation", "termination"])
 @pytest.mark.parametrize("algorithm", GAUSSIAN)
 def test_values_go_on_through_truncation_and_not_through_termination(algorithm, truncate, q):

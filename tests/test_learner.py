@@ -386,6 +386,7 @@ def denormals(model: Any) -> int:
     return int(((values > 0) & (values < th.finfo(values.dtype).tiny)).sum())
 
 
+@pytest.mark.slow
 def test_a_dead_unit_does_not_slow_down_the_training(monkeypatch):
     models = []
     for flushed in (False, True):

@@ -42,6 +42,7 @@ def divergence(**kwargs: Any) -> float:
         return policy_divergence(model.actor.log_densities(obs, sample, "theirs"), sample.weights).item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ce_obs", ["theirs", "own"])
 def test_the_objective_with_positive_beta_makes_policies_differ(ce_obs: str) -> None:
     apart, together = (divergence(ce_coef=beta, ce_obs=ce_obs) for beta in (0.15, -0.15))

@@ -107,6 +107,7 @@ def solve(
     return model, exact, policies
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     "cross_entropy",
     [pytest.param(name, marks=[pytest.mark.slow] if name.endswith("floor") else []) for name in CROSS_ENTROPY],
@@ -127,6 +128,7 @@ def test_an_agents_policy_is_its_exact_best_response(cross_entropy: str) -> None
     np.testing.assert_allclose(marginal_q[going_on], exact.marginal_q[going_on], atol=tolerance)
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("cross_entropy", CROSS_ENTROPY)
 def test_a_policy_of_a_one_state_game_is_the_closed_form(cross_entropy: str) -> None:
     """exp(Q/alpha) prod_j pi^j^(-beta/alpha) of three agents, to two hundredths."""

@@ -91,6 +91,7 @@ def test_compiled_update_computes_the_eager_numbers() -> None:
 QUICK = ["--env", "Pendulum-v1", "-f", "logs", "--device", "cpu"]
 
 
+@pytest.mark.slow
 def test_the_zoo_trains_it_where_its_metadata_is_found(tmp_path: Path) -> None:
     """As after ``pip install``, which the slow test below does."""
     declare(tmp_path, "redq-example", redq="redq:ZOO")

@@ -192,6 +192,7 @@ def long_way(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(algorithm.policy_aliases["MlpPolicy"], "unscale_action", BasePolicy.unscale_action)
 
 
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("n_envs", [1, 3])
 @pytest.mark.parametrize("kind", ["plain", "normalised", "stored once", "truncated"])
 @every_algorithm

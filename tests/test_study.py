@@ -417,6 +417,7 @@ def test_known_algorithms_keep_their_colours() -> None:
     assert looks["sac_v2"] == colours(["sac_v2"])["sac_v2"]
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("module", "command", "extra"),
     [("pydantic", "status", "study"), ("seaborn", "report", "study"), ("ray", "run", "cluster")],

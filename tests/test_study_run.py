@@ -285,6 +285,7 @@ def test_dry_run_and_wrong_names_start_nothing(zoo: Zoo) -> None:
     assert not zoo.out.exists()
 
 
+@pytest.mark.slow
 def test_a_command_takes_up_what_another_one_has_not_begun(zoo: Zoo) -> None:
     zoo.declare(algorithms={"sac": {"params": {"act": "hang"}}, "cold": {"algo": "sac_v2"}}, baseline=None, seeds=[1])
     process = zoo.start("--only", "sac")  # both of its jobs hang

@@ -157,6 +157,7 @@ def test_a_fixed_temperature_set_later(algorithm: type) -> None:
         model.ent_coef = -1
 
 
+@pytest.mark.slow
 def test_a_fixed_temperature_in_a_compiled_update() -> None:
     models = []
     for engine in ("compile", "eager"):

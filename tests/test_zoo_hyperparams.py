@@ -98,6 +98,7 @@ def experiment(algo: str, env_id: str, **kwargs: Any) -> tuple[Any, ExperimentMa
     return setup[0], manager
 
 
+@pytest.mark.thin(4)
 @pytest.mark.usefixtures("zoo")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "error:.* has no effect")
 @pytest.mark.parametrize(("algo", "env_id"), ENTRIES)

@@ -101,6 +101,7 @@ def run_folder(algo: str, folder: Path) -> Path:
     return folder / algo / f"{RUNS[algo][0]}_1"
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("algo", RUNS)
 def test_crashed_run_ends_as_the_whole_one(algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     register()
@@ -130,6 +131,7 @@ def test_checkpoint_is_no_trained_agent(tmp_path: Path, monkeypatch: pytest.Monk
         train.train()
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("algo", ["sac_v1", "sac_v2"])
 def test_checkpoint_of_the_zoo_goes_on_in_a_script(algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     register()

@@ -84,6 +84,7 @@ def test_diverged_trial_is_pruned(
     assert "has diverged" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kwargs", [{}, {"path": "checkpoint"}], ids=["no path", "one path for all trials"])
 def test_trials_keep_no_checkpoints(kwargs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     register()
