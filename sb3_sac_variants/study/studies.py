@@ -1,25 +1,13 @@
 """The file of studies: read, check, and turn into runs, each with the RL Zoo's command for it."""
 
-from __future__ import annotations
-
+import fnmatch
 import json
 from collections.abc import Collection, Iterable, Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    StringConstraints,
-    ValidationError,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, NonNegativeInt, PositiveInt, ValidationError
 
 #: Saves the checkpoints from which a run goes on; the zoo takes it in its ``callback`` entry.
 CHECKPOINT_CALLBACK = "sb3_sac_variants.common.callbacks.RunCheckpointCallback"
@@ -45,14 +33,14 @@ def _ordered(value: tuple[float, float, float]) -> tuple[float, float, float]:
 
 Params = dict[str, Any]
 # Names become folders and file names.
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Interval = Annotated[tuple[float, float, float], Field(strict=False), AfterValidator(_ordered)]
 
 
 class Checked(BaseModel):
     """Part of the file, checked when it is read."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = {"extra": "forbid", "strict": True, "frozen": True}
 
 
 class FinalEvaluation(Checked):
@@ -84,19 +72,14 @@ class Settings(Checked):
 
 
 class Run(Settings):
-    """One training run, which several studies may share.
+    """One training run, which several studies may share."""
 
-    :param name: Name in folders and CSV files
-    :param algo: Algorithm id in the zoo
-    :param agents: Time steps that the algorithm counts in a step of the environment, and episodes in an episode
-    """
-
-    name: str
-    algo: str
+    name: str  # in folders and CSV files
+    algo: str  # id in the zoo
     env: str
     seed: int
     params: Params = {}
-    agents: PositiveInt = 1
+    agents: PositiveInt = 1  # time steps that the algorithm counts in a step of the environment; episodes too
     studies: list[str] = []
 
     @property
@@ -142,10 +125,7 @@ class Run(Settings):
         }
 
     def zoo_command(self, device: str = "cpu", threads: int = 1, checkpoints: bool = False) -> list[str]:
-        """The zoo's command for the run, to be started in the folder of all runs.
-
-        :param checkpoints: Whether the algorithm can save checkpoints, and shall
-        """
+        """The zoo's command for the run, to be started in the folder of all runs; with checkpoints if it has any."""
         params, wanted = dict(self.params), self.arguments()
         every = self.eval_freq if self.checkpoint_freq is None else self.checkpoint_freq
         if checkpoints and every:
@@ -153,16 +133,13 @@ class Run(Settings):
             kwargs = {"path": f"{self.zoo_folder}/checkpoint", "save_freq": every * self.agents}
             params["callback"] = [*(own if isinstance(own, list) else [own]), {CHECKPOINT_CALLBACK: kwargs}]
         command = ["python", "-m", "rl_zoo3.train", "--algo", self.algo, "--env", self.env]
-        command += ["-n", str(wanted["n_timesteps"])]
-        if params:
-            command += ["-params", *key_values(params)]
-        if params.get("env_kwargs"):  # the zoo gives those of -params to the training environment alone
-            command += ["--eval-env-kwargs", *key_values(params["env_kwargs"])]
+        command += ["-n", str(wanted["n_timesteps"]), *_settings("-params", params)]
+        # The zoo gives those of -params to the training environment alone.
+        command += _settings("--eval-env-kwargs", params.get("env_kwargs") or {})
         command += ["--seed", str(self.seed), "--eval-freq", str(self.eval_freq)]
         command += ["--eval-episodes", str(wanted["eval_episodes"]), "--num-threads", str(threads)]
         command += ["--device", device, "--verbose", "0"]
-        if self.scalars:
-            command += ["--tensorboard-log", f"{self.folder}/tensorboard"]
+        command += ["--tensorboard-log", f"{self.folder}/tensorboard"] if self.scalars else []
         return [*command, "-f", str(self.folder)]
 
 
@@ -208,21 +185,13 @@ class Study(Settings):
 
     def runs(self) -> list[Run]:
         """All runs of the study, first seeds first, so that an early look covers every curve."""
-        shared = {field: getattr(self, field) for field in Settings.model_fields}
+        same = {field: getattr(self, field) for field in Settings.model_fields} | {"studies": [self.name]}
         return [
-            Run(
-                **shared,
-                name=name,
-                algo=variant.algo or name,
-                env=env,
-                seed=seed,
-                params={**self.params, **env_params, **variant.params},
-                agents=variant.agents,
-                studies=[self.name],
-            )
+            Run(**same, name=name, algo=variant.algo or name, env=env, seed=seed, agents=variant.agents, params=params)
             for seed in self.seeds
             for env, env_params in self.environments.items()
             for name, variant in self.algorithms.items()
+            for params in [self.params | env_params | variant.params]
         ]
 
 
@@ -282,16 +251,14 @@ def merge_runs(studies: Iterable[Study]) -> list[Run]:
 
 def select(runs: Iterable[Run], patterns: Iterable[str]) -> list[Run]:
     """Keep the runs that match every pattern, in a whole id (``half_cheetah/sac_v1/*/seed1``) or one of its parts."""
-
-    def matches(run: Run, pattern: str) -> bool:
-        return any(fnmatchcase(text, pattern) for run_id in run.ids for text in (run_id, *run_id.split("/")))
-
-    return [run for run in runs if all(matches(run, pattern) for pattern in patterns)]
+    for pattern in patterns:
+        runs = [run for run in runs if any(fnmatch.filter([name, *name.split("/")], pattern) for name in run.ids)]
+    return list(runs)
 
 
-def key_values(settings: Mapping[str, Any]) -> list[str]:
-    """Write settings as the zoo reads them on its command line: ``key:expression``."""
-    return [f"{key}:{python_expression(value)}" for key, value in settings.items()]
+def _settings(option: str, settings: Mapping[str, Any]) -> list[str]:
+    # The zoo reads settings as key:expression.
+    return [option, *(f"{key}:{python_expression(value)}" for key, value in settings.items())] if settings else []
 
 
 def python_expression(value: Any) -> str:
