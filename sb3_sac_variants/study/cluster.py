@@ -4,8 +4,6 @@ Each run is one task, in a temporary folder of its node. It sends what it writes
 included, so that a run whose node has died goes on from there when Ray starts the task again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import tempfile
 from concurrent.futures import Future
@@ -13,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sb3_sac_variants.study.execute import TERMINATION_SECONDS, Resources, execute, prepare
-from sb3_sac_variants.study.run_folder import RunFolder
+from sb3_sac_variants.study.run_folder import RunFolder, write_bytes
 from sb3_sac_variants.study.studies import Run
 
 #: How often Ray starts a task again whose node or process has died
@@ -115,9 +113,7 @@ def unpack(files: dict[str, bytes], root: Path) -> None:
     for name in sorted(files, key=lambda name: name.endswith("checkpoint/checkpoint.json")):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_bytes(files[name])
-        temporary.replace(path)
+        write_bytes(path, files[name])
     for path in root.glob("**/checkpoint/version-*/*"):
         if str(path.relative_to(root)) not in files:
             path.unlink()

@@ -1,7 +1,6 @@
 """One run on disk: where its files are, how far it is, and what is left to do."""
 
-from __future__ import annotations
-
+import contextlib
 import itertools
 import json
 import time
@@ -105,13 +104,12 @@ class RunFolder:
         arguments, wanted = self.zoo_arguments(), self.run.arguments()
         if not arguments:
             return []
-        found = {key: arguments[key] for key in wanted}
-        for settings in (found, wanted):
+        for settings in (arguments, wanted):
             settings["hyperparams"] = _without_checkpoints(settings["hyperparams"] or {})
         differences = [
-            f"{key} is {found[key]!r}, wanted {value!r}"
+            f"{key} is {arguments[key]!r}, wanted {value!r}"
             for key, value in wanted.items()
-            if not _agree(found[key], value) or (key == "hyperparams" and set(found[key]) != set(value))
+            if not _agree(arguments[key], value) or (key == "hyperparams" and set(arguments[key]) != set(value))
         ]
         if self.run.scalars and not arguments["tensorboard_log"]:
             differences.append(f"it has no TensorBoard log with {', '.join(self.run.scalars)}")
@@ -127,11 +125,9 @@ class RunFolder:
 
     def claim(self, timeout: float = 2.0) -> bool:
         """Keep other processes from the run until ``lock.release()``; false if one holds it for more than a look."""
-        try:
+        with contextlib.suppress(Timeout):
             self.lock.acquire(timeout=timeout)
-        except Timeout:
-            return False
-        return True
+        return self.lock.is_locked
 
     def is_held(self) -> bool:
         """Whether this process or another one has claimed the run."""
@@ -164,12 +160,9 @@ class RunFolder:
 
     def steps_done(self) -> int:
         """Environment steps so far, from the last evaluation and the episodes in the monitor files."""
-        evaluations = self.evaluations()
-        steps = 0
-        for path in self.zoo.glob("*.monitor.csv"):
-            rows = path.read_text(encoding="utf-8").splitlines()[2:]
-            # The last row may be half written.
-            steps += sum(int(cells[1]) for cells in (row.split(",") for row in rows) if len(cells) > 2)
+        evaluations, files = self.evaluations(), self.zoo.glob("*.monitor.csv")
+        rows = [row.split(",") for path in files for row in path.read_text(encoding="utf-8").splitlines()[2:]]
+        steps = sum(int(row[1]) for row in rows if len(row) > 2)  # the last row may be half written
         return min(max(0 if evaluations is None else int(evaluations["timesteps"][-1]), steps), self.run.steps)
 
     def log_tail(self, lines: int = 15) -> str:
@@ -207,7 +200,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object in one step, so that an interruption leaves the old file or the new one."""
+    """Write a JSON object in one step."""
+    write_bytes(path, json.dumps(content, indent=1).encode() + b"\n")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file in one step, so that an interruption leaves the old file or the new one."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.write_bytes(content)
     temporary.replace(path)
