@@ -87,7 +87,7 @@ def _results(scalars: list[tuple[str, int, int, float]] = (), **returns: list[fl
         for algo, values in returns.items()
         for seed in range(1, len(values) + 1)
     ]
-    results = {kind: pd.DataFrame(columns=[*KEYS, *columns]).astype(str) for kind, columns in COLUMNS.items()}
+    results = {kind: pd.DataFrame(columns=columns).astype(str) for kind, columns in COLUMNS.items()}
     summary = pd.DataFrame(runs, columns=KEYS)
     summary["final_return_mean"] = [str(value) for values in returns.values() for value in values]
     results["summary"] = summary

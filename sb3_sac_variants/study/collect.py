@@ -1,8 +1,7 @@
 """Turns the runs of a study into the CSV files that tables and figures are made from."""
 
-from __future__ import annotations
-
 import shlex
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,12 @@ from sb3_sac_variants.study.run_folder import RunFolder, State
 from sb3_sac_variants.study.studies import Study
 
 KEYS = ["study", "algo", "env", "seed"]
-#: Kinds of results, in the file ``<study>_<kind>.csv`` (curves: ``<study>.csv``), with their columns after ``KEYS``
+#: Kinds of results, in the file ``<study>_<kind>.csv`` (curves: ``<study>.csv``), with their columns
 COLUMNS = {
-    "curves": ["step", "return_mean", "return_std"],
-    "scalars": ["step", "name", "value"],
-    "tests": ["world", "actions", "episodes", "return_mean", "return_std"],
-    "summary": ["steps", "final_episodes", "final_return_mean", "final_return_std", "wall_seconds",
+    "curves": [*KEYS, "step", "return_mean", "return_std"],
+    "scalars": [*KEYS, "step", "name", "value"],
+    "tests": [*KEYS, "world", "actions", "episodes", "return_mean", "return_std"],
+    "summary": [*KEYS, "steps", "final_episodes", "final_return_mean", "final_return_std", "wall_seconds",
                 "device", "threads", "cpu", "python", *PACKAGES, "commit", "command"],
 }  # fmt: skip
 
@@ -28,9 +27,8 @@ Results = dict[str, pd.DataFrame]
 
 
 def collect(study: Study, out: Path, stored: Results) -> tuple[Results, list[str]]:
-    """Read the finished runs of a study from the folder of all runs.
+    """Read the finished runs of a study from the folder of all runs; of the others keep the results stored earlier.
 
-    :param stored: Results written earlier, which are kept for runs that are not finished in ``out``
     :return: Results by kind, as text, and a line for each run that there are none of
     """
     rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in COLUMNS}
@@ -45,7 +43,7 @@ def collect(study: Study, out: Path, stored: Results) -> tuple[Results, list[str
                 rows[kind] += frame[frame.set_index(KEYS).index == key].to_dict("records")
         else:
             missing.append(f"{run.ids[0]}: {state.value}")
-    return {kind: pd.DataFrame(rows[kind], columns=[*KEYS, *COLUMNS[kind]]).astype(str) for kind in COLUMNS}, missing
+    return {kind: pd.DataFrame(rows[kind], columns=COLUMNS[kind]).astype(str) for kind in COLUMNS}, missing
 
 
 def write(results: Results, study: str, folder: Path) -> None:
@@ -62,7 +60,7 @@ def read(study: str, folder: Path) -> Results:
     return {
         kind: pd.read_csv(file, dtype=str, keep_default_na=False)
         if file.exists()
-        else pd.DataFrame(columns=[*KEYS, *COLUMNS[kind]])
+        else pd.DataFrame(columns=COLUMNS[kind])
         for kind, file in files.items()
     }
 
@@ -89,7 +87,7 @@ def _read(folder: RunFolder) -> dict[str, list[dict[str, Any]]]:
     curves = [{"step": step} | _spread(values) for step, values in zip(steps, evaluations["results"], strict=True)]
     tests = [dict(zip(("world", "actions"), name.split("/"), strict=True)) | play for name, play in plays.items()]
     scalars = [
-        {"step": step, "name": name, "value": _short(value)}
+        {"step": step, "name": name, "value": f"{value:.6g}"}
         for name, logged in _read_scalars(folder).items()
         for step, value in mean_by_interval(logged, steps).items()
     ]
@@ -98,15 +96,11 @@ def _read(folder: RunFolder) -> dict[str, list[dict[str, Any]]]:
 
 def _spread(values: np.ndarray | None) -> dict[str, Any]:
     assert values is not None
-    return {"episodes": len(values), "return_mean": _short(values.mean()), "return_std": _short(values.std())}
-
-
-def _short(value: float) -> str:
-    return f"{value:.6g}"
+    return {"episodes": len(values), "return_mean": f"{values.mean():.6g}", "return_std": f"{values.std():.6g}"}
 
 
 def _read_scalars(folder: RunFolder) -> dict[str, dict[float, float]]:
-    run, logged = folder.run, dict[str, dict[float, float]]()
+    run, logged = folder.run, defaultdict[str, dict[float, float]](dict)
     if run.scalars:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore
 
@@ -115,18 +109,14 @@ def _read_scalars(folder: RunFolder) -> dict[str, dict[float, float]]:
             # Zero keeps all values instead of a sample of them.
             accumulator = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
             for name in accumulator.Tags()["scalars"]:
-                values = {event.step / run.agents: event.value for event in accumulator.Scalars(name)}
-                logged.setdefault(name, {}).update(values)
+                logged[name] |= {event.step / run.agents: event.value for event in accumulator.Scalars(name)}
     if unknown := set(run.scalars) - set(logged):
         raise ValueError(f"{run.ids[0]}: scalars={sorted(unknown)} are not logged; there are {', '.join(logged)}")
     return {name: logged[name] for name in run.scalars}
 
 
 def mean_by_interval(logged: Mapping[float, float], steps: Sequence[int]) -> dict[int, float]:
-    """Thin out a logged quantity, by step, to the steps of the evaluations: the mean of what was logged since the last.
-
-    Intervals without a value are left out.
-    """
+    """Mean of what was logged since the last evaluation, by the step of each; none where nothing was."""
     values = pd.Series(logged)
     ends = pd.cut(values.index.astype(float), [-np.inf, *steps], labels=steps)
     return {int(end): float(mean) for end, mean in values.groupby(ends, observed=True).mean().items()}

@@ -1,6 +1,5 @@
 """The figure of a study: learning curves with intervals."""
 
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +33,10 @@ def draw(study: Study, results: Results, path: Path) -> None:
     # A single panel alone would be blown up to the width of the page.
     figure = Figure(figsize=(4.4 * max(columns, 1.5), 3 * rows + 0.6), layout="constrained")
     handles: dict[str, Any] = {}
-    for panel, key in zip_longest(figure.subplots(rows, columns, squeeze=False).flat, panels):
-        if key is None:
-            panel.set_visible(False)
-            continue
-        name, env = key
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel in grid[len(panels) :]:
+        panel.set_visible(False)
+    for panel, (name, env) in zip(grid, panels, strict=False):
         _draw_panel(panel, study, data[(data["name"] == name) & (data["env"] == env)])
         panel.set(title=env, xlabel="environment steps", ylabel=name, xlim=(0, study.steps))
         if name == "return":

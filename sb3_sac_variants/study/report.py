@@ -1,7 +1,5 @@
 """CSV files, Markdown tables and figures of the finished runs of a study."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterable, Sequence
 
@@ -16,10 +14,9 @@ from sb3_sac_variants.study.studies import Study
 def report(study: Study, args: argparse.Namespace) -> list[str]:
     """Write the files of one study, and return what is missing or falls short of its aims."""
     folder = args.results or args.file.parent / "results"
-    results = stored = read(study.name, folder)
-    missing: list[str] = []
+    results, missing = read(study.name, folder), list[str]()
     if not args.redraw:
-        results, missing = collect(study, args.out, stored)
+        results, missing = collect(study, args.out, results)
         missing = [f"{study.name}: missing {run}" for run in missing]
     if not len(results["summary"]):
         return missing or [f"{study.name}: no results in {folder}"]
@@ -79,10 +76,8 @@ def published_table(study: Study, results: Results) -> str:
     """What others have published, beside the evaluations at the same steps."""
     curves = results["curves"].astype({"return_mean": float, "step": int})
     by_step = {key: frame.to_numpy() for key, frame in curves.groupby(["env", "step", "algo"])["return_mean"]}
-    rows = [
-        ["Environment", "Steps", "Algorithm", "Seeds", "IQM [95 % interval]"],
-        ["---", "---:", "---", "---:", "---:"],
-    ]
+    rows = [["Environment", "Steps", "Algorithm", "Seeds", "IQM [95 % interval]"]]
+    rows += [["---", "---:", "---", "---:", "---:"]]
     for env, published in study.published.items():
         for step in sorted({step for curve in published.values() for step in curve}):
             for name, label in study.labels.items():

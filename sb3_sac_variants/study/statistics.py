@@ -1,7 +1,5 @@
 """Statistics over seeds: interquartile mean and its bootstrap interval."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import stats
 
@@ -11,9 +9,6 @@ def iqm(values: np.ndarray, axis: int = 0) -> np.ndarray:
 
     Values on the border of that half count with the part of them that lies inside. Trimming whole values only, as
     ``scipy.stats.trim_mean`` does, would trim nothing from three seeds; for multiples of four both are the same.
-
-    :param axis: Axis of the seeds
-    :raises ValueError: If there is no value, or one is NaN or infinite
     """
     values = np.moveaxis(np.asarray(values, dtype=np.float64), axis, -1)
     count = values.shape[-1]
@@ -27,13 +22,10 @@ def iqm(values: np.ndarray, axis: int = 0) -> np.ndarray:
 
 
 def bootstrap_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile bootstrap interval of the interquartile mean over seeds.
+    """Percentile bootstrap interval of the interquartile mean of values of shape (seeds, ...); NaN with a single seed.
 
     The same resampled seeds serve a whole curve, so that the band of a curve is one of curves, not of separate points;
     they are drawn from the same generator each time, so that a report can be repeated.
-
-    :param values: Array of shape (seeds, ...)
-    :return: Lower and upper end, each of shape (...); NaN with a single seed, which says nothing about the spread
     """
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
@@ -45,10 +37,9 @@ def bootstrap_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[np
 
 
 def not_below(returns: np.ndarray, baseline: np.ndarray) -> bool | None:
-    """Whether results are not below others by more than the seeds' spread.
+    """Whether a mean is below another one by no more than the standard deviation of a difference of two seeds.
 
-    :return: Whether the difference of the means is above minus the standard deviation of a difference of two seeds,
-        ``sqrt(std^2 + std_baseline^2)``; None with a single seed on either side, which has no spread
+    That is ``sqrt(std^2 + std_baseline^2)``. None with a single seed on either side, which has no spread.
     """
     if min(len(returns), len(baseline)) < 2:
         return None
