@@ -5,8 +5,6 @@ was, and Ctrl-C ends everything that was started. ``status`` shows how far the r
 tables and figures.
 """
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import json
@@ -19,12 +17,12 @@ import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
-from typing import Any
 
 try:
     from rich.console import Console
     from rich.live import Live
 
+    from sb3_sac_variants.study.cluster import RayCluster
     from sb3_sac_variants.study.execute import Local, Resources
     from sb3_sac_variants.study.progress import Progress
     from sb3_sac_variants.study.run_folder import RunFolder, State
@@ -45,11 +43,7 @@ print(json.dumps({"algorithms": algos, "environments": list(gymnasium.registry)}
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sb3_sac_variants.study",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(prog="python -m sb3_sac_variants.study", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("run", help="train and evaluate what is not finished")
     status = commands.add_parser("status", help="show how far the runs are")
@@ -92,10 +86,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command.
-
-    :return: 0; 1 if something failed, is missing or falls short; 2 for a wrong argument; 130 after an interruption
-    """
+    """Run a command; 1 if something failed, is missing or falls short, 2 for a wrong argument, 130 if interrupted."""
     args = parse_arguments(arguments)
     try:
         studies = load_studies(args.file, args.studies)
@@ -126,11 +117,9 @@ def train(folders: dict[RunFolder, State], args: argparse.Namespace) -> int:
     """Work on the runs that are not finished, and print what becomes of each."""
     kinds = {State.TRAINED} if args.evaluate_only else set(State) - {State.FINISHED, State.RUNNING, State.CONFLICT}
     work = [folder for folder, state in folders.items() if state in kinds]
+    remedy = "Remove the folder, choose another --out, or give the algorithm another name in the file."
     for folder in (folder for folder, state in folders.items() if state is State.CONFLICT):
-        print(
-            f"{folder.root} holds another run: {'; '.join(folder.conflicts())}. Remove the folder, choose another "
-            "--out, or give the algorithm another name in the file."
-        )
+        print(f"{folder.root} holds another run: {'; '.join(folder.conflicts())}. {remedy}")
     resources = Resources(args.device, args.threads, ask_zoo([folder.run for folder in work]) if work else frozenset())
     if args.dry_run:
         for folder, state in folders.items():
@@ -141,12 +130,8 @@ def train(folders: dict[RunFolder, State], args: argparse.Namespace) -> int:
     stop = threading.Event()
     # A closed terminal and a batch system's signal end the runs as Ctrl-C does.
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    if args.address:
-        from sb3_sac_variants.study.cluster import RayCluster
-
-        backend: Any = RayCluster(args.address, args.out, resources, args.gpus)
-    else:
-        backend = Local(args.jobs, resources)
+    cluster = (args.address, args.out, resources, args.gpus)
+    backend = RayCluster(*cluster) if args.address else Local(args.jobs, resources)
     handlers = {number: signal.signal(number, lambda *_: stop.set()) for number in signals}
     try:
         states = follow(folders, {backend.submit(folder): folder for folder in work}, stop)
@@ -171,11 +156,10 @@ def follow(
             for future in over:
                 folder, error = futures.pop(future), future.exception()
                 progress.update(folder, State.FAILED if error else folder.state())
-                returns = folder.returns("final")
                 if error is not None:
                     reason = getattr(error, "cause", error)  # without the trace through Ray
                     console.print(f"FAILED {folder.run.folder}: {reason}", soft_wrap=True)
-                elif returns is not None:
+                elif (returns := folder.returns("final")) is not None:
                     mean = f"{returns.mean():.1f} +- {returns.std():.1f}"
                     console.print(f"finished {folder.run.folder}: final return {mean}", soft_wrap=True)
             progress.refresh()

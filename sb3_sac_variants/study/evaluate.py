@@ -18,10 +18,9 @@ from sb3_sac_variants.study.run_folder import ZooLoader, read_json, write_json
 
 
 def play(wanted: dict[str, Any], episodes: int, deterministic: bool, params: dict[str, Any]) -> dict[str, Any]:
-    """Load the last model of a zoo run, with its wrappers and normalisation, and let it play.
+    """Let the last model of a zoo run play, with its wrappers and normalisation; returns are the environment's own.
 
     :param params: Hyperparameters that differ from those of training: ``env_wrapper``, ``env_kwargs``
-    :return: Returns and lengths of the episodes; rewards are the environment's own, not normalised ones
     """
     set_random_seed(wanted["seed"])
     env_name, algo = EnvironmentName(wanted["env"]), ALGOS[wanted["algo"]]

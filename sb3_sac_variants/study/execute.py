@@ -1,16 +1,14 @@
 """One run from its start, or from its last checkpoint, to the evaluation of its model; several on this machine."""
 
-from __future__ import annotations
-
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from subprocess import DEVNULL, STDOUT, Popen, TimeoutExpired
 
 from sb3_sac_variants.study.provenance import describe
 from sb3_sac_variants.study.run_folder import RunFolder, State
@@ -80,10 +78,7 @@ class Local:
 
 
 def prepare(folder: RunFolder) -> bool:
-    """Claim a run, and set aside what an earlier attempt has left, unless it can go on from there.
-
-    :return: Whether there is something to do: another process may have done it meanwhile, or be at it
-    """
+    """Claim a run, and set aside what it cannot go on from; false if it is done, or another process is at it."""
     if not folder.claim():
         return False
     if folder.found() in (State.FINISHED, State.CONFLICT):
@@ -134,14 +129,9 @@ def _call(command: list[str], folder: RunFolder, resources: Resources, tick: Cal
     with open(folder.log, "ab") as log:
         # Its own session: a Ctrl-C of the terminal must not reach the zoo, which would save the model as if the run
         # were complete.
-        process = subprocess.Popen(
-            [sys.executable, *guard, *command[1:]],
-            cwd=folder.out,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
+        command = [sys.executable, *guard, *command[1:]]
+        process = Popen(
+            command, cwd=folder.out, env=environment, stdin=DEVNULL, stdout=log, stderr=STDOUT, start_new_session=True
         )
     try:
         while process.poll() is None:
@@ -151,7 +141,7 @@ def _call(command: list[str], folder: RunFolder, resources: Resources, tick: Cal
         process.terminate()
         try:
             process.wait(TERMINATION_SECONDS)
-        except subprocess.TimeoutExpired:
+        except TimeoutExpired:
             process.kill()
             process.wait()
     if process.returncode != 0:

@@ -1,7 +1,5 @@
 """How far the runs are: one line for each algorithm and environment, whatever the number of seeds."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 

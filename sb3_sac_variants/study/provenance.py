@@ -1,11 +1,10 @@
 """With what a run was made: versions, commit, processor."""
 
-from __future__ import annotations
-
 import contextlib
 import platform
 import re
 import subprocess
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -24,14 +23,11 @@ def describe() -> dict[str, str]:
 def commit() -> str:
     """Git commit of the package, with ``+changes`` if its files differ from it; empty where git does not track it."""
     package = Path(__file__).resolve().parents[1]
-
-    def git(*arguments: str) -> str:
-        return subprocess.check_output(["git", *arguments], cwd=package, stderr=subprocess.DEVNULL, text=True).strip()
-
+    run = partial(subprocess.check_output, cwd=package, stderr=subprocess.DEVNULL, text=True)
     try:
-        git("ls-files", "--error-unmatch", "__init__.py")
-        changes = git("status", "--porcelain", "--", ".", "../hyperparams")
-        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changes else "")
+        run(["git", "ls-files", "--error-unmatch", "__init__.py"])
+        changes = run(["git", "status", "--porcelain", "--", ".", "../hyperparams"])
+        return run(["git", "rev-parse", "--short=12", "HEAD"]).strip() + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         return ""
 
@@ -41,7 +37,6 @@ def cpu_model() -> str:
     try:
         if platform.system() == "Darwin":
             return subprocess.check_output(["sysctl", "-n", "machdep.cpu.brand_string"], text=True).strip()
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        return re.findall(r"^model name\s*: (.*)$", text, re.MULTILINE)[0].strip()
+        return re.findall(r"\nmodel name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))[0].strip()
     except (OSError, subprocess.CalledProcessError, IndexError):
         return platform.processor() or platform.machine()
