@@ -125,22 +125,20 @@ class Run(Settings):
         }
 
     def zoo_command(self, device: str = "cpu", threads: int = 1, checkpoints: bool = False) -> list[str]:
-        """The zoo's command for the run, to be started in the folder of all runs; with checkpoints if it has any."""
+        """The zoo's command for the run, with or without checkpoints, to be started in the folder of all runs."""
         params, wanted = dict(self.params), self.arguments()
         every = self.eval_freq if self.checkpoint_freq is None else self.checkpoint_freq
         if checkpoints and every:
             own = params.get("callback") or []
             kwargs = {"path": f"{self.zoo_folder}/checkpoint", "save_freq": every * self.agents}
             params["callback"] = [*(own if isinstance(own, list) else [own]), {CHECKPOINT_CALLBACK: kwargs}]
-        command = ["python", "-m", "rl_zoo3.train", "--algo", self.algo, "--env", self.env]
-        command += ["-n", str(wanted["n_timesteps"]), *_settings("-params", params)]
+        options = ["--algo", self.algo, "--env", self.env, "-n", wanted["n_timesteps"], *_settings("-params", params)]
         # The zoo gives those of -params to the training environment alone.
-        command += _settings("--eval-env-kwargs", params.get("env_kwargs") or {})
-        command += ["--seed", str(self.seed), "--eval-freq", str(self.eval_freq)]
-        command += ["--eval-episodes", str(wanted["eval_episodes"]), "--num-threads", str(threads)]
-        command += ["--device", device, "--verbose", "0"]
-        command += ["--tensorboard-log", f"{self.folder}/tensorboard"] if self.scalars else []
-        return [*command, "-f", str(self.folder)]
+        options += _settings("--eval-env-kwargs", params.get("env_kwargs") or {})
+        options += ["--seed", self.seed, "--eval-freq", self.eval_freq, "--eval-episodes", wanted["eval_episodes"]]
+        options += ["--num-threads", threads, "--device", device, "--verbose", 0]
+        options += ["--tensorboard-log", f"{self.folder}/tensorboard"] if self.scalars else []
+        return ["python", "-m", "rl_zoo3.train", *map(str, options), "-f", str(self.folder)]
 
 
 class Variant(Checked):
@@ -230,8 +228,7 @@ def merge_runs(studies: Iterable[Study]) -> list[Run]:
     """The distinct runs of several studies; a run that several studies share appears once, with all its ids."""
     merged: dict[PurePosixPath, Run] = {}
     for run in (run for study in studies for run in study.runs()):
-        known = merged.setdefault(run.folder, run)
-        if known is run:
+        if (known := merged.setdefault(run.folder, run)) is run:
             continue
         same = known.arguments() == run.arguments() and known.final.deterministic == run.final.deterministic
         if not same or (known.tests.worlds and run.tests.worlds and known.tests != run.tests):
