@@ -134,7 +134,7 @@ def train(folders: dict[RunFolder, State], args: argparse.Namespace) -> int:
     backend = RayCluster(*cluster) if args.address else Local(args.jobs, resources)
     handlers = {number: signal.signal(number, lambda *_: stop.set()) for number in signals}
     try:
-        states = follow(folders, {backend.submit(folder): folder for folder in work}, stop)
+        finished = follow(folders, {backend.submit(folder): folder for folder in work}, stop)
     finally:
         backend.close()
         for number, handler in handlers.items():
@@ -142,13 +142,11 @@ def train(folders: dict[RunFolder, State], args: argparse.Namespace) -> int:
     if stop.is_set():
         print("Interrupted. Start again with the same command to go on.")
         return 130
-    return 0 if all(state is State.FINISHED for state in states.values()) else 1
+    return 0 if finished else 1
 
 
-def follow(
-    folders: dict[RunFolder, State], futures: dict[Future[None], RunFolder], stop: threading.Event
-) -> dict[RunFolder, State]:
-    """Show progress until all runs are over or the user asks to stop, and return their states."""
+def follow(folders: dict[RunFolder, State], futures: dict[Future[None], RunFolder], stop: threading.Event) -> bool:
+    """Show progress until all runs are over or the user asks to stop, and say whether all are finished."""
     console, progress, printed = Console(highlight=False, markup=False), Progress(folders), time.monotonic()
     with Live(progress, console=console, refresh_per_second=1, auto_refresh=console.is_terminal) as live:
         while futures and not stop.is_set():
@@ -168,7 +166,7 @@ def follow(
                 printed = time.monotonic()
         live.refresh()
     print(end="" if console.is_terminal else "\n")
-    return progress.states
+    return all(state is State.FINISHED for state in progress.states.values())
 
 
 def ask_zoo(runs: list[Run]) -> frozenset[str]:

@@ -42,10 +42,8 @@ class RayCluster:
 
     def __init__(self, address: str, out: Path, resources: Resources, gpus: float) -> None:
         if address.startswith("ray://"):
-            raise ValueError(
-                f"--address {address} is for clients outside the cluster; run this command on one of its nodes, "
-                "with --address auto"
-            )
+            remedy = "run this command on one of its nodes, with --address auto"
+            raise ValueError(f"--address {address} is for clients outside the cluster; {remedy}")
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

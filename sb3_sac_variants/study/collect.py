@@ -27,10 +27,7 @@ Results = dict[str, pd.DataFrame]
 
 
 def collect(study: Study, out: Path, stored: Results) -> tuple[Results, list[str]]:
-    """Read the finished runs of a study from the folder of all runs; of the others keep the results stored earlier.
-
-    :return: Results by kind, as text, and a line for each run that there are none of
-    """
+    """Results of finished runs by kind, as text, and of other runs those stored earlier, or else a line for each."""
     rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in COLUMNS}
     old, missing = stored["summary"].set_index(KEYS).index, []
     for run in study.runs():

@@ -90,11 +90,7 @@ def prepare(folder: RunFolder) -> bool:
 
 
 def execute(folder: RunFolder, resources: Resources, tick: Callable[[], None]) -> None:
-    """Train, or go on with it, and evaluate the model; what is done already is not done again.
-
-    :param tick: Called twice a second; what it raises ends the run
-    :raises RunFailed: If one of its processes ends with an error
-    """
+    """Do what is left of training and evaluation; what ``tick`` raises, called twice a second, ends the run."""
     folder.root.mkdir(parents=True, exist_ok=True)
     if not folder.is_trained():
         _train(folder, resources, tick)
