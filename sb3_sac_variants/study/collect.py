@@ -27,7 +27,7 @@ Results = dict[str, pd.DataFrame]
 
 
 def collect(study: Study, out: Path, stored: Results) -> tuple[Results, list[str]]:
-    """Results of finished runs by kind, as text, and of other runs those stored earlier, or else a line for each."""
+    """Results by kind, as text: of finished runs anew, of others as stored; and a line for each run that has none."""
     rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in COLUMNS}
     old, missing = stored["summary"].set_index(KEYS).index, []
     for run in study.runs():
@@ -53,13 +53,11 @@ def write(results: Results, study: str, folder: Path) -> None:
 
 def read(study: str, folder: Path) -> Results:
     """Read what :func:`write` wrote, as text; empty where nothing was."""
-    files = {kind: _file(study, folder, kind) for kind in COLUMNS}
-    return {
-        kind: pd.read_csv(file, dtype=str, keep_default_na=False)
-        if file.exists()
-        else pd.DataFrame(columns=COLUMNS[kind])
-        for kind, file in files.items()
-    }
+    results = {kind: pd.DataFrame(columns=columns) for kind, columns in COLUMNS.items()}
+    for kind in COLUMNS:
+        if (file := _file(study, folder, kind)).exists():
+            results[kind] = pd.read_csv(file, dtype=str, keep_default_na=False)
+    return results
 
 
 def _file(study: str, folder: Path, kind: str) -> Path:

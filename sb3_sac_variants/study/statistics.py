@@ -21,23 +21,21 @@ def iqm(values: np.ndarray, axis: int = 0) -> np.ndarray:
     return np.sort(values, axis=-1) @ np.diff(inside) * 2.0
 
 
-def bootstrap_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile bootstrap interval of the interquartile mean of values of shape (seeds, ...); NaN with a single seed.
+def bootstrap_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95 % percentile bootstrap interval of the interquartile mean of values of shape (seeds, ...).
 
     The same resampled seeds serve a whole curve, so that the band of a curve is one of curves, not of separate points;
-    they are drawn from the same generator each time, so that a report can be repeated.
+    they are drawn from the same generator each time, so that a report can be repeated. NaN with a single seed.
     """
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
         return np.full(values.shape[1:], np.nan), np.full(values.shape[1:], np.nan)
-    interval = stats.bootstrap(
-        (values,), iqm, n_resamples=5000, confidence_level=confidence, method="percentile", rng=np.random.default_rng(0)
-    ).confidence_interval
+    interval = stats.bootstrap((values,), iqm, n_resamples=5000, method="percentile", rng=0).confidence_interval
     return interval.low, interval.high
 
 
 def not_below(returns: np.ndarray, baseline: np.ndarray) -> bool | None:
-    """Whether a mean is below another one by no more than the standard deviation of a difference of two seeds.
+    """Whether a mean is at most the standard deviation of a difference of two seeds below another mean.
 
     That is ``sqrt(std^2 + std_baseline^2)``. None with a single seed on either side, which has no spread.
     """
