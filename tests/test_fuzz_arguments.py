@@ -103,6 +103,7 @@ def learns_or_is_refused(algorithm: type, kind: str, data: Any) -> None:
     make_env, policy = ENVIRONMENTS[kind]
     env = make_vec_env(make_env, data.draw(st.integers(1, 2), label="n_envs"))
     arguments: dict[str, Any] = {"policy": policy, "env": env, "policy_kwargs": {"net_arch": [4]}, "engine": "eager"}
+    arguments |= {"learning_starts": 3, "batch_size": 4}
     known = sorted(ARGUMENTS.keys() & inspect.signature(algorithm).parameters.keys())
     drawn = data.draw(st.lists(st.sampled_from(known), min_size=1, max_size=3, unique=True))
     for name in drawn:

@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import TrainFreq
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from sb3_sac_variants.common.checks.validation import check_choice, check_range
+from sb3_sac_variants.common.checks.validation import ENDLESS, check_choice, check_range
 
 #: arguments of a replay buffer that the algorithm passes itself
 PASSED_TO_REPLAY_BUFFER = (
@@ -120,7 +120,7 @@ def check_train_freq(train_freq: Any, n_envs: int) -> None:
     :param n_envs: number of environments
     :raises ValueError: if it has no meaning
     """
-    remedy = "pass a number of steps of at least 1, or (number, 'step'), or (number, 'episode')"
+    remedy = "pass a number of steps of at least 1 and below 2**31, or (number, 'step'), or (number, 'episode')"
     if isinstance(train_freq, TrainFreq):
         frequency, unit = train_freq.frequency, train_freq.unit.value
     elif isinstance(train_freq, tuple):
@@ -129,7 +129,7 @@ def check_train_freq(train_freq: Any, n_envs: int) -> None:
         frequency, unit = train_freq
     else:
         frequency, unit = train_freq, "step"
-    if not isinstance(frequency, int) or isinstance(frequency, bool) or frequency < 1:
+    if not isinstance(frequency, int) or isinstance(frequency, bool) or not 1 <= frequency < ENDLESS:
         raise ValueError(f"train_freq={train_freq!r} is not allowed: {remedy}")
     if unit == "episode" and n_envs > 1:
         raise ValueError(

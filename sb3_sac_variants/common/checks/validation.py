@@ -16,6 +16,8 @@ from sb3_sac_variants.common.checks.random_state import random_state, set_random
 LARGEST = float(np.finfo(np.float32).max)
 #: up to which single precision tells integers apart
 FINEST = 2**24
+#: more steps in a row than any run does: it would seem to hang
+ENDLESS = 2**31
 
 
 class DivergedError(ValueError):
