@@ -17,7 +17,6 @@ from sb3_sac_variants.common.checks.compatibility import (
     check_train_freq,
 )
 from sb3_sac_variants.common.checks.validation import (
-    ENDLESS,
     check_bool,
     check_choice,
     check_learning_rate,
@@ -70,7 +69,7 @@ def check_arguments(model: Any) -> None:
     if model.seed is not None:
         check_range("seed", model.seed, 0, 2**32 - 1, integer=True)
     if model.gradient_steps != -1:
-        check_range("gradient_steps", model.gradient_steps, 0, ENDLESS - 1, integer=True)
+        check_range("gradient_steps", model.gradient_steps, 0, integer=True)
     wanted = "the path of a folder, or None"
     check_instance("tensorboard_log", model.tensorboard_log, (str, os.PathLike, type(None)), wanted)
     check_choice("engine", model.engine, get_args(EngineName))

@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import TrainFreq
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from sb3_sac_variants.common.checks.validation import ENDLESS, check_choice, check_range
+from sb3_sac_variants.common.checks.validation import MOST, check_choice, check_range
 
 #: arguments of a replay buffer that the algorithm passes itself
 PASSED_TO_REPLAY_BUFFER = (
@@ -129,7 +129,7 @@ def check_train_freq(train_freq: Any, n_envs: int) -> None:
         frequency, unit = train_freq
     else:
         frequency, unit = train_freq, "step"
-    if not isinstance(frequency, int) or isinstance(frequency, bool) or not 1 <= frequency < ENDLESS:
+    if not isinstance(frequency, int) or isinstance(frequency, bool) or not 1 <= frequency <= MOST:
         raise ValueError(f"train_freq={train_freq!r} is not allowed: {remedy}")
     if unit == "episode" and n_envs > 1:
         raise ValueError(
@@ -193,7 +193,7 @@ def _check_net_arch(net_arch: Any) -> None:
     good = not isinstance(net_arch, dict) or set(net_arch) == {"pi", "qf"}
     for layers in sizes:
         good = good and isinstance(layers, list)  # SB3 refuses a tuple, without a word
-        good = good and all(isinstance(size, int | np.integer) and size > 0 for size in layers)
+        good = good and all(isinstance(size, int | np.integer) and 0 < size <= MOST for size in layers)
     if not good:
         raise ValueError(
             f"policy_kwargs net_arch={net_arch!r} is not allowed: pass the sizes of the hidden layers as a list, or as "

@@ -16,8 +16,8 @@ from sb3_sac_variants.common.checks.random_state import random_state, set_random
 LARGEST = float(np.finfo(np.float32).max)
 #: up to which single precision tells integers apart
 FINEST = 2**24
-#: more steps in a row than any run does: it would seem to hang
-ENDLESS = 2**31
+#: what no number of steps, rows or units goes beyond: the next one would seem to hang, or not fit into memory
+MOST = 2**31 - 1
 
 
 class DivergedError(ValueError):
@@ -112,9 +112,11 @@ def check_range(
     :param low: smallest value allowed
     :param high: largest value allowed
     :param low_open: whether ``low`` itself is excluded
-    :param integer: whether only whole numbers are allowed
+    :param integer: whether only whole numbers are allowed, by default up to :data:`MOST`
     :raises ValueError: if the value is out of range, or no number
     """
+    if integer and high == math.inf:
+        high = MOST
     kind = "an integer" if integer else "a number"
     below = "greater than" if low_open else "at least"
     wanted = f"{kind} {below} {low:g}" if math.isfinite(low) else kind
