@@ -32,6 +32,8 @@ from typing import Any, NamedTuple
 
 from harness import markdown_table, where, write_csv
 
+from sb3_sac_variants.common.gradient_step.precision import bfloat16_pays
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -108,6 +110,8 @@ class Interpreters(NamedTuple):
         :param candidate: of a group
         :return: what runs it, if it can be run
         """
+        if candidate.endswith("bfloat16") and not bfloat16_pays("cpu"):  # it would be float32
+            return None
         if candidate.startswith("leanrl:"):
             if self.leanrl is None or self.leanrl_checkout is None:
                 return None
