@@ -17,6 +17,7 @@ from sb3_sac_variants.common.checks.compatibility import (
     check_train_freq,
 )
 from sb3_sac_variants.common.checks.validation import (
+    LARGEST,
     check_bool,
     check_choice,
     check_learning_rate,
@@ -58,7 +59,8 @@ def check_arguments(model: Any) -> None:
     check_range("tau", model.tau, 0, 1)
     check_range("gamma", model.gamma, 0, 1)
     check_range("batch_size", model.batch_size, 1, integer=True)
-    check_range("buffer_size", model.buffer_size, 1, integer=True)
+    # What does not fit into memory is said when the first transition arrives
+    check_range("buffer_size", model.buffer_size, 1, LARGEST, integer=True)
     check_range("learning_starts", model.learning_starts, 0, integer=True)
     check_range("n_steps", model.n_steps, 1, integer=True)
     check_range("target_update_interval", model.target_update_interval, 1, integer=True)
