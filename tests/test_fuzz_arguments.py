@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,12 @@ every_case = pytest.mark.parametrize(
     ],
 )
 ANY = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a log goes whose folder was drawn."""
+    monkeypatch.chdir(tmp_path)
 
 
 def learns_or_is_refused(algorithm: type, kind: str, data: Any) -> None:
