@@ -12,7 +12,6 @@ run of its own, then seeds x updates per second are measured beside the package'
 import argparse
 import copy
 import functools
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch as th
-from harness import RandomEnv, markdown_table, prepare, synchronize, updates_per_second, where, write_csv
+from harness import (
+    RandomEnv,
+    alternate,
+    markdown_table,
+    median_ratio,
+    prepare,
+    synchronize,
+    updates_per_second,
+    where,
+    write_csv,
+)
 
 from sb3_sac_variants import SACv1, SACv2
 from sb3_sac_variants.common.equations.types import Batch
@@ -254,13 +263,8 @@ def measure(cls: type, counts: list[int], device: str, seconds: float, rounds: i
         step = functools.partial(one_step, axis)
         replay = captured(step) if axis.leader.device.type == "cuda" else step
         measures[str(count)] = functools.partial(rate, replay, axis.leader.device, seconds)
-    results: dict[str, list[float]] = {name: [] for name in measures}
-    for _ in range(rounds):
-        for name, one in measures.items():
-            results[name].append(one())
-    medians = {name: statistics.median(values) for name, values in results.items()}
     rows = []
-    for name, updates in medians.items():
+    for name, (updates, ratio) in median_ratio(alternate(measures, rounds), "alone").items():
         count = 1 if name == "alone" else int(name)
         rows.append(
             {
@@ -268,7 +272,7 @@ def measure(cls: type, counts: list[int], device: str, seconds: float, rounds: i
                 "seeds": f"one run, {alone.updater.engine.name}" if name == "alone" else name,
                 "updates/s": f"{updates:.0f}",
                 "seeds x updates/s": f"{count * updates:.0f}",
-                "ratio to one run": f"{count * updates / medians['alone']:.2f}",
+                "ratio to one run": f"{count * ratio:.2f}",
                 "difference": "",
             }
         )

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch as th
 
 from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
 
@@ -23,4 +24,9 @@ def test_each_seed_equals_its_single_run(cls: type, kind: str, monkeypatch: pyte
 
     environments = {"box": RandomEnv, "discrete": functools.partial(RandomEnv, action_dim=0), "agents": RandomAgents}
     monkeypatch.setattr(seeds, "RandomEnv", environments[kind])
-    assert seeds.difference_to_single_runs(cls, seeds=3, device="cpu", updates=3) < 1e-3
+    before = th.get_default_dtype()
+    th.set_default_dtype(th.float64)  # Adam's first steps are as long for a gradient that is rounding as for any other
+    try:
+        assert seeds.difference_to_single_runs(cls, seeds=3, device="cpu", updates=3) < 1e-6
+    finally:
+        th.set_default_dtype(before)

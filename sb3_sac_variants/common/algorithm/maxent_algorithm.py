@@ -253,7 +253,7 @@ class MaxEntAlgorithm(MaxEntRollout):
 
     @ent_coef_tensor.setter
     def ent_coef_tensor(self, value: th.Tensor | float) -> None:
-        self.ent_coef = value.item() if isinstance(value, th.Tensor) else value
+        self.ent_coef = value.item() if hasattr(value, "item") else value
 
     @property
     def log_ent_coef(self) -> th.Tensor | None:

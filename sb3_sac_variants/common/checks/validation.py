@@ -16,7 +16,7 @@ from sb3_sac_variants.common.checks.random_state import random_state, set_random
 LARGEST = float(np.finfo(np.float32).max)
 #: up to which single precision tells integers apart
 FINEST = 2**24
-#: what no number of steps, rows or units goes beyond: the next one would seem to hang, or not fit into memory
+#: largest whole number among the arguments: with more steps a run would seem to hang, and more units fit no memory
 MOST = 2**31 - 1
 
 
@@ -121,7 +121,7 @@ def check_range(
     below = "greater than" if low_open else "at least"
     wanted = f"{kind} {below} {low:g}" if math.isfinite(low) else kind
     if math.isfinite(high):
-        wanted += f" and at most {high:g}"
+        wanted += f" and at most {high}" if isinstance(high, int) else f" and at most {high:g}"
     types = (int, np.integer) if integer else (int, float, np.integer, np.floating)
     # A Python integer of any size compares with a float; only floats need not be finite
     good = isinstance(value, types) and not isinstance(value, bool)
