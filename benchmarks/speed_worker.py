@@ -28,14 +28,15 @@ def make_model(candidate: str, env: gym.Env, **arguments: Any) -> Any:
     :return: the model
     """
     name, _, rest = candidate.partition(":")
-    if name == "sb3":
-        import stable_baselines3
-
-        return getattr(stable_baselines3, rest)("MlpPolicy", env, **arguments)
     if name == "sbx":
         import sbx
 
         return getattr(sbx, rest)("MlpPolicy", env, **arguments)
+    arguments["device"] = "cpu"  # also where there is a GPU
+    if name == "sb3":
+        import stable_baselines3
+
+        return getattr(stable_baselines3, rest)("MlpPolicy", env, **arguments)
     import sb3_sac_variants
 
     engine, _, change = rest.partition("-")
@@ -275,6 +276,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    os.environ["JAX_PLATFORMS"] = "cpu"
     if arguments.threads == 1:  # for JAX
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     import torch as th
