@@ -110,8 +110,10 @@ class Interpreters(NamedTuple):
         :param candidate: of a group
         :return: what runs it, if it can be run
         """
-        if candidate.endswith("bfloat16") and not bfloat16_pays("cpu"):  # it would be float32
-            return None
+        if candidate.endswith("bfloat16"):
+            engine = "eager" if ":eager" in candidate else "compile"
+            if not bfloat16_pays("cpu", engine):  # it would be float32
+                return None
         if candidate.startswith("leanrl:"):
             if self.leanrl is None or self.leanrl_checkout is None:
                 return None

@@ -171,7 +171,7 @@ class WithoutLast(DummyVecEnv):
 def test_the_same_array_at_each_step(algorithm: type, wrapper: Any, optimize_memory_usage: bool) -> None:
     env: Any = SameArray([Counting, Counting])
     env = env if wrapper is None else wrapper(env)
-    model = make(algorithm, env, optimize_memory_usage=optimize_memory_usage, gradient_steps=-1).learn(60)
+    model = make(algorithm, env, optimize_memory_usage=optimize_memory_usage, learning_starts=50).learn(60)
     assert_steps_follow_each_other(model)
 
 
@@ -188,7 +188,7 @@ def test_the_same_arrays_in_a_dictionary() -> None:
 def test_truncated_without_the_last_observation(algorithm: type, normalized: bool, optimize_memory_usage: bool) -> None:
     env: Any = WithoutLast([lambda: Counting(truncate=True)] * 2)
     env = VecNormalize(env) if normalized else env
-    model = make(algorithm, env, optimize_memory_usage=optimize_memory_usage, gradient_steps=-1)
+    model = make(algorithm, env, optimize_memory_usage=optimize_memory_usage, learning_starts=50)
     with pytest.warns(UserWarning, match=r"terminal_observation.*Have the VecEnv put") as caught:
         model.learn(60)
     assert len([one for one in caught if "terminal_observation" in str(one.message)]) == 1
@@ -238,7 +238,7 @@ def test_actions_are_in_the_space(algorithm: type, kind: str, noise: bool) -> No
     space = BOXES[kind]
     size = np.ones(space.shape)
     action_noise = NormalActionNoise(0 * size, 5 * size) if noise else None
-    model = make(algorithm, Strict(action_space=space), action_noise=action_noise).learn(60)
+    model = make(algorithm, Strict(action_space=space), action_noise=action_noise, train_freq=4).learn(60)
     actions = np.array(model.env.get_attr("actions")[0])
     if noise:
         assert (actions == space.low).any()

@@ -276,6 +276,7 @@ class Step:
         self.total += (x * self.constant).mean()
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_constant_that_keeps_changing_ends_in_the_eager_engine() -> None:
     def run(make_engine: Callable[[Step], Engine], limit: int) -> Step:

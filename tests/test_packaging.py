@@ -116,6 +116,7 @@ def test_switched_off_the_zoo_is_as_it_was(tmp_path: Path) -> None:
     assert "invalid choice: 'sac_v1'" in output
 
 
+@pytest.mark.slow
 def test_package_imports_without_any_extra(tmp_path: Path) -> None:
     extras = ["rl_zoo3", "sb3_contrib", "optuna", "rich", "tqdm", "mpe2", "pettingzoo", "mujoco", "onnx", "ray"]
     code = f"""

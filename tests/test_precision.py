@@ -219,28 +219,35 @@ def test_the_rollout_and_inspection_stay_float32() -> None:
 
 
 def test_a_processor_without_it_is_named_and_computes_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision_module, "_is_faster", lambda device_type: False)
-    with pytest.warns(UserWarning, match=r"precision='bfloat16' is not used.*float32.*SB3_SAC_VARIANTS_BFLOAT16"):
-        model = make(SACv2, "bfloat16")
-    assert th.equal(movement(model), movement(make(SACv2, "float32")))
+    monkeypatch.setattr(precision_module, "_is_faster", lambda device_type, with_roundings: False)
+    model = make(SACv2, "bfloat16")
+    with pytest.warns(UserWarning, match=r"precision='bfloat16' is not used: with engine 'eager'.*float32.*BFLOAT16"):
+        moved = movement(model)
+    assert th.equal(moved, movement(make(SACv2, "float32")))
+
+
+def test_an_engine_that_rounds_in_steps_of_its_own_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(precision_module, "_is_faster", lambda device_type, with_roundings: not with_roundings)
+    assert [bfloat16_pays("cpu", engine) for engine in ("eager", "compile")] == [False, True]
 
 
 def test_the_probe_gives_an_answer_and_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
-    assert bfloat16_pays("cpu") in (True, False)
-    assert bfloat16_pays("cpu") == bfloat16_pays("cpu")
+    answers = [[bfloat16_pays("cpu", engine) for engine in ("eager", "compile")] for _ in range(2)]
+    assert answers[0] == answers[1]
 
 
 @pytest.mark.parametrize(("value", "expected"), [("always", True), ("never", False)])
 def test_the_environment_answers_for_the_probe(value: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, value)
-    assert bfloat16_pays("cpu") is expected
+    assert bfloat16_pays("cpu", "eager") is expected
 
 
 def test_an_unknown_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "yes")
     with pytest.raises(ValueError, match=r"SB3_SAC_VARIANTS_BFLOAT16='yes'.*'always' or 'never'"):
-        bfloat16_pays("cpu")
+        bfloat16_pays("cpu", "eager")
 
 
 # ---------------------------------------------------------------- torch's own setting
@@ -254,7 +261,7 @@ def test_torch_is_left_as_it_was(precision: Any) -> None:
         th.set_float32_matmul_precision("high")
         movement(make(SACv2, "float32"), 1)
         assert th.get_float32_matmul_precision() == "high"
-        with pytest.raises(KeyboardInterrupt), matmul_precision(precision, network, CPU):
+        with pytest.raises(KeyboardInterrupt), matmul_precision(precision, network, CPU, "eager"):
             raise KeyboardInterrupt
         assert th.get_float32_matmul_precision() == "high"
     finally:
@@ -274,7 +281,7 @@ def test_settings_of_single_backends_are_kept(setting: str, device: str) -> None
     try:
         backend.fp32_precision = "tf32"
         before = [one.fp32_precision for one in backends]
-        with matmul_precision("bfloat16", nn.Linear(2, 2), th.device(device)):
+        with matmul_precision("bfloat16", nn.Linear(2, 2), th.device(device), "eager"):
             assert th.get_float32_matmul_precision() == {"cpu": "highest", "cuda": "medium"}[device]
         assert [one.fp32_precision for one in backends] == before
     finally:

@@ -86,6 +86,7 @@ def predictions(model: Any) -> np.ndarray:
     return np.stack([model.predict(model.observation_space.sample(), deterministic=True)[0] for _ in range(5)])
 
 
+@pytest.mark.thin(2)
 @every_algorithm_with("kind", MODELS, gaussian=["learned temperature", "gSDE"])
 def test_loaded_model_is_the_saved_one(algorithm: type, kind: str, tmp_path: pathlib.Path) -> None:
     model = trained(algorithm, kind)

@@ -105,6 +105,7 @@ def test_round_trip_from_here_is_exact(variant):
     assert_same_state(back.get_parameters(), ours.get_parameters())
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("direction", ["from_sb3", "to_sb3"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_training_goes_on_with_the_numbers_of_the_other(monkeypatch, variant, direction):

@@ -61,6 +61,7 @@ def stack(observations: list[Any]) -> Any:
     return np.stack(observations)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("optimize_memory_usage", [False, True])
 @pytest.mark.parametrize("kind", OBSERVATIONS)
 @every_algorithm

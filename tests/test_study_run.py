@@ -212,6 +212,7 @@ def test_interrupted_runs_go_on_from_their_checkpoints_or_start_again(zoo: Zoo) 
     assert "resumed" in folders[1].log.read_text()
 
 
+@pytest.mark.slow
 def test_runs_do_not_outlive_a_study_that_is_killed(zoo: Zoo) -> None:
     if sys.platform != "linux":
         pytest.skip("only Linux ends a process with its parent")

@@ -79,6 +79,7 @@ def test_few_updates_are_warned_of(algorithm: type) -> None:
 # ---------------------------------------------------------------- VecNormalize
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("kwargs", [{}, {"norm_reward": False}, {"norm_obs": False}, {"clip_obs": 0.5}], ids=str)
 @every_algorithm
 def test_raw_transitions_are_stored_and_normalised_ones_learned_from(algorithm: type, kwargs: dict[str, Any]) -> None:
@@ -194,6 +195,7 @@ def test_statistics_follow_the_environment(algorithm: type) -> None:
     ],
     ids=["stack", "normalised stack", "images", "images, channels last", "part of a dictionary"],
 )
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("optimize_memory_usage", [False, True])
 @every_algorithm
 def test_wrappers(
@@ -207,9 +209,9 @@ def test_wrappers(
         gradient_steps=-1,
         optimize_memory_usage=optimize_memory_usage,
         policy_kwargs=kwargs,
-    ).learn(24)
+    ).learn(16)
     assert model.replay_buffer.sample(5).next_observations.shape == (5, *shape)
-    assert n_updates(model) > 10
+    assert n_updates(model) > 4
 
 
 @every_algorithm

@@ -131,6 +131,7 @@ def test_checkpoint_is_no_trained_agent(tmp_path: Path, monkeypatch: pytest.Monk
         train.train()
 
 
+@pytest.mark.slow
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("algo", ["sac_v1", "sac_v2"])
 def test_checkpoint_of_the_zoo_goes_on_in_a_script(algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

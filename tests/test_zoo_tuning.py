@@ -57,6 +57,7 @@ class Diverging(SACv2):
             raise ValueError("the actor has diverged")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cls", "sampled", "env_id"),
     [

@@ -24,7 +24,6 @@ from sb3_sac_variants.common.checks.validation import (
     check_range,
     parse_ent_coef,
 )
-from sb3_sac_variants.common.gradient_step.precision import warn_if_ignored
 from sb3_sac_variants.common.gradient_step.target_entropy import parse_target_entropy
 
 EngineName = Literal["auto", "eager", "compile", "cudagraph"]
@@ -76,7 +75,6 @@ def check_arguments(model: Any) -> None:
     check_instance("tensorboard_log", model.tensorboard_log, (str, os.PathLike, type(None)), wanted)
     check_choice("engine", model.engine, get_args(EngineName))
     check_choice("precision", model.precision, get_args(PrecisionName))
-    warn_if_ignored(model.precision, model.device)
     for name in ("learning_rate", "qf_learning_rate", "ent_coef_learning_rate"):
         rate = getattr(model, name)
         if rate is not None or name == "learning_rate":

@@ -300,11 +300,11 @@ class MaxEntAlgorithm(MaxEntRollout):
             self.replay_buffer.set_normalization(self._vec_normalize_env)
         if self.updater.planned_steps is None:
             self.updater.plan(self._planned_gradient_steps())
-        self.updater.choose_engine(
-            self.engine, self.draw_batch, self._gradient_step, self._draws_on_device, self.verbose
+        engine = self.updater.choose_engine(
+            self.engine, self.draw_batch, self._gradient_step, self._draws_on_device, self.verbose, self.precision
         )
         until = self._n_updates + gradient_steps
-        with matmul_precision(self.precision, self.policy, self.device):
+        with matmul_precision(self.precision, self.policy, self.device, engine.name):
             while self._n_updates < until:
                 self._n_updates += self.updater.run(self._n_updates, until, batch_size, self.engine_signature)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")

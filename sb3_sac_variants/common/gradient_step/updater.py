@@ -9,6 +9,7 @@ from torch import nn
 from sb3_sac_variants.common.gradient_step.engine import COMPILE_PAYS_FROM, Draw, Engine, Signature, Step, make_engine
 from sb3_sac_variants.common.gradient_step.learner import Learner
 from sb3_sac_variants.common.gradient_step.metrics import DeviceMetrics
+from sb3_sac_variants.common.gradient_step.precision import warn_if_ignored
 from sb3_sac_variants.common.gradient_step.targets import TargetTracker
 from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature, Temperature
 
@@ -94,10 +95,16 @@ class Updater:
         if isinstance(self.temperature, LearnedTemperature):
             self.temperature.learner.set_learning_rate(ent_coef)
 
-    def choose_engine(self, name: str, draw: Draw, step: Step, draw_on_device: bool, verbose: int) -> None:
-        """Choose an engine, unless there is one that still fits; arguments as :func:`make_engine`."""
+    def choose_engine(
+        self, name: str, draw: Draw, step: Step, draw_on_device: bool, verbose: int, precision: str
+    ) -> Engine:
+        """
+        Choose an engine, unless there is one that still fits; arguments as :func:`make_engine`.
+
+        :param precision: what it is to compute in; a warning says if it will not
+        """
         if self.engine is not None and self.engine.draw_on_device == draw_on_device:
-            return
+            return self.engine
         assert self.planned_steps is not None
         learners = self._all_learners()
         in_one_graph = all(learner.plain_adam for learner in learners)
@@ -116,6 +123,8 @@ class Updater:
             },
             verbose=verbose,
         )
+        warn_if_ignored(precision, self.device, self.engine.name)
+        return self.engine
 
     def run(self, n_updates: int, until: int, batch_size: int, signature: Signature) -> int:
         """
