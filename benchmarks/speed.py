@@ -1,5 +1,5 @@
 """
-How fast are updates and training on a CPU, beside Stable-Baselines3, SBX and LeanRL?
+How fast are updates and training on a CPU, beside Stable-Baselines3, SBX, LeanRL and BenchMARL?
 
 Every candidate is a process of its own that waits for its turn; all take turns, round by round, so that a noisy machine
 disturbs them alike. Reported are medians, medians of the ratios to Stable-Baselines3 in the same round, and the share
@@ -17,6 +17,11 @@ LeanRL is a folder of scripts, not a package, and was written for libraries of i
     .venv-leanrl/bin/pip install torch tensordict==0.7.2 torchrl==0.7.2 "gymnasium[mujoco]==0.29.1" tyro tqdm \
         stable-baselines3==2.4.1
     python benchmarks/speed.py --leanrl-python .venv-leanrl/bin/python --leanrl-checkout .venv-leanrl/checkout
+
+Several agents beside BenchMARL:
+
+    python -m venv .venv-benchmarl && .venv-benchmarl/bin/pip install benchmarl pettingzoo "gymnasium>=1.0"
+    python benchmarks/speed.py --only agents --name agents --benchmarl-python .venv-benchmarl/bin/python
 """
 
 import argparse
@@ -56,6 +61,9 @@ UPDATES = (
     "SACv1:eager", "SACv1:compile", "SQL:compile",
 )  # fmt: skip
 DISCRETE = ("discrete sb3:DQN", "discrete SACv2:eager", "discrete SACv2:compile", "discrete SQL:compile")
+AGENTS = ("benchmarl:MASAC", "MASAC:eager", "MASAC:compile")
+#: networks and batch of SimpleSpread-v3 in hyperparams/masac.yml
+AGENTS_OPTIONS = ("--net-arch", "128", "128", "--batch-size", "128")
 LADDER = (
     "sb3:SAC", "SACv2:eager-replay_in_numpy", "SACv2:eager-metrics_to_the_host", "SACv2:eager-critics_in_a_loop",
     "SACv2:eager-memory_given_back", "SACv2:eager-last_layers_one_by_one",
@@ -84,6 +92,15 @@ def groups(threads: int) -> list[Group]:
         Group("updates/s, three discrete actions", DISCRETE, updates),
         Group("updates/s, without one idea", LADDER, updates),
         *(
+            Group(
+                f"updates/s, {n_agents} agents, {'shared' if shared else 'own'} networks",
+                AGENTS,
+                (*updates, "--agents", str(n_agents), *AGENTS_OPTIONS, *(("--shared",) if shared else ())),
+            )
+            for n_agents in (3, 8, 16)
+            for shared in (False, True)
+        ),
+        *(
             Group(f"steps/s, {env}, one update a step", TRAINING, ("--measure", "end_to_end", "--env", env, *shared))
             for env in ("Hopper-v5", "HalfCheetah-v5")
         ),
@@ -97,11 +114,13 @@ class Interpreters(NamedTuple):
     :param sbx: interpreter with SBX, or None to leave it out
     :param leanrl: interpreter with what LeanRL needs, or None to leave it out
     :param leanrl_checkout: LeanRL's repository
+    :param benchmarl: interpreter with BenchMARL, or None to leave it out
     """
 
     sbx: str | None = None
     leanrl: str | None = None
     leanrl_checkout: str | None = None
+    benchmarl: str | None = None
 
     def command(self, candidate: str) -> list[str] | None:
         """
@@ -118,6 +137,8 @@ class Interpreters(NamedTuple):
             if self.leanrl is None or self.leanrl_checkout is None:
                 return None
             return [self.leanrl, str(HERE / "leanrl_worker.py"), candidate, "--checkout", self.leanrl_checkout]
+        if candidate.startswith("benchmarl:"):
+            return None if self.benchmarl is None else [self.benchmarl, str(HERE / "benchmarl_worker.py"), candidate]
         python = self.sbx if candidate.startswith("sbx:") else sys.executable
         return None if python is None else [python, str(HERE / "speed_worker.py"), candidate]
 
@@ -263,6 +284,7 @@ def main() -> None:
     parser.add_argument("--sbx-python", help="interpreter of an environment with SBX (default: leave SBX out)")
     parser.add_argument("--leanrl-python", help="interpreter of an environment for LeanRL (default: leave it out)")
     parser.add_argument("--leanrl-checkout", help="LeanRL's repository")
+    parser.add_argument("--benchmarl-python", help="interpreter with BenchMARL (default: leave it out)")
     parser.add_argument("--threads", type=int, default=2, help="of each candidate")
     parser.add_argument("--rounds", type=int, default=5, help="how often each candidate takes its turn")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
@@ -275,7 +297,9 @@ def main() -> None:
         parser.error(f"--only {arguments.only!r} is in no title: " + "; ".join(g.title for g in groups(2)))
     if (arguments.leanrl_python is None) != (arguments.leanrl_checkout is None):
         parser.error("--leanrl-python and --leanrl-checkout go together")
-    others = Interpreters(arguments.sbx_python, arguments.leanrl_python, arguments.leanrl_checkout)
+    others = Interpreters(
+        arguments.sbx_python, arguments.leanrl_python, arguments.leanrl_checkout, arguments.benchmarl_python
+    )
     rows = [row for group in chosen for row in run_group(group, others, arguments.seconds, arguments.rounds)]
     record = {**where("cpu"), "threads": arguments.threads}
     write_csv(arguments.out / f"{arguments.name}.csv", [{**row, **record} for row in rows])

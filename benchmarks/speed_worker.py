@@ -178,28 +178,32 @@ class Updates:
     Gradient steps per second on random transitions.
 
     :param candidate: what to measure
-    :param seconds: how long each time
-    :param steps_a_call: gradient steps in each ``train()``
+    :param options: of the command line
     """
 
-    def __init__(self, candidate: str, seconds: float, steps_a_call: int):
-        from harness import SHAPES, RandomEnv, flop_an_update, prepare
+    def __init__(self, candidate: str, options: argparse.Namespace):
+        from harness import SHAPES, RandomAgents, RandomEnv, flop_an_update, prepare
 
         observation_dim, action_dim = SHAPES["Hopper"]
         discrete = "discrete" in candidate
-        env = RandomEnv(observation_dim, 0 if discrete else action_dim)
-        arguments: dict[str, Any] = {"seed": 0, "buffer_size": 20_000, "batch_size": 256}
-        if discrete:
-            arguments["policy_kwargs"] = {"net_arch": [256, 256]}
+        env = (
+            RandomAgents(options.agents) if options.agents else RandomEnv(observation_dim, action_dim * (not discrete))
+        )
+        policy_kwargs: dict[str, Any] = {"net_arch": options.net_arch}
+        if options.shared:
+            policy_kwargs |= {"share_actor": True, "share_critic": True}
+        batch_size, steps_a_call = options.batch_size, options.steps_a_call
+        arguments: dict[str, Any] = {"seed": 0, "buffer_size": 20_000, "batch_size": batch_size}
+        arguments["policy_kwargs"] = policy_kwargs
         candidate = candidate.replace("discrete ", "")
         model = make_model(candidate, env, **arguments)
-        self.model, self.seconds, self.steps_a_call = prepare(model), seconds, steps_a_call
+        self.model, self.seconds, self.steps_a_call = prepare(model), options.seconds, steps_a_call
         self.flop = 0
         if not candidate.startswith("sbx:") and "bfloat16" not in candidate:
             name = candidate if candidate.startswith("sb3:") else f"{candidate.partition(':')[0]}:eager"
             self.flop = flop_an_update(prepare(make_model(name, env, **arguments), 300))
         for _ in range(3):
-            self.model.train(gradient_steps=steps_a_call, batch_size=256)
+            self.model.train(gradient_steps=steps_a_call, batch_size=batch_size)
 
     def measure(self) -> dict[str, float]:
         """
@@ -273,6 +277,10 @@ def main() -> None:
     parser.add_argument("--env", default="Hopper-v5")
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--steps-a-call", type=int, default=1)
+    parser.add_argument("--agents", type=int, default=0, help="0 for an environment of one")
+    parser.add_argument("--shared", action="store_true", help="one set of networks for all agents")
+    parser.add_argument("--net-arch", type=int, nargs="+", default=[256, 256])
+    parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
@@ -284,7 +292,7 @@ def main() -> None:
     th.set_num_threads(arguments.threads)
     bench: Updates | EndToEnd
     if arguments.measure == "updates":
-        bench = Updates(arguments.candidate, arguments.seconds, arguments.steps_a_call)
+        bench = Updates(arguments.candidate, arguments)
     else:
         bench = EndToEnd(arguments.candidate, arguments.seconds, arguments.env)
     print(json.dumps({"ready": True}), flush=True)

@@ -172,6 +172,7 @@ def test_old_names_of_this_package() -> None:
         assert read_pickle(content, trusted=trusted).size() == 12
 
 
+@pytest.mark.slow
 def test_schedule_of_the_zoo_needs_no_zoo() -> None:
     code = "import sys; sys.path.insert(0, {!r}); from sb3_sac_variants.common.persistence.allowed import read_pickle; "
     code += "print(read_pickle({!r})(0.5)); assert 'rl_zoo3' not in sys.modules"

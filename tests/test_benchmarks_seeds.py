@@ -13,6 +13,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 pytestmark = pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="the benchmarks are not part of this distribution")
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("cls", "kind"), [(SACv2, "box"), (SACv1, "box"), (SACv2, "discrete"), (SQL, "discrete"), (MASAC, "agents")]
 )

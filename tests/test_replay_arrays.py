@@ -147,8 +147,7 @@ def interrupted(buffer: TensorReplayBuffer, step: Any, countdown: int) -> bool:
     return False
 
 
-@pytest.mark.thin(2)
-@pytest.mark.thin(3)
+@pytest.mark.thin(5)
 @pytest.mark.parametrize("optimize_memory_usage", [False, True])
 @pytest.mark.parametrize("n_steps", [0, 3, 6, 8], ids=["empty", "partly filled", "just full", "wrapped around"])
 @pytest.mark.parametrize("kind", ["vector", "dictionary of images"])

@@ -158,8 +158,7 @@ def interrupted_run(algorithm: type, folder: Path, make_env: Callable[[], Any], 
     return resumed.learn(TOTAL - resumed.num_timesteps, reset_num_timesteps=False)
 
 
-@pytest.mark.thin(2)
-@pytest.mark.thin(3)
+@pytest.mark.thin(5)
 @every_algorithm_with("scenario", SCENARIOS, gaussian=["gSDE", "learned temperature"])
 def test_resumed_run_is_the_uninterrupted_run(algorithm: type, scenario: str, tmp_path: Path) -> None:
     make_env, make_kwargs = SCENARIOS[scenario]

@@ -304,6 +304,7 @@ def test_a_command_takes_up_what_another_one_has_not_begun(zoo: Zoo) -> None:
     assert "0 of 2 runs finished" in output
 
 
+@pytest.mark.slow
 def test_unknown_names_are_told_with_the_key_and_those_that_are_meant() -> None:
     misspelt = study(algorithms=["sac_v3"], baseline=None).runs()
     with pytest.raises(
