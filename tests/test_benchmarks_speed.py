@@ -16,11 +16,11 @@ pytestmark = [
 #: script, smallest run, file that it writes, rows in it
 COMMANDS = {
     "speed": ("speed.py --only discrete --rounds 1 --seconds 0.1 --threads 1 --out .", "speed.csv", 4),
+    "agents": ("speed.py --only 3 --rounds 1 --seconds 0.1 --threads 1 --out .", "speed.csv", 4),
     "rollout": ("rollout.py --steps 20 --rounds 1 --n-envs 1 2 --out table.csv", "table.csv", None),
     "replay": ("replay.py --rounds 1 --out table.csv", "table.csv", None),
     "startup": ("startup.py --env Pendulum-v1 --steps 120 --threads 1 --out table.csv", "table.csv", 3),
     "sql_sampler": ("sql_sampler.py --densities uniform --steps 3 --seeds 1 --out table.csv", "table.csv", None),
-    "cost": ("multi_agent/cost.py --agents 2 --rounds 1 --seconds 0.1 --out table.csv", "table.csv", None),
     "gpu": ("gpu.py --device cpu --env Pendulum-v1 --engines cudagraph compile --updates 2 --check-minutes 0.5 "
             "--seconds 0.1 --steps 150 --rounds 1 --out .", "updates.csv", None),
     "seeds": ("seeds.py --device cpu --seeds 1 2 --rounds 1 --seconds 0.1 --out .", "seeds.csv", 6),
@@ -30,8 +30,6 @@ COMMANDS = {
 @pytest.mark.parametrize("name", COMMANDS)
 def test_benchmark_writes_its_table(name: str, tmp_path: Path) -> None:
     command, file, count = COMMANDS[name]
-    if name == "cost":
-        pytest.importorskip("mpe2", reason="needs the extra 'multiagent'")
     script, *options = command.split()
     code = subprocess.run([sys.executable, str(BENCHMARKS / script), *options], cwd=tmp_path, check=False).returncode
     assert code == (1 if name == "gpu" else 0)  # there are no CUDA graphs on a CPU, which gpu.py has to report
