@@ -281,7 +281,7 @@ def save_final(folder: RunFolder, returns: list[float], deterministic: bool = Tr
     folder.plays_file.write_text(json.dumps(plays))
 
 
-@pytest.mark.parametrize("value", [1, 1e-3, True, None, "it's", [1, ["a"]], {"a": {"b": [0.5]}}])
+@pytest.mark.parametrize("value", [1, 1e-3, True, None, "it's", [1, ["a"]], {"a": {"b": [0.5]}}, {"lambda": 1, "a": 2}])
 def test_expressions_evaluate_to_the_value(value: Any) -> None:
     assert eval(python_expression(value)) == value
 

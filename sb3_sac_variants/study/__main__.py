@@ -95,7 +95,8 @@ def main(arguments: list[str] | None = None) -> int:
             from sb3_sac_variants.study.report import report
 
             short = [line for study in studies for line in report(study, args)]
-            print(*(f"SHORT {line}" for line in short), sep="\n")
+            for line in short:
+                print(f"SHORT {line}")
             return 1 if args.check and short else 0
         runs = select(merge_runs(studies), args.only)
         if not runs:

@@ -165,10 +165,10 @@ class RunFolder:
         steps = sum(int(row[1]) for row in rows if len(row) > 2)  # the last row may be half written
         return min(max(0 if evaluations is None else int(evaluations["timesteps"][-1]), steps), self.run.steps)
 
-    def log_tail(self, lines: int = 15) -> str:
+    def log_tail(self) -> str:
         """The last lines of the run's output, indented."""
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
-        return "\n".join(f"    {line}" for line in text.rstrip().splitlines()[-lines:]) or "    (no output)"
+        return "\n".join(f"    {line}" for line in text.rstrip().splitlines()[-15:]) or "    (no output)"
 
     def set_aside(self) -> None:
         """Rename what an unfinished run has left (``seed1-interrupted-1``), so that it can start in an empty folder."""

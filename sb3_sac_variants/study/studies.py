@@ -2,6 +2,7 @@
 
 import fnmatch
 import json
+import keyword
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -262,7 +263,7 @@ def python_expression(value: Any) -> str:
     """Write a value as the Python expression that the zoo's ``-params`` evaluates: ``dict(net_arch=[64,64])``."""
     if isinstance(value, Mapping):
         items = {key: python_expression(item) for key, item in value.items()}
-        if all(key.isidentifier() for key in items):
+        if all(key.isidentifier() and not keyword.iskeyword(key) for key in items):
             return f"dict({','.join(f'{key}={item}' for key, item in items.items())})"
         return f"{{{','.join(f'{json.dumps(key)}:{item}' for key, item in items.items())}}}"
     if isinstance(value, list):
