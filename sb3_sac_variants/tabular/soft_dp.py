@@ -172,7 +172,7 @@ def soft_policy_iteration(
         q_history.append(mdp.backup(_evaluate(mdp, policy, alpha)))
         gain = q_history[-1] - q_history[-2]
         # In exact arithmetic no entry falls, so a round that gains nothing in sum has reached rounding.
-        if gain.max() <= tolerance or gain.sum() <= 0:
+        if np.max(gain) <= tolerance or np.sum(gain) <= 0:
             break
     q = q_history[-1]
     rounds = np.stack(q_history)

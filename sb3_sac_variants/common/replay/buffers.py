@@ -131,7 +131,7 @@ class TensorReplayBuffer(ReplayMemory):
             (value.reshape(self.n_envs, -1) == np.reshape(observation[key], (self.n_envs, -1))).all(axis=1)
             for key, value in last.items()
         ]
-        self._set_aside(np.flatnonzero(~np.logical_and.reduce(same)).tolist())
+        self._set_aside(np.flatnonzero(~np.all(same, axis=0)).tolist())
         return False
 
     def _set_aside(self, envs: Iterable[int]) -> None:
