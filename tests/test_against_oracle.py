@@ -94,6 +94,7 @@ def solve(algorithm: type, process: str, gradient_steps: int) -> tuple[Any, Fini
     return model, mdp, soft_q_iteration(mdp, alpha)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("algorithm", "process", "gradient_steps"),
     [

@@ -336,7 +336,7 @@ class Faulty(SpacesEnv):
         return observation, reward, terminated, truncated, info
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(4)
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 @pytest.mark.parametrize("what", ["reward", "observation", "last observation"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

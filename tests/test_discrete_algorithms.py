@@ -35,6 +35,7 @@ class DiscreteEnv(SpacesEnv):
         return self.observation_space.sample(), reward, self.steps == self.episode_length, False, {}
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_learns_predicts_saves_and_loads(algorithm, policy, tmp_path):

@@ -27,6 +27,7 @@ def hindsight(algorithm: type, env: Any = None, **kwargs: Any) -> Any:
 # ---------------------------------------------------------------- hindsight experience replay
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("strategy", ["future", "final", "episode"])
 @pytest.mark.parametrize("n_envs", [1, 2])
 @every_algorithm

@@ -107,7 +107,7 @@ def solve(
     return model, exact, policies
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(4)
 @pytest.mark.parametrize(
     "cross_entropy",
     [pytest.param(name, marks=[pytest.mark.slow] if name.endswith("floor") else []) for name in CROSS_ENTROPY],

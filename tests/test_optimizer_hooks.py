@@ -68,6 +68,7 @@ def watch() -> Iterator[Callable[..., list[None]]]:
             handle.remove()
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("algorithm", [*ALGORITHMS, MASAC])
 @pytest.mark.parametrize("kind", [*STEP_CALLS, *GRADIENT_CALLS])
 def test_everything_is_called_at_each_eager_step(algorithm: type, kind: str, watch: Any) -> None:

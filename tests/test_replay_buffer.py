@@ -347,6 +347,7 @@ def test_draws_are_reproduced_by_the_seed():
 # ---------------------------------------------------------------- stored once
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("kind", SPACES)
 @pytest.mark.parametrize("n_envs", [1, 3])
 def test_stored_once_all_samples_are_transitions_that_were_added(kind, n_envs):

@@ -40,6 +40,7 @@ def optimizers(model: Any) -> dict[str, th.optim.Optimizer]:
 # ---------------------------------------------------------------- how often
 
 
+@pytest.mark.thin(3)
 @pytest.mark.parametrize(
     ("arguments", "n_envs", "steps", "updates"),
     [
@@ -107,6 +108,7 @@ def test_more_learning_steps_than_the_buffer_holds(algorithm: type) -> None:
 # ---------------------------------------------------------------- seeds
 
 
+@pytest.mark.thin(2)
 @every_algorithm_with("kind", ["plain", "gSDE", "learned temperature"], gaussian=["gSDE", "learned temperature"])
 def test_same_seed_same_run(algorithm: type, kind: str) -> None:
     arguments = {"gSDE": {"use_sde": True}, "learned temperature": {"ent_coef": "auto"}}.get(kind, {})

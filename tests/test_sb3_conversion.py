@@ -80,6 +80,7 @@ def assert_same_state(one: Any, other: Any) -> None:
 # ---------------------------------------------------------------- numbers
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_round_trip_from_sb3_is_exact(variant):
     sac = make_sb3(**VARIANTS[variant])

@@ -101,6 +101,7 @@ def test_stored_observations_come_back(algorithm: type) -> None:
             np.testing.assert_allclose(part.numpy().reshape(8, -1), expected.reshape(8, -1), rtol=1e-6, err_msg=kind)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("kind", ACTIONS)
 @every_algorithm
 def test_actions(algorithm: type, kind: str) -> None:

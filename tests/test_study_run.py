@@ -347,6 +347,7 @@ def test_a_study_of_sixty_runs_has_a_line_for_each_algorithm_and_environment(zoo
     assert "3 of 60 runs finished, 5 % of the steps" in lines[-1]
 
 
+@pytest.mark.slow
 def test_report_writes_small_files_and_keeps_results_of_runs_that_are_gone(zoo: Zoo) -> None:
     zoo.run()
     code, output = zoo.report("--check")

@@ -276,6 +276,7 @@ def test_lazy_layers(algorithm: type, space: spaces.Space) -> None:
     assert model.predict(space.sample())[0].shape == (2,)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize(
     ("env", "policy"),
     [
