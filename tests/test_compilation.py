@@ -3,6 +3,8 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -131,3 +133,8 @@ def test_narrow_products_are_turned(stacked: bool) -> None:
     assert sorted(shapes) == [(11, 128), (128, 128)]
     for computed, expected in zip(graph(*arguments), (product(tall, narrow), product(tall, square)), strict=True):
         th.testing.assert_close(computed, expected)
+
+
+def test_the_compiler_is_imported_only_to_compile() -> None:
+    code = "import sys, sb3_sac_variants; print([name for name in sys.modules if name in ('torch._dynamo', 'sympy')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch as th
 
+from sb3_sac_variants.common.gradient_step.metrics import DeviceMetrics
+
 Step = Callable[..., None]
 
 #: seconds of compiling after which a line says so; from a filled cache it takes less
@@ -37,6 +39,8 @@ def compile_step(step: Step, fullgraph: bool, compilations: int | None) -> Step:
     # Importing the compiler takes a second and a hundred megabytes, which eager runs do without
     from sb3_sac_variants.common.gradient_step.wide_products import WideProducts
 
+    # The names of metrics are looked at whenever a step is compiled anew, and taken for granted from then on
+    th.compiler.assume_constant_result(DeviceMetrics.declare)
     options: dict[str, Any] = {"post_grad_custom_pre_pass": WideProducts()}
     if fullgraph:
         options["guard_filter_fn"] = _guards_to_check

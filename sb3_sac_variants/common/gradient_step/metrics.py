@@ -28,7 +28,7 @@ class DeviceMetrics:
         :raises ValueError: if the names are others than before; in a compiled step only :meth:`check` says so
         """
         names = tuple(sorted(values))
-        self._declare(names)
+        self.declare(names)
         if not th.compiler.is_compiling():
             self.check()
         if names:
@@ -36,10 +36,8 @@ class DeviceMetrics:
             self._sums[: len(names)] += th.stack(scalars)
         self._count += 1
 
-    # The compiler calls it while it traces a step, and takes the result for granted from then on: the names are looked
-    # at whenever a step is compiled anew, and at no other time
-    @th.compiler.assume_constant_result
-    def _declare(self, names: tuple[str, ...]) -> bool:
+    def declare(self, names: tuple[str, ...]) -> bool:
+        """Take note of what a step reports."""
         if len(names) > CAPACITY:
             raise ValueError(f"an update reported {len(names)} metrics: report at most {CAPACITY}")
         if not self.names:
