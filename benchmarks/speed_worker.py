@@ -186,9 +186,9 @@ class Updates:
 
         observation_dim, action_dim = SHAPES["Hopper"]
         discrete = "discrete" in candidate
-        env = (
-            RandomAgents(options.agents) if options.agents else RandomEnv(observation_dim, action_dim * (not discrete))
-        )
+        env: gym.Env = RandomEnv(observation_dim, 0 if discrete else action_dim)
+        if options.agents:
+            env = RandomAgents(options.agents)
         policy_kwargs: dict[str, Any] = {"net_arch": options.net_arch}
         if options.shared:
             policy_kwargs |= {"share_actor": True, "share_critic": True}

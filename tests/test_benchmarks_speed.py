@@ -19,6 +19,7 @@ COMMANDS = {
     "agents": ("speed.py --only 3 --rounds 1 --seconds 0.1 --threads 1 --out .", "speed.csv", 4),
     "rollout": ("rollout.py --steps 20 --rounds 1 --n-envs 1 2 --out table.csv", "table.csv", None),
     "replay": ("replay.py --rounds 1 --out table.csv", "table.csv", None),
+    "memory": ("memory.py --only Hopper-v5 --size 300 --threads 1 --out table.csv", "table.csv", 6),
     "startup": ("startup.py --env Pendulum-v1 --steps 120 --threads 1 --out table.csv", "table.csv", 3),
     "sql_sampler": ("sql_sampler.py --densities uniform --steps 3 --seeds 1 --out table.csv", "table.csv", None),
     "gpu": ("gpu.py --device cpu --env Pendulum-v1 --engines cudagraph compile --updates 2 --check-minutes 0.5 "

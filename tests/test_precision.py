@@ -226,6 +226,19 @@ def test_a_processor_without_it_is_named_and_computes_float32(monkeypatch: pytes
     assert th.equal(moved, movement(make(SACv2, "float32")))
 
 
+def test_another_precision_or_engine_of_a_running_model_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(precision_module, "_is_faster", lambda device_type, with_roundings: not with_roundings)
+    model = make(SACv2, "float32")
+    movement(model)
+    model.precision = "bfloat16"
+    with pytest.warns(UserWarning, match=r"precision='bfloat16' is not used: with engine 'eager'"):
+        movement(model)
+    model.updater.check_precision("bfloat16", "compile")  # where it is used
+    with pytest.warns(UserWarning, match="with engine 'eager'"):  # to which "auto" goes back where compiling fails
+        movement(model)
+
+
 def test_an_engine_that_rounds_in_steps_of_its_own_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setattr(precision_module, "_is_faster", lambda device_type, with_roundings: not with_roundings)

@@ -301,8 +301,9 @@ class MaxEntAlgorithm(MaxEntRollout):
         if self.updater.planned_steps is None:
             self.updater.plan(self._planned_gradient_steps())
         engine = self.updater.choose_engine(
-            self.engine, self.draw_batch, self._gradient_step, self._draws_on_device, self.verbose, self.precision
+            self.engine, self.draw_batch, self._gradient_step, self._draws_on_device, self.verbose
         )
+        self.updater.check_precision(self.precision, engine.name)
         until = self._n_updates + gradient_steps
         with matmul_precision(self.precision, self.policy, self.device, engine.name):
             while self._n_updates < until:

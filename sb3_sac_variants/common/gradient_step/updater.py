@@ -43,6 +43,8 @@ class Updater:
         self.engine: Engine | None = None
         #: gradient steps that were planned when the engine was chosen; a resumed run takes the same engine
         self.planned_steps: float | None = None
+        #: precision and engine that were last looked at
+        self._checked_precision = ("float32", "")
         #: gradient steps done since the model was made or loaded
         self.updates_since_load = 0
 
@@ -95,14 +97,8 @@ class Updater:
         if isinstance(self.temperature, LearnedTemperature):
             self.temperature.learner.set_learning_rate(ent_coef)
 
-    def choose_engine(
-        self, name: str, draw: Draw, step: Step, draw_on_device: bool, verbose: int, precision: str
-    ) -> Engine:
-        """
-        Choose an engine, unless there is one that still fits; arguments as :func:`make_engine`.
-
-        :param precision: what it is to compute in; a warning says if it will not
-        """
+    def choose_engine(self, name: str, draw: Draw, step: Step, draw_on_device: bool, verbose: int) -> Engine:
+        """Choose an engine, unless there is one that still fits; arguments as :func:`make_engine`."""
         if self.engine is not None and self.engine.draw_on_device == draw_on_device:
             return self.engine
         assert self.planned_steps is not None
@@ -123,8 +119,13 @@ class Updater:
             },
             verbose=verbose,
         )
-        warn_if_ignored(precision, self.device, self.engine.name)
         return self.engine
+
+    def check_precision(self, precision: str, engine: str) -> None:
+        """Warn, once for each, if an engine will not compute in this precision; "auto" may change the engine."""
+        if (precision, engine) != self._checked_precision:
+            self._checked_precision = (precision, engine)
+            warn_if_ignored(precision, self.device, engine)
 
     def run(self, n_updates: int, until: int, batch_size: int, signature: Signature) -> int:
         """
