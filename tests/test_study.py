@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -19,6 +20,7 @@ from studies import FIELDS, study
 
 from sb3_sac_variants.study.collect import COLUMNS, KEYS, Results, mean_by_interval
 from sb3_sac_variants.study.figure import colours
+from sb3_sac_variants.study.progress import Progress
 from sb3_sac_variants.study.report import final_table, published_table
 from sb3_sac_variants.study.run_folder import RunFolder, State
 from sb3_sac_variants.study.statistics import bootstrap_interval, iqm, not_below
@@ -221,6 +223,8 @@ def test_filter_matches_parts_and_whole_ids() -> None:
     assert [str(run.folder) for run in select(runs, ["cold", "seed2", "Pendulum-v1"])] == ["cold/Pendulum-v1/seed2"]
     assert len(select(runs, ["tiny/*/seed1"])) == 4
     assert select(runs, ["sac_v1"]) == []
+    pong = study(environments=["ALE/Pong-v5"]).runs()
+    assert select(pong, ["ALE/Pong-v5"]) == select(pong, ["ALE-Pong-v5"]) == pong
 
 
 def test_command_is_the_zoos_own() -> None:
@@ -245,10 +249,7 @@ def test_the_evaluation_plays_in_the_environment_of_training() -> None:
 def test_checkpoints_go_into_the_callback_entry_beside_the_users_own() -> None:
     run = study(algorithms={"sac_v2": {"agents": 3, "params": {"callback": "a.B"}}}, baseline=None).runs()[0]
     (argument,) = (text for text in run.zoo_command(checkpoints=True) if text.startswith("callback:"))
-    checkpoint = {
-        CHECKPOINT_CALLBACK: {"path": "sac_v2/Pendulum-v1/seed1/sac_v2/Pendulum-v1_1/checkpoint", "save_freq": 600}
-    }
-    assert eval(argument.removeprefix("callback:")) == ["a.B", checkpoint]
+    assert eval(argument.removeprefix("callback:")) == ["a.B", {CHECKPOINT_CALLBACK: {"save_freq": 600}}]
     assert 'callback:"a.B"' in run.zoo_command()
     off = study(algorithms=["sac_v2"], baseline=None, checkpoint_freq=0).runs()[0]
     assert off.zoo_command(checkpoints=True) == off.zoo_command()
@@ -281,7 +282,11 @@ def save_final(folder: RunFolder, returns: list[float], deterministic: bool = Tr
     folder.plays_file.write_text(json.dumps(plays))
 
 
-@pytest.mark.parametrize("value", [1, 1e-3, True, None, "it's", [1, ["a"]], {"a": {"b": [0.5]}}, {"lambda": 1, "a": 2}])
+@pytest.mark.parametrize(
+    "value",
+    [1, 1e-3, True, None, "it's", [1, ["a"]], {"a": {"b": [0.5]}}, {"lambda": 1, "a": 2}, {"a": {1: {0.5: True}}},
+     [float("inf"), -float("inf")]],
+)  # fmt: skip
 def test_expressions_evaluate_to_the_value(value: Any) -> None:
     assert eval(python_expression(value)) == value
 
@@ -377,7 +382,7 @@ def test_the_final_evaluation_must_be_the_one_asked_for(trained: RunFolder) -> N
 
 
 def test_a_run_is_finished_only_with_the_tests_that_are_asked_for(trained: RunFolder) -> None:
-    worlds = {"heavy": {"env_kwargs": {"g": 12.0}}}
+    worlds: dict[str, Any] = {"heavy": {"env_kwargs": {"g": 12.0, "of": {1: 2}}}}
     own = study(
         algorithms=["sac"], environments=["Pendulum-v1"], seeds=[1], params={}, tests={"episodes": 2, "worlds": worlds}
     )
@@ -406,6 +411,27 @@ def test_a_run_is_held_by_one_process_at_a_time(trained: RunFolder) -> None:
     assert not other.claim(timeout=0.1)
     trained.lock.release()
     assert other.state() is State.FINISHED
+
+
+def test_a_look_by_another_process_does_not_hold_a_run(trained: RunFolder) -> None:
+    other = RunFolder(trained.out, trained.run)
+    assert other.claim()
+    threading.Timer(0.03, other.lock.release).start()
+    assert trained.state() is State.FINISHED
+
+
+def test_progress_sees_what_another_command_has_finished(trained: RunFolder) -> None:
+    assert Progress({trained: State.RUNNING}).line().startswith("0 of 1 runs finished")
+    progress = Progress({trained: State.RUNNING})
+    progress.refresh()
+    assert progress.line().startswith("1 of 1 runs finished")
+
+
+def test_modules_of_the_classes_that_settings_name() -> None:
+    params = {"policy": "MlpPolicy", "callback": ["mine.A", {"mine.B": {"k": 1}}], "env_wrapper": {"w.x.Wrapper": {}}}
+    worlds = {"heavy": {"vec_env_wrapper": "v.Wrapper"}, "plain": {}}
+    run = study(params={**params}, tests={"worlds": worlds}).runs()[0]
+    assert run.modules() == ["w.x", "mine", "v"]
 
 
 # The figure

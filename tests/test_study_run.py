@@ -3,6 +3,7 @@
 A stand-in for the zoo writes what the zoo would write, so that nothing is trained.
 """
 
+import contextlib
 import csv
 import os
 import shutil
@@ -48,7 +49,7 @@ def evaluate(steps):
 evaluate([args.eval_freq])
 for entry in params.get("callback", []):
     for callback in entry.values():
-        folder = pathlib.Path(callback["path"])
+        folder = zoo / "checkpoint"
         folder.mkdir()
         (folder / "checkpoint.json").write_text(json.dumps(vars(args)))
 if params.get("act") == "fail": sys.exit("no luck with " + args.env)
@@ -72,8 +73,8 @@ with zipfile.ZipFile(zoo / (args["env"] + ".zip"), "w") as archive: archive.writ
 print("resumed")
 """
 FAKE_EVALUATE = """
-import json, pathlib, sys
-wanted = json.loads(sys.argv[1])
+import json, pathlib, sys, yaml
+wanted = yaml.safe_load(sys.argv[1])
 folder, plays = pathlib.Path(wanted["folder"]), wanted["plays"]
 seed = int(folder.name.removeprefix("seed"))
 file = folder / "plays.json"
@@ -150,6 +151,10 @@ def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return zoo
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def wait_for(condition: Any) -> None:
     deadline = time.monotonic() + 60
     while not condition():
@@ -196,7 +201,7 @@ def test_interrupted_runs_go_on_from_their_checkpoints_or_start_again(zoo: Zoo) 
     assert "Start again with the same command" in output
     assert zoo.states() == [State.INTERRUPTED] * 2
     assert folders[0].record()["state"] == "interrupted"
-    assert "‖·" not in zoo.status()
+    assert zoo.status().count("‖") == 3  # one for each run, one in the legend
 
     shutil.copytree(zoo.out, zoo.folder / "before")
     (zoo.folder / "fake" / "rl_zoo3" / "train.py").write_text(FAKE_TRAIN.replace("time.sleep(600)", ""))
@@ -204,12 +209,45 @@ def test_interrupted_runs_go_on_from_their_checkpoints_or_start_again(zoo: Zoo) 
     assert code == 0, output
     assert zoo.states() == [State.FINISHED] * 2
     # SB3's SAC has no checkpoints: it starts again, and nothing of the first attempt is lost.
+    before = zoo.folder / "before" / "sac" / "Pendulum-v1"
     aside = folders[0].root.with_name("seed1-interrupted-1")
-    assert sorted(path.name for path in aside.rglob("*")) == sorted(
-        path.name for path in (zoo.folder / "before" / "sac" / "Pendulum-v1" / "seed1").rglob("*")
-    )
+    assert contents(aside) == contents(before / "seed1")
     assert not folders[1].root.with_name("seed1-interrupted-1").exists()
     assert "resumed" in folders[1].log.read_text()
+
+
+def commands_running() -> list[str]:
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            found.append(file.read_text(errors="replace"))
+    return found
+
+
+def test_time_of_an_attempt_that_was_killed_counts(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execute, "NOTE_SECONDS", 0.0)
+    zoo.declare(environments=["Pendulum-v1"], params={"act": "hang"}, algorithms=["sac_v2"], baseline=None, seeds=[1])
+    resources = execute.Resources(resumable=frozenset(["sac_v2"]))
+
+    class PowerCut(BaseException):
+        """Nothing is written after it."""
+
+    def cut() -> None:
+        if first.checkpoint.exists() and first.record().get("wall_seconds", 0.0) >= 0.5:
+            first.write_record = lambda **fields: None  # type: ignore[method-assign]
+            raise PowerCut
+
+    first, again = zoo.folders()[0], zoo.folders()[0]
+    assert execute.prepare(first)
+    with pytest.raises(PowerCut):
+        execute.execute(first, resources, cut)
+    first.lock.release()
+    before = again.record()["wall_seconds"]
+    assert before >= 0.5
+    assert execute.prepare(again)
+    execute.execute(again, resources, lambda: None)
+    again.lock.release()
+    assert again.record()["wall_seconds"] > before
 
 
 @pytest.mark.slow
@@ -223,8 +261,7 @@ def test_runs_do_not_outlive_a_study_that_is_killed(zoo: Zoo) -> None:
     process.kill()
     process.communicate()
     assert zoo.states() == [State.INTERRUPTED] * 2
-    running = Path("/proc").glob("[0-9]*/cmdline")
-    wait_for(lambda: not any(str(folders[0].run.folder) in path.read_text() for path in running if path.exists()))
+    wait_for(lambda: not any(str(folder.run.folder) in command for folder in folders for command in commands_running()))
 
 
 def test_failures_are_reported_with_the_end_of_their_log(zoo: Zoo) -> None:
@@ -413,3 +450,29 @@ def test_independent_agents_are_reported_in_steps_of_their_environment(tmp_path:
     assert list(results["scalars"]["step"]) == ["200", "400"]
     assert results["summary"]["final_episodes"][0] == "4"
     assert float(results["curves"]["return_std"][0]) > 0  # episodes, not one of them thrice
+
+
+@pytest.mark.slow
+def test_classes_of_the_user_are_resumed_and_evaluated(tmp_path: Path) -> None:
+    (tmp_path / "of_the_user.py").write_text(
+        "import gymnasium\nfrom sb3_sac_variants.sac_v2.policies import SACv2Policy\n"
+        "class Policy(SACv2Policy): pass\nclass Wrapper(gymnasium.Wrapper): pass\n"
+    )
+    params = {"policy": "of_the_user.Policy", "env_wrapper": [{"of_the_user.Wrapper": {}}], "engine": "eager"}
+    fields = FIELDS | {"environments": ["Pendulum-v1"], "seeds": [1], "params": params, "baseline": None}
+    fields |= {"algorithms": ["sac_v2"], "steps": 3000}
+    (tmp_path / "studies.yml").write_text(yaml.dump({"tiny": fields}))
+    command = [sys.executable, "-m", "sb3_sac_variants.study", "run", str(tmp_path / "studies.yml")]
+    command += ["--out", str(tmp_path / "out")]
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": path}
+    (run,) = parse_study("tiny", fields).runs()
+    folder = RunFolder(tmp_path / "out", run)
+    process = subprocess.Popen(command, env=environment)
+    wait_for(folder.checkpoint.exists)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert folder.state() is State.INTERRUPTED
+    assert subprocess.run(command, env=environment, check=False).returncode == 0
+    assert folder.record()["resumed"]
+    assert folder.state() is State.FINISHED

@@ -1,5 +1,6 @@
 """A run of the zoo that is killed goes on by one command, and ends as one that was never interrupted."""
 
+import contextlib
 import io
 import random
 import signal
@@ -10,6 +11,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
@@ -23,7 +25,7 @@ from rl_zoo3 import train
 from sb3_sac_variants.common.callbacks import RunCheckpointCallback
 from sb3_sac_variants.common.persistence.checkpoint_folder import POINTER
 from sb3_sac_variants.zoo import register
-from sb3_sac_variants.zoo.resume import CHECKPOINT, resume
+from sb3_sac_variants.zoo.resume import CHECKPOINT, main, resume
 
 CALLBACK = "sb3_sac_variants.common.callbacks.RunCheckpointCallback"
 #: environment of each algorithm, and its hyperparameters
@@ -48,6 +50,22 @@ class CrashCallback(BaseCallback):
         if self.num_timesteps >= crash_at:
             raise Crash
         return True
+
+
+class GoalEnv(gym.Env[Any, Any]):
+    """Ends after ten steps, and says whether it has succeeded."""
+
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        return np.zeros(2, np.float32), float(action[0]), False, self.steps == 10, {"is_success": True}
 
 
 def arguments(algo: str, folder: Path, log_folder: str, steps: int) -> list[str]:
@@ -101,23 +119,75 @@ def run_folder(algo: str, folder: Path) -> Path:
     return folder / algo / f"{RUNS[algo][0]}_1"
 
 
+def crashed_and_whole(algo: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Train a run to its end, and one that crashes after three quarters; give the folder of the second."""
+    register()
+    for log_folder, step in {"whole": 10**9, "crashed": 90}.items():
+        monkeypatch.setattr(sys, "argv", ["train", *arguments(algo, folder, log_folder, 120)])
+        monkeypatch.setattr(sys.modules[__name__], "crash_at", step)
+        with contextlib.nullcontext() if log_folder == "whole" else pytest.raises(Crash):
+            train.train()
+    monkeypatch.setattr(sys.modules[__name__], "crash_at", 10**9)
+    crashed = run_folder(algo, folder / "crashed")
+    assert (crashed / CHECKPOINT / POINTER).is_file()
+    return crashed
+
+
 @pytest.mark.thin(2)
 @pytest.mark.parametrize("algo", RUNS)
 def test_crashed_run_ends_as_the_whole_one(algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    register()
-    crash = {"whole": 10**9, "crashed": 90}
-    for log_folder, step in crash.items():
-        monkeypatch.setattr(sys, "argv", ["train", *arguments(algo, tmp_path, log_folder, 120)])
-        monkeypatch.setattr(sys.modules[__name__], "crash_at", step)
-        if log_folder == "whole":
-            train.train()
-        else:
-            with pytest.raises(Crash):
-                train.train()
-    assert (run_folder(algo, tmp_path / "crashed") / CHECKPOINT / POINTER).is_file()
-    monkeypatch.setattr(sys.modules[__name__], "crash_at", 10**9)
-    resume(run_folder(algo, tmp_path / "crashed"))
+    resume(crashed_and_whole(algo, tmp_path, monkeypatch))
     np.testing.assert_equal(results(algo, tmp_path / "crashed"), results(algo, tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("entry_point", [f"{__name__}:GoalEnv", "panda_gym.envs:GoalEnv"])
+def test_successes_in_the_monitor_go_on(entry_point: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The zoo knows environments with goals by "parking-v0" in their id, or by where they come from
+    module = entry_point.partition(":")[0]
+    monkeypatch.setitem(sys.modules, module, sys.modules[__name__])
+    monkeypatch.setitem(sys.modules, module.partition(".")[0], sys.modules[__name__])
+    env_id = "OfTests-parking-v0" if module == __name__ else "OfTests-v0"
+    monkeypatch.setitem(gym.registry, env_id, gym.envs.registration.EnvSpec(env_id, entry_point))
+    monkeypatch.setitem(RUNS, "sac_v2", (env_id, {}))
+    resume(crashed_and_whole("sac_v2", tmp_path, monkeypatch))
+    whole, crashed = (
+        [line.split(",") for line in (run_folder("sac_v2", tmp_path / name) / "0.monitor.csv").read_text().splitlines()]
+        for name in ("whole", "crashed")
+    )
+    assert whole[1] == crashed[1] == ["r", "l", "t", "is_success"]
+    assert len(whole) == 2 + 12
+    assert [line[:2] for line in whole[2:]] == [line[:2] for line in crashed[2:]]
+
+
+def test_wrappers_that_a_library_imports_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mpe2")
+    wrapper = {"vec_env_wrapper": "sb3_sac_variants.envs.IndependentAgents"}
+    monkeypatch.setitem(RUNS, "sac_v2", ("SimpleSpread-v3", wrapper))
+    resume(crashed_and_whole("sac_v2", tmp_path, monkeypatch))
+    np.testing.assert_equal(results("sac_v2", tmp_path / "crashed"), results("sac_v2", tmp_path / "whole"))
+
+
+def test_run_goes_on_from_inside_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Where the zoo would look for statistics of VecNormalize, those of the evaluation lie
+    crashed = crashed_and_whole("sac_v2", tmp_path, monkeypatch)
+    monkeypatch.chdir(crashed)
+    assert Path("Pendulum-v1/vecnormalize.pkl").exists()
+    resume(Path())
+    np.testing.assert_equal(results("sac_v2", tmp_path / "crashed"), results("sac_v2", tmp_path / "whole"))
+
+
+def test_classes_of_a_module_to_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "module_of_the_user.py").write_text("from gymnasium.wrappers import Autoreset as Wrapper\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    wrapper = {"env_wrapper": "module_of_the_user.Wrapper"}
+    monkeypatch.setitem(RUNS, "sac_v2", ("Pendulum-v1", wrapper))
+    crashed = crashed_and_whole("sac_v2", tmp_path, monkeypatch)
+    monkeypatch.delitem(sys.modules, "module_of_the_user")
+    with pytest.raises(ValueError, match=r"asks for 'module_of_the_user\.Wrapper'.* \(--import\), or set"):
+        resume(crashed)
+    monkeypatch.setattr(sys, "argv", ["resume", str(crashed), "--import", "module_of_the_user"])
+    main()
+    np.testing.assert_equal(results("sac_v2", tmp_path / "crashed"), results("sac_v2", tmp_path / "whole"))
 
 
 def test_checkpoint_is_no_trained_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,7 +130,7 @@ def train(folders: dict[RunFolder, State], args: argparse.Namespace) -> int:
         return 0
     stop = threading.Event()
     # A closed terminal and a batch system's signal end the runs as Ctrl-C does.
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    signals = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if sys.platform != "win32" else [])]
     cluster = (args.address, args.out, resources, args.gpus)
     backend = RayCluster(*cluster) if args.address else Local(args.jobs, resources)
     handlers = {number: signal.signal(number, lambda *_: stop.set()) for number in signals}

@@ -1,6 +1,6 @@
 """Let the saved model of a zoo run play, and keep the returns beside it; started by the study after each training."""
 
-import json
+import importlib
 import sys
 from pathlib import Path
 from statistics import fmean
@@ -43,9 +43,11 @@ def play(wanted: dict[str, Any], episodes: int, deterministic: bool, params: dic
 
 
 def main() -> None:
-    """Make the evaluations that the JSON text of the only argument asks for."""
-    wanted = json.loads(sys.argv[1])
+    """Make the evaluations that the only argument asks for, as YAML."""
+    wanted = yaml.safe_load(sys.argv[1])
     th.set_num_threads(wanted["threads"])
+    for module in wanted["modules"]:  # so that the model may name their classes
+        importlib.import_module(module)
     file = Path(wanted["folder"], "plays.json")
     for name, how in wanted["plays"].items():
         played = play(wanted, **how)

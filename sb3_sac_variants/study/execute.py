@@ -1,6 +1,5 @@
 """One run from its start, or from its last checkpoint, to the evaluation of its model; several on this machine."""
 
-import json
 import os
 import sys
 import threading
@@ -9,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from subprocess import DEVNULL, STDOUT, Popen, TimeoutExpired
+
+import yaml
 
 from sb3_sac_variants.study.provenance import describe
 from sb3_sac_variants.study.run_folder import RunFolder, State
@@ -19,6 +20,7 @@ from sb3_sac_variants.study.studies import Run
 FINAL_SEED = 10_000
 POLL_SECONDS = 0.5
 TERMINATION_SECONDS = 10.0
+NOTE_SECONDS = 60.0
 
 RESUME_COMMAND = ["python", "-m", "sb3_sac_variants.zoo", "resume"]
 EVALUATE_COMMAND = ["python", "-m", "sb3_sac_variants.study.evaluate"]
@@ -27,7 +29,7 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 # Where the system can do it (Linux), the run ends with the process that started it, also where that is killed.
 _END_WITH_PARENT = (
     "import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, signal.SIGKILL); "
-    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    "os.getppid() == int(sys.argv[1]) or sys.exit(1); os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
 )
 
 
@@ -81,7 +83,7 @@ def prepare(folder: RunFolder) -> bool:
     """Claim a run, and set aside what it cannot go on from; false if it is done, or another process is at it."""
     if not folder.claim():
         return False
-    if folder.found() in (State.FINISHED, State.CONFLICT):
+    if folder.found() in (State.FINISHED, State.CONFLICT, State.RUNNING):
         folder.lock.release()
         return False
     if not folder.is_trained() and (not folder.checkpoint.exists() or folder.conflicts()):
@@ -98,30 +100,46 @@ def execute(folder: RunFolder, resources: Resources, tick: Callable[[], None]) -
     if plays := folder.missing_plays():
         run = folder.run
         wanted = {"folder": str(run.folder), "algo": run.algo, "env": run.env, "seed": FINAL_SEED, "plays": plays}
-        wanted |= {"device": resources.device, "threads": resources.threads}
-        _call([*EVALUATE_COMMAND, json.dumps(wanted)], folder, resources, tick)
+        wanted |= {"device": resources.device, "threads": resources.threads, "modules": run.modules()}
+        _call([*EVALUATE_COMMAND, yaml.safe_dump(wanted)], folder, resources, tick)
     folder.write_record(state="finished")
 
 
 def _train(folder: RunFolder, resources: Resources, tick: Callable[[], None]) -> None:
     resumed, state = folder.checkpoint.exists(), "interrupted"
-    command = [*RESUME_COMMAND, str(folder.run.zoo_folder)] if resumed else resources.command(folder.run)
+    command = resources.command(folder.run)
+    if resumed:
+        command = [*RESUME_COMMAND, str(folder.run.zoo_folder), "--import", *folder.run.modules()]
     folder.write_record(state="running", resumed=resumed, device=resources.device, **describe())
-    started, before = time.monotonic(), folder.record().get("wall_seconds", 0.0)
+    noted = time.monotonic()
+
+    def note(seconds: float, **fields: str) -> None:
+        # Now and then, so that the time of a run that is killed counts too
+        nonlocal noted
+        if (now := time.monotonic()) - noted >= seconds:
+            folder.write_record(wall_seconds=folder.record().get("wall_seconds", 0.0) + now - noted, **fields)
+            noted = now
+
+    def tick_and_note() -> None:
+        tick()
+        note(NOTE_SECONDS)
+
     try:
-        _call(command, folder, resources, tick)
+        _call(command, folder, resources, tick_and_note)
         if not folder.is_trained():
             raise RunFailed(f"training has left no complete model in {folder.run.zoo_folder}:\n{folder.log_tail()}")
-    except RunFailed:
+    except RunFailed as error:
         state = "failed"
+        if resumed:
+            raise RunFailed(f"{error}\nIt went on from a checkpoint: remove {folder.root} to start it anew") from error
         raise
     finally:
-        folder.write_record(state=state, wall_seconds=before + time.monotonic() - started)
+        note(0.0, state=state)
 
 
 def _call(command: list[str], folder: RunFolder, resources: Resources, tick: Callable[[], None]) -> None:
     environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(resources.threads)) | {"PYTHONUNBUFFERED": "1"}
-    guard = ["-c", _END_WITH_PARENT] if sys.platform == "linux" else []
+    guard = ["-c", _END_WITH_PARENT, str(os.getpid())] if sys.platform == "linux" else []
     with open(folder.log, "ab") as log:
         # Its own session: a Ctrl-C of the terminal must not reach the zoo, which would save the model as if the run
         # were complete.

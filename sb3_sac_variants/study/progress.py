@@ -42,6 +42,8 @@ class Progress:
     def refresh(self) -> None:
         """Look at the runs that are being worked on, here or by another command."""
         for folder, state in self.states.items():
+            if state is State.FINISHED:
+                continue
             if folder.is_held():
                 self.update(folder, State.RUNNING)
             elif state is State.RUNNING:

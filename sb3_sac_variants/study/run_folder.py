@@ -84,7 +84,7 @@ class RunFolder:
 
     def returns(self, name: str) -> np.ndarray | None:
         """Returns, of shape (episodes,), of an evaluation in ``run.plays()``, if it was made as it is wanted now."""
-        play, made = self.run.plays()[name], read_json(self.plays_file).get(name)
+        play, made = json.loads(json.dumps(self.run.plays()[name])), read_json(self.plays_file).get(name)
         if made is None or any(made[key] != play[key] for key in ("deterministic", "params")):
             return None
         returns = np.asarray(made["returns"], dtype=np.float64)
@@ -126,13 +126,13 @@ class RunFolder:
     def claim(self, timeout: float = 2.0) -> bool:
         """Keep other processes from the run until ``lock.release()``; false if one holds it for more than a look."""
         with contextlib.suppress(Timeout):
-            self.lock.acquire(timeout=timeout)
+            self.lock.acquire(timeout=timeout, poll_interval=0.01)
         return self.lock.is_locked
 
     def is_held(self) -> bool:
-        """Whether this process or another one has claimed the run."""
+        """Whether this process or another one has claimed the run, for longer than another one's look here takes."""
         other = RunFolder(self.out, self.run)
-        if self.lock.is_locked or (Path(self.lock.lock_file).exists() and not other.claim(timeout=0)):
+        if self.lock.is_locked or (Path(self.lock.lock_file).exists() and not other.claim(timeout=0.1)):
             return True
         other.lock.release()
         return False

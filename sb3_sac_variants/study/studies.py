@@ -3,6 +3,7 @@
 import fnmatch
 import json
 import keyword
+import math
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -125,14 +126,25 @@ class Run(Settings):
             for actions in self.tests.actions
         }
 
+    def modules(self) -> list[str]:
+        """Modules of the classes that the settings name: the user's own, if they are of no library."""
+        found = []
+        for settings in (self.params, *self.tests.worlds.values()):
+            for key in ("policy", "env_wrapper", "vec_env_wrapper", "callback"):
+                named = settings.get(key) or []
+                for entry in named if isinstance(named, list) else [named]:
+                    name = next(iter(entry)) if isinstance(entry, Mapping) else str(entry)
+                    found += [name.rpartition(".")[0]] if "." in name else []
+        return list(dict.fromkeys(found))
+
     def zoo_command(self, device: str = "cpu", threads: int = 1, checkpoints: bool = False) -> list[str]:
         """The zoo's command for the run, with or without checkpoints, to be started in the folder of all runs."""
         params, wanted = dict(self.params), self.arguments()
         every = self.eval_freq if self.checkpoint_freq is None else self.checkpoint_freq
         if checkpoints and every:
             own = params.get("callback") or []
-            kwargs = {"path": f"{self.zoo_folder}/checkpoint", "save_freq": every * self.agents}
-            params["callback"] = [*(own if isinstance(own, list) else [own]), {CHECKPOINT_CALLBACK: kwargs}]
+            callback = {CHECKPOINT_CALLBACK: {"save_freq": every * self.agents}}
+            params["callback"] = [*(own if isinstance(own, list) else [own]), callback]
         options = ["--algo", self.algo, "--env", self.env, "-n", wanted["n_timesteps"], *_settings("-params", params)]
         # The zoo gives those of -params to the training environment alone.
         options += _settings("--eval-env-kwargs", params.get("env_kwargs") or {})
@@ -250,7 +262,9 @@ def merge_runs(studies: Iterable[Study]) -> list[Run]:
 def select(runs: Iterable[Run], patterns: Iterable[str]) -> list[Run]:
     """Keep the runs that match every pattern, in a whole id (``half_cheetah/sac_v1/*/seed1``) or one of its parts."""
     for pattern in patterns:
-        runs = [run for run in runs if any(fnmatch.filter([name, *name.split("/")], pattern) for name in run.ids)]
+        runs = [
+            run for run in runs if any(fnmatch.filter([name, *name.split("/"), run.env], pattern) for name in run.ids)
+        ]
     return list(runs)
 
 
@@ -263,10 +277,12 @@ def python_expression(value: Any) -> str:
     """Write a value as the Python expression that the zoo's ``-params`` evaluates: ``dict(net_arch=[64,64])``."""
     if isinstance(value, Mapping):
         items = {key: python_expression(item) for key, item in value.items()}
-        if all(key.isidentifier() and not keyword.iskeyword(key) for key in items):
+        if all(isinstance(key, str) and key.isidentifier() and not keyword.iskeyword(key) for key in items):
             return f"dict({','.join(f'{key}={item}' for key, item in items.items())})"
-        return f"{{{','.join(f'{json.dumps(key)}:{item}' for key, item in items.items())}}}"
+        return f"{{{','.join(f'{python_expression(key)}:{item}' for key, item in items.items())}}}"
     if isinstance(value, list):
         return f"[{','.join(map(python_expression, value))}]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f'float("{value}")'
     # A shell user quotes the whole argument with the other kind of quotes.
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

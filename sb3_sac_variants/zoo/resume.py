@@ -61,9 +61,17 @@ _SafeLoader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
 
 def main() -> None:
     """Go on with the run in the folder that the command line names."""
-    parser = argparse.ArgumentParser(prog="python -m sb3_sac_variants.zoo resume", description=__doc__)
+    description = "Go on with a run of the RL Zoo that was interrupted, from its last checkpoint, in its own folder."
+    parser = argparse.ArgumentParser(prog="python -m sb3_sac_variants.zoo resume", description=description)
     parser.add_argument("folder", type=Path, help="folder of the run, e.g. logs/sac_v2/Pendulum-v1_1")
-    resume(parser.parse_args().folder)
+    parser.add_argument(
+        "--import", nargs="*", default=[], metavar="MODULE", dest="modules",
+        help="modules of yours to import first: the run may then name their classes, as a wrapper or policy say",
+    )  # fmt: skip
+    arguments = parser.parse_args()
+    for module in arguments.modules:
+        importlib.import_module(module)
+    resume(arguments.folder)
 
 
 def resume(folder: Path) -> None:
@@ -83,6 +91,7 @@ def resume(folder: Path) -> None:
     for name in arguments.get("gym_packages") or ():
         _require(name in sys.modules, found[0], name)
     _require(not arguments.get("trained_agent"), found[0], arguments.get("trained_agent"))
+    _require(not arguments.get("track"), found[0], "an upload to Weights & Biases")
 
     class SavedArguments(argparse.ArgumentParser):
         """Gives the arguments of the run, whatever the command line."""
@@ -120,7 +129,8 @@ def _read(file: Path) -> dict[str, Any]:
 def _require(harmless: bool, file: Path, what: Any) -> None:
     if not harmless and not is_trusted(False):
         raise ValueError(
-            f"{str(file)!r} asks for {what!r}, which may run code: set {TRUSTED_VARIABLE}=1 if you trust it"
+            f"{str(file)!r} asks for {what!r}, which may run code: import the module of a class of yours first "
+            f"(--import), or set {TRUSTED_VARIABLE}=1 if you trust the file"
         )
 
 
@@ -147,7 +157,7 @@ def _is_class(name: str, base: type) -> bool:
     module, _, cls = name.rpartition(".")
     if module not in sys.modules and module.partition(".")[0] not in _LIBRARIES:
         return False
-    found = vars(importlib.import_module(module)).get(cls)
+    found = getattr(importlib.import_module(module), cls, None)  # some libraries import their classes when asked
     return isinstance(found, type) and issubclass(found, base)
 
 
@@ -195,14 +205,28 @@ class _Resumed(ExperimentManager):
         return dict(saved), OrderedDict(saved)
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
-        if self.has_checkpoint:
-            self.monitor_kwargs = {**self.monitor_kwargs, "override_existing": eval_env}
-        return super().create_envs(n_envs, eval_env, no_log)
+        if not self.has_checkpoint or eval_env:
+            return super().create_envs(n_envs, eval_env, no_log)
+        make = exp_manager.make_vec_env
+
+        # Among the hyperparameters, the zoo would look at these, and replace them for environments with goals
+        def make_and_go_on(env: Any, *, monitor_kwargs: dict[str, Any], **kwargs: Any) -> VecEnv:
+            return make(env, monitor_kwargs={**monitor_kwargs, "override_existing": False}, **kwargs)
+
+        vars(exp_manager).update(make_vec_env=make_and_go_on)
+        try:
+            return super().create_envs(n_envs, eval_env, no_log)
+        finally:
+            vars(exp_manager).update(make_vec_env=make)
 
     def _maybe_normalize(self, env: VecEnv, eval_env: bool) -> VecEnv:
-        statistics = Path(self.trained_agent).parent / str(self.env_name) / "vecnormalize.pkl"
-        _require(not statistics.exists(), statistics, "a pickle")  # which the zoo would read
-        return super()._maybe_normalize(env, eval_env)
+        given = self.trained_agent
+        # Without an agent to begin with, the zoo would look for a pickle of statistics in the working folder
+        self.trained_agent = given or os.path.join(os.devnull, "none")
+        try:
+            return super()._maybe_normalize(env, eval_env)
+        finally:
+            self.trained_agent = given
 
     def _load_pretrained_agent(self, hyperparams: dict[str, Any], env: VecEnv) -> Any:
         if not self.has_checkpoint:
