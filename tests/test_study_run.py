@@ -460,7 +460,7 @@ def test_classes_of_the_user_are_resumed_and_evaluated(tmp_path: Path) -> None:
     )
     params = {"policy": "of_the_user.Policy", "env_wrapper": [{"of_the_user.Wrapper": {}}], "engine": "eager"}
     fields = FIELDS | {"environments": ["Pendulum-v1"], "seeds": [1], "params": params, "baseline": None}
-    fields |= {"algorithms": ["sac_v2"], "steps": 3000}
+    fields |= {"algorithms": ["sac_v2"], "steps": 1000}
     (tmp_path / "studies.yml").write_text(yaml.dump({"tiny": fields}))
     command = [sys.executable, "-m", "sb3_sac_variants.study", "run", str(tmp_path / "studies.yml")]
     command += ["--out", str(tmp_path / "out")]
