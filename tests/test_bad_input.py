@@ -269,7 +269,7 @@ def test_unbounded_actions(algorithm: type, bounds: tuple[float, float]) -> None
     low, high = np.clip(bounds, -3, 3)
     bounded = eval(remedy, {"gymnasium": gym, "env": SpacesEnv(action_space=space), "low": low, "high": high})
     action, _ = make(algorithm, bounded).predict(bounded.reset()[0])
-    bounded.step(action)
+    assert space.contains(bounded.action(action))
 
 
 @pytest.mark.parametrize("bounds", [(0.0, 0.0), (-3e38, 3e38)])
