@@ -115,6 +115,16 @@ def test_module_without_a_known_command_names_them(
         __main__.main()
 
 
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_module_lists_its_commands(
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["zoo", option])
+    __main__.main()
+    listed = capsys.readouterr().out
+    assert all(command in listed for command in __main__.COMMANDS)
+
+
 def test_every_command_of_the_module_is_one_of_the_zoo() -> None:
     for command, module in __main__.COMMANDS.items():
         assert importlib.util.find_spec(module) is not None

@@ -35,8 +35,8 @@ class SACv1(MaxEntAlgorithm):
     hard target copies are ``tau=1`` with ``target_update_interval=1000``. On discrete actions every expectation over
     actions is an exact sum.
 
-    The arguments are those of SB3's ``SAC``, with its names, order and defaults, and those of
-    :class:`~sb3_sac_variants.common.algorithm.maxent_algorithm.MaxEntAlgorithm`.
+    The arguments are those of SB3's ``SAC``, with its names, order and defaults (but ``ent_coef``, which is 1.0 here),
+    and those of :class:`~sb3_sac_variants.common.algorithm.maxent_algorithm.MaxEntAlgorithm`.
     ``policy_kwargs`` takes ``n_components``, the number of Gaussians in the policy.
 
     :param policy_gradient: "reparameterized" (eq. 12) or "likelihood_ratio" (of eq. 10; what a mixture policy needs)

@@ -50,8 +50,8 @@ class SQL(MaxEntAlgorithm):
     ``train/entropy`` is that of exp(Q/alpha) in the next states. On continuous actions it is what the value particles
     see of it, and not below dim(A) log 2 - log(n_value_particles).
 
-    The arguments are those of SB3's ``SAC``, with its names, order and defaults, and those of
-    :class:`~sb3_sac_variants.common.algorithm.maxent_algorithm.MaxEntAlgorithm`.
+    The arguments are those of SB3's ``SAC``, with its names, order and defaults (but ``ent_coef``, which is 1.0 here),
+    and those of :class:`~sb3_sac_variants.common.algorithm.maxent_algorithm.MaxEntAlgorithm`.
     There is no gSDE, which needs a Gaussian policy. ``ent_coef`` must be greater than 0, and a number on continuous
     actions, where no density of the policy is known to learn it from.
 

@@ -43,7 +43,9 @@ print(json.dumps({"algorithms": algos, "environments": list(gymnasium.registry)}
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m sb3_sac_variants.study", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m sb3_sac_variants.study", description=(__doc__ or "").replace("``", "'")
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("run", help="train and evaluate what is not finished")
     status = commands.add_parser("status", help="show how far the runs are")

@@ -28,9 +28,13 @@ COMMANDS = {
 def main() -> None:
     """Run the zoo's command named by the first argument with the others."""
     command = sys.argv[1].removeprefix("plots.") if len(sys.argv) > 1 else ""
+    usage = f"python -m sb3_sac_variants.zoo {{{','.join(COMMANDS)}}} ..."
+    if command in ("-h", "--help"):
+        print(f"usage: {usage}\n\nEach command lists its options: python -m sb3_sac_variants.zoo train --help")
+        return
     if command not in COMMANDS:
         given = f"unknown command {sys.argv[1]!r}" if len(sys.argv) > 1 else "no command"
-        sys.exit(f"{given}: python -m sb3_sac_variants.zoo {{{','.join(COMMANDS)}}} ...")
+        sys.exit(f"{given}: {usage}")
     register()
     del sys.argv[1]
     runpy.run_module(COMMANDS[command], run_name="__main__", alter_sys=True)

@@ -1,7 +1,8 @@
 """A worker of the RL Zoo's tuning, one of several on one machine or many that share a database.
 
-``python -m sb3_sac_variants.zoo tune`` takes the options of ``python -m rl_zoo3.train -optimize``. Beside that command,
-workers may start together on an empty database, and the trial of a worker that has died is failed and tried again.
+Its options are those of ``python -m rl_zoo3.train -optimize`` (``python -m rl_zoo3.train --help`` lists them) and those
+below. Beside that command, workers may start together on an empty database, and the trial of a worker that has died is
+failed and tried again.
 """
 
 import argparse
@@ -20,7 +21,9 @@ RETRIES = 3
 
 def main() -> None:
     """Start a worker with the options of the zoo's ``train``, and ``--heartbeat``."""
-    parser = argparse.ArgumentParser(prog="python -m sb3_sac_variants.zoo tune", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m sb3_sac_variants.zoo tune", description=(__doc__ or "").replace("``", "'")
+    )
     parser.add_argument(
         "--heartbeat",
         type=int,

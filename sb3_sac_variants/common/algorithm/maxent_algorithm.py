@@ -79,7 +79,7 @@ class MaxEntAlgorithm(MaxEntRollout):
     :param ent_coef: temperature alpha: a number of at least 0, "auto" (learned), or "auto_0.1" (learned, from 0.1)
     :param target_update_interval: gradient steps, over the whole run, from one update of the targets to the next
     :param target_entropy: H of the learned temperature in nats: "auto" for -dim(A), or 0.7 log|A| on discrete actions;
-        or a number; or, on discrete actions, "auto_0.9" for that fraction of log|A|
+        or a number; or, on discrete actions, "auto_0.9" for that fraction of log|A| (MASAC: of -dim(A), too)
     :param engine: how an update runs: "auto", "eager", "compile", "cudagraph"
     :param precision: of the operands of matrix products in an update, "float32" or "bfloat16"
     :param reward_scale: multiplies the rewards inside the loss (logged returns stay raw), 1/alpha of the 2018 paper

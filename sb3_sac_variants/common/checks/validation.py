@@ -204,7 +204,8 @@ def check_action_space(space: spaces.Space, supported: tuple[type[spaces.Space],
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
         raise ValueError(
             f"{algorithm} needs finite action bounds, {where}: bound it, for example with "
-            "gymnasium.wrappers.RescaleAction"
+            "gymnasium.wrappers.TransformAction(env, lambda action: action, gymnasium.spaces.Box(low, high, "
+            f"{space.shape}))"
         )
     extent = space.high.astype(np.float64) - space.low.astype(np.float64)
     if space.dtype.kind in "iu" and (extent > FINEST).any():
