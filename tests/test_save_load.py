@@ -236,6 +236,30 @@ def test_another_initial_temperature(algorithm: type, tmp_path: pathlib.Path) ->
     assert loaded.temperature.value.item() == pytest.approx(0.5, abs=0.05)  # what was learned counts
 
 
+@pytest.mark.parametrize("scalar", [np.float32, th.tensor])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("ent_coef", 0.25), ("tau", 0.25), ("gamma", 0.5), ("learning_rate", 0.125), ("qf_learning_rate", 0.5)),
+        *(("ent_coef_learning_rate", 0.5), ("target_entropy", -0.5), ("reward_scale", 2.0)),
+    ],
+)
+def test_scalars_of_numpy_and_torch(name: str, value: float, scalar: Callable[[float], Any], tmp_path: Any) -> None:
+    model = make(SACv2, ent_coef=0.5 if name == "ent_coef" else "auto")
+    model.save(tmp_path / "model")
+    setattr(model, name, scalar(value))
+    model.save(tmp_path / "set")
+    SACv2.load(tmp_path / "model", **{name: scalar(value)}).save(tmp_path / "changed")
+    vars(model)[name] = scalar(value)  # as files of earlier versions have it
+    model.save(tmp_path / "raw")
+    for file in ("set", "changed", "raw"):
+        loaded = SACv2.load(tmp_path / file, env=SpacesEnv())
+        assert type(getattr(loaded, name)) is float
+        assert getattr(loaded, name) == value
+        loaded.learn(8)
+    SACv2.load(tmp_path / "model", custom_objects={name: scalar(value)})
+
+
 @pytest.mark.parametrize("n_envs", [1, 3])
 @every_algorithm
 def test_other_number_of_environments(algorithm: type, n_envs: int, tmp_path: pathlib.Path) -> None:

@@ -14,6 +14,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
 
+from sb3_sac_variants.common.checks.validation import plain
 from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature
 from sb3_sac_variants.common.persistence.files import Path, refuse
 from sb3_sac_variants.common.persistence.model_file import ModelFile
@@ -75,7 +76,7 @@ def from_sb3(
         variables = ("log_ent_coef", "ent_coef_tensor")
         # Its replay buffer is not wanted
         sac = file.load(SAC.load, SAC, None, trusted, variables, env=env, device=device, buffer_size=1)
-        kwargs.setdefault("buffer_size", file.saved["buffer_size"])
+        kwargs.setdefault("buffer_size", file.value("buffer_size", trusted))
         env = sac.get_env()
     policy = _counterpart(sac, SAC.policy_aliases, "SACv2")
     arguments = _shared_arguments(sac)
@@ -195,7 +196,7 @@ def _shared_arguments(model: Any) -> Named:
             f"policy_kwargs activation_fn={model.policy.net_args['activation_fn'].__name__} cannot be taken over: its "
             "parameters belong to each critic there, and to all of them here. Train with one without parameters"
         )
-    arguments = {name: copy.deepcopy(getattr(model, name)) for name in SHARED_ARGUMENTS}
+    arguments = {name: plain(copy.deepcopy(getattr(model, name))) for name in SHARED_ARGUMENTS}
     return {**arguments, "stats_window_size": model._stats_window_size}
 
 

@@ -156,7 +156,7 @@ class MaxEntAlgorithm(MaxEntRollout):
             **off_policy_arguments,
         )
         self.algorithm = self.algorithm_id  # saved with the model: a zip knows what it is
-        self.ent_coef = plain(ent_coef)
+        self.ent_coef = ent_coef
         self.target_update_interval = target_update_interval
         self.target_entropy: Any = target_entropy  # a number once the model is set up
         self.engine = engine
@@ -238,7 +238,8 @@ class MaxEntAlgorithm(MaxEntRollout):
             check_ent_coef_change(self, ent_coef)
             if not self.temperature.learned:
                 self._set_fixed_temperature(parse_ent_coef(ent_coef)[0])
-        vars(self)["ent_coef"] = ent_coef
+        # A Python number, whatever it came as: it is saved
+        vars(self)["ent_coef"] = ent_coef if isinstance(ent_coef, str) else parse_ent_coef(ent_coef)[0]
 
     def _set_fixed_temperature(self, value: float) -> None:
         """Change a temperature that is not learned."""

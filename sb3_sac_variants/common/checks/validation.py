@@ -63,12 +63,12 @@ def check_actions(actions: np.ndarray, policy: str) -> None:
 
 def plain(value: Any) -> Any:
     """
-    Make a Python number of a NumPy scalar, which neither JSON nor a schedule takes.
+    Make a Python number of a scalar of NumPy or torch, which neither JSON nor a schedule takes.
 
     :param value: anything
     :return: the same, or the number
     """
-    return value.item() if isinstance(value, np.generic) else value
+    return value.item() if isinstance(value, np.generic | np.ndarray | th.Tensor) and value.ndim == 0 else value
 
 
 def check_bool(name: str, value: Any) -> None:
@@ -125,7 +125,7 @@ def check_range(
     types = (int, np.integer) if integer else (int, float, np.integer, np.floating)
     # A Python integer of any size compares with a float; only floats need not be finite
     good = isinstance(value, types) and not isinstance(value, bool)
-    good = good and (isinstance(value, int) or math.isfinite(value)) and abs(value) <= sys.float_info.max
+    good = good and (isinstance(value, int) or math.isfinite(value)) and abs(plain(value)) <= sys.float_info.max
     if not good or value > high or value < low or (low_open and value == low):
         raise ValueError(f"{name}={value!r} is not allowed: pass {wanted}")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_sac_variants.common.checks.validation import parse_ent_coef
+from sb3_sac_variants.common.checks.validation import parse_ent_coef, plain
 from sb3_sac_variants.common.persistence.by_name import of_script_by_name
 from sb3_sac_variants.common.persistence.files import HASH, Path, describe, loading_errors, refuse, written_whole
 from sb3_sac_variants.common.persistence.model_file import BY_NAME, ModelFile, is_pickled
@@ -85,21 +85,23 @@ def load_model(cls: Any, load: Callable[..., Any], path: Path, trusted: bool, **
         raise TypeError(
             f"{cls.__name__}.load() got unknown arguments {unknown}: pass names of the algorithm's arguments"
         )
+    arguments = {name: plain(value) for name, value in arguments.items()}
     custom = arguments.pop("custom_objects")
-    _check_changes(file, {**(custom if isinstance(custom, dict) else {}), **arguments})
+    _check_changes(file, {**(custom if isinstance(custom, dict) else {}), **arguments}, trusted)
     return file.load(load, cls, custom, trusted, **arguments)
 
 
-def _check_changes(file: ModelFile, changes: dict[str, Any]) -> None:
+def _check_changes(file: ModelFile, changes: dict[str, Any], trusted: bool) -> None:
     """
     Refuse arguments that make other networks than the saved ones.
 
     :param file: the saved model
     :param changes: the arguments
+    :param trusted: whether to build any object the file describes
     """
     path = describe(file.path)
     with file.errors():
-        use_sde, ent_coef = file.saved["use_sde"], file.saved["ent_coef"]
+        use_sde, ent_coef = file.value("use_sde", trusted), file.value("ent_coef", trusted)
         learned = parse_ent_coef(ent_coef)[1]
     if "use_sde" in changes and changes["use_sde"] != use_sde:
         raise ValueError(
