@@ -238,26 +238,28 @@ def test_another_initial_temperature(algorithm: type, tmp_path: pathlib.Path) ->
 
 @pytest.mark.parametrize("scalar", [np.float32, th.tensor])
 @pytest.mark.parametrize(
-    ("name", "value"),
+    "values",
     [
-        *(("ent_coef", 0.25), ("tau", 0.25), ("gamma", 0.5), ("learning_rate", 0.125), ("qf_learning_rate", 0.5)),
-        *(("ent_coef_learning_rate", 0.5), ("target_entropy", -0.5), ("reward_scale", 2.0)),
+        {"ent_coef": 0.25, "tau": 0.25, "gamma": 0.5, "learning_rate": 0.125, "reward_scale": 2.0},
+        {"qf_learning_rate": 0.5, "ent_coef_learning_rate": 0.5, "target_entropy": -0.5},
     ],
 )
-def test_scalars_of_numpy_and_torch(name: str, value: float, scalar: Callable[[float], Any], tmp_path: Any) -> None:
-    model = make(SACv2, ent_coef=0.5 if name == "ent_coef" else "auto")
+def test_scalars_of_numpy_and_torch(values: dict[str, float], scalar: Callable[[float], Any], tmp_path: Any) -> None:
+    model = make(SACv2, ent_coef=0.5 if "ent_coef" in values else "auto")
     model.save(tmp_path / "model")
-    setattr(model, name, scalar(value))
+    scalars = {name: scalar(value) for name, value in values.items()}
+    for name, value in scalars.items():
+        setattr(model, name, value)
     model.save(tmp_path / "set")
-    SACv2.load(tmp_path / "model", **{name: scalar(value)}).save(tmp_path / "changed")
-    vars(model)[name] = scalar(value)  # as files of earlier versions have it
+    SACv2.load(tmp_path / "model", **scalars).save(tmp_path / "changed")
+    vars(model).update(scalars)  # as files of earlier versions have them
     model.save(tmp_path / "raw")
     for file in ("set", "changed", "raw"):
         loaded = SACv2.load(tmp_path / file, env=SpacesEnv())
-        assert type(getattr(loaded, name)) is float
-        assert getattr(loaded, name) == value
+        assert {name: getattr(loaded, name) for name in values} == values
+        assert {type(getattr(loaded, name)) for name in values} == {float}
         loaded.learn(8)
-    SACv2.load(tmp_path / "model", custom_objects={name: scalar(value)})
+    SACv2.load(tmp_path / "model", custom_objects=scalars)
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])
