@@ -1,6 +1,7 @@
 """Saving and loading of models, parameters and replay buffers."""
 
 import io
+import os
 import pathlib
 import pickle
 import zipfile
@@ -32,6 +33,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_sac_variants import SACv1, SACv2
+from sb3_sac_variants.common.persistence.files import written_whole
 
 #: models that differ in what has to be saved: environment, policy, arguments
 MODELS: dict[str, tuple[Callable[[], Any], str, dict[str, Any]]] = {
@@ -396,6 +398,27 @@ def test_spaces_of_a_loaded_model() -> None:
     memory.seek(0)
     loaded = SACv1.load(memory)
     assert (loaded.observation_space, loaded.action_space) == (model.observation_space, model.action_space)
+
+
+def test_two_who_write_to_one_path(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "model.zip"
+    with written_whole(path) as one:
+        one.write(b"one, ")
+        with written_whole(path) as other:
+            other.write(b"other")
+        assert path.read_bytes() == b"other"
+        one.write(b"whole")
+    assert path.read_bytes() == b"one, whole"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no such modes")
+def test_a_file_keeps_its_mode(tmp_path: pathlib.Path) -> None:
+    model = make(SACv2)
+    model.save(tmp_path / "model.zip")
+    (tmp_path / "model.zip").chmod(0o600)
+    model.save(tmp_path / "model.zip")
+    assert (tmp_path / "model.zip").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_link_stays_a_link(tmp_path: pathlib.Path) -> None:
