@@ -4,6 +4,7 @@ import io
 import os
 import pathlib
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -234,8 +235,13 @@ def test_another_fixed_temperature(algorithm: type, tmp_path: pathlib.Path) -> N
 @every_gaussian_algorithm
 def test_another_initial_temperature(algorithm: type, tmp_path: pathlib.Path) -> None:
     trained(algorithm, ent_coef="auto_0.5").save(tmp_path / "learned")
-    loaded = algorithm.load(tmp_path / "learned", ent_coef="auto_0.1")
+    with pytest.warns(UserWarning, match=r"ent_coef='auto_0\.1' has no effect on path=.*: leave it out.*log_ent_coef"):
+        loaded = algorithm.load(tmp_path / "learned", ent_coef="auto_0.1")
     assert loaded.temperature.value.item() == pytest.approx(0.5, abs=0.05)  # what was learned counts
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for same in ("auto", "auto_0.5"):
+            algorithm.load(tmp_path / "learned", ent_coef=same)
 
 
 @pytest.mark.parametrize("scalar", [np.float32, th.tensor])

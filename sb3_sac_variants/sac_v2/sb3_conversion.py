@@ -14,7 +14,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
 
-from sb3_sac_variants.common.checks.validation import plain
+from sb3_sac_variants.common.checks.validation import check_device, plain
 from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature
 from sb3_sac_variants.common.persistence.files import Path, refuse
 from sb3_sac_variants.common.persistence.model_file import ModelFile
@@ -67,6 +67,7 @@ def from_sb3(
 ) -> Any:
     """Build a SACv2 from Stable-Baselines3's SAC; see :meth:`~sb3_sac_variants.sac_v2.sac_v2.SACv2.from_sb3`."""
     _refuse_other_networks(kwargs)
+    check_device(device)
     env = maybe_make_env(env, verbose=0) if env is not None else None
     sac: SAC
     if isinstance(sac_or_path, SAC):

@@ -83,6 +83,19 @@ def check_bool(name: str, value: Any) -> None:
         raise ValueError(f"{name}={value!r} is not allowed: pass True or False")
 
 
+def check_device(device: Any) -> None:
+    """
+    Check that torch knows a device; that it is there is said by torch.
+
+    :param device: "auto", or anything that names a device
+    :raises ValueError: if it names none
+    """
+    try:
+        th.device("cpu" if device == "auto" else device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device={device!r} is not known: pass 'auto', 'cpu', 'cuda' or 'cuda:0'") from error
+
+
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     """
     Check that an argument is one of some values.
