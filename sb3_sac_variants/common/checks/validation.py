@@ -61,6 +61,22 @@ def check_actions(actions: np.ndarray, policy: str) -> None:
         raise DivergedError(policy)
 
 
+def check_observation(observation: Any) -> None:
+    """
+    Look at an observation for which there is no action.
+
+    :param observation: what the action was asked for
+    :raises ValueError: if it is NaN or infinite (in single precision)
+    """
+    for key, value in observation.items() if isinstance(observation, dict) else [(None, observation)]:
+        array = np.asarray(value)
+        if array.dtype.kind == "f" and not (np.abs(array) <= LARGEST).all():
+            name = "observation" if key is None else f"observation[{key!r}]"
+            raise ValueError(
+                f"{name}={value!r} is not finite, and there is no action for it: pass finite numbers"
+            ) from None
+
+
 def plain(value: Any) -> Any:
     """
     Make a Python number of a scalar of NumPy or torch, which neither JSON nor a schedule takes.
