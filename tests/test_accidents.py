@@ -337,6 +337,21 @@ def test_random_actions_need_no_network(algorithm: type, kind: str) -> None:
         model.learn(100)
 
 
+@pytest.mark.parametrize("kind", ACTION_SPACES)
+@every_algorithm
+def test_observation_that_is_not_finite_is_no_divergence(algorithm: type, kind: str) -> None:
+    model = make(algorithm, Tolerant(action_space=ACTION_SPACES[kind]))
+    with pytest.raises(ValueError, match=r"observation=array.* is not finite") as caught:
+        model.predict(np.full(3, NAN, np.float32))
+    assert not isinstance(caught.value, DivergedError)
+
+
+def test_part_of_an_observation_that_is_not_finite_is_named() -> None:
+    model = make(SACv2, SpacesEnv(spaces.Dict({"left": VECTOR, "right": VECTOR})), "MultiInputPolicy")
+    with pytest.raises(ValueError, match=r"observation\['right'\]=array.* is not finite"):
+        model.predict({"left": np.zeros(3, np.float32), "right": np.full(3, np.inf, np.float32)})
+
+
 def test_divergence_of_several_agents() -> None:
     model = make(MASAC, "SimpleSpread-v3", learning_rate=1e12)
     with pytest.raises(DivergedError, match="MASACPolicy has diverged at step"):

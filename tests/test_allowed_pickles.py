@@ -105,6 +105,13 @@ def test_ordinary_objects_are_read(name: str, protocol: int) -> None:
     np.testing.assert_equal(comparable(found), comparable(value))
 
 
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize("module", ["pathlib", "pathlib._local"])
+def test_paths_are_read_whatever_python_wrote_them(module: str, trusted: bool) -> None:
+    written = b"\x80\x02c" + module.encode() + b"\nPurePosixPath\nX\x01\x00\x00\x00aX\x01\x00\x00\x00b\x86R."
+    assert read_pickle(written, trusted) == pathlib.PurePosixPath("a/b")
+
+
 @pytest.mark.parametrize(
     "make_space",
     [

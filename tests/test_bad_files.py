@@ -99,6 +99,16 @@ def test_unknown_arguments_of_load(saved: Path) -> None:
 def test_values_without_a_meaning_in_load(saved: Path) -> None:
     with refused(ValueError, "batch_size", 0, "pass an integer at least 1"):
         SACv2.load(saved, batch_size=0)
+    with refused(ValueError, "verbose", 7, "pass an integer at least 0"):
+        SACv2.load(saved, verbose=7)
+    with refused(TypeError, "replay_buffer_kwargs", 3, "pass a dictionary"):
+        SACv2.load(saved, replay_buffer_kwargs=3)
+    for load in (SACv2.load, SACv2.from_sb3, make(SACv2).set_parameters):
+        with refused(ValueError, "device", "nope", "pass 'auto', 'cpu'"):
+            load(saved, device="nope")
+    with refused(ValueError, "n_envs", 3, "leave it out"):
+        SACv2.load(saved, env=SpacesEnv(), n_envs=3)
+    SACv2.load(saved, env=SpacesEnv(), n_envs=1, replay_buffer_kwargs=None)
     with pytest.raises(ValueError, match="policy kwargs do not equal the stored"):
         SACv2.load(saved, policy_kwargs={"net_arch": [8]})
 

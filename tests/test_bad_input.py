@@ -48,6 +48,7 @@ RANGES: dict[str, tuple[list[Any], str]] = {
         "pass a number of at least 0, 'auto', or 'auto_<initial value>'",
     ),
     "target_entropy": ([NAN, INF, 10**400, "automatic", "auto_", [1.0]], "pass"),
+    "device": (["nope", None, 1.5], "pass 'auto', 'cpu'"),
     "engine": (["fast", None, 3], "pass one of 'auto', 'eager', 'compile', 'cudagraph'"),
     "precision": (["bf16", "float16", None], "pass one of 'float32', 'bfloat16'"),
     "train_freq": (

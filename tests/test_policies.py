@@ -1,5 +1,6 @@
 """The networks: architectures, features extractors, sharing, images, training and evaluation mode."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ from stable_baselines3.common.torch_layers import (
 )
 from stable_baselines3.common.vec_env import VecTransposeImage, is_vecenv_wrapped
 from torch import nn
+
+from sb3_sac_variants import SACv2
 
 
 def critic_like(model: Any) -> list[Any]:
@@ -103,6 +106,35 @@ def test_activations(algorithm: type, activation_fn: type[nn.Module]) -> None:
     for network in (model.actor, *critic_like(model)):
         found = [type(module) for module in network.modules() if type(module) in kinds]
         assert found == [activation_fn] * 2
+
+
+@pytest.mark.parametrize(
+    "activation_fn",
+    [
+        nn.Softmax,
+        nn.Softmin,
+        nn.LogSoftmax,
+        partial(nn.Softmax, dim=1),
+        partial(nn.PReLU, 8),
+        partial(nn.BatchNorm1d, 8),
+    ],
+)
+@every_algorithm
+def test_activations_that_would_mix_critics(algorithm: type, activation_fn: Any) -> None:
+    with pytest.raises(ValueError, match=r"activation_fn=.* would mix networks or observations.*dim=-1"):
+        make(algorithm, net_arch=[8], policy_kwargs={"activation_fn": activation_fn})
+
+
+@pytest.mark.parametrize(
+    "activation_fn", [partial(nn.Softmax, dim=-1), nn.PReLU, nn.RReLU, partial(nn.LayerNorm, 8), nn.Dropout]
+)
+def test_activations_that_keep_critics_apart(activation_fn: Any) -> None:
+    model = make(SACv2, net_arch=[8], policy_kwargs={"activation_fn": activation_fn}).learn(8)
+    model.policy.set_training_mode(False)
+    observations, actions = th.randn(5, 3), th.rand(5, 2)
+    inputs = th.cat([observations, actions], dim=1)
+    single = th.stack([network.eval()(inputs) for network in model.critic.q_networks])
+    th.testing.assert_close(model.critic.evaluate(observations, actions), single)
 
 
 # ---------------------------------------------------------------- features extractors

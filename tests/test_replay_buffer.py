@@ -242,6 +242,18 @@ class StillEnv(gym.Env):
         self.observation_space = observation_space
 
 
+@pytest.mark.parametrize(
+    "convert", [np.ndarray.tolist, lambda array: array[0], lambda array: array[0].tolist(), th.tensor]
+)
+@pytest.mark.parametrize("optimize_memory_usage", [False, True])
+def test_transitions_that_are_no_arrays(optimize_memory_usage: bool, convert: Any) -> None:
+    buffer, steps = make_buffer(VECTOR, 9, optimize_memory_usage=optimize_memory_usage), walk(8, 1)
+    for step in steps:
+        arrays = stack(VECTOR, step.obs), stack(VECTOR, step.next_obs), step.action, step.reward, step.done
+        buffer.add(*map(convert, arrays), [{"TimeLimit.truncated": bool(step.truncated[0])}])
+    assert set(rows(buffer.gather(th.arange(8)))) == expected_rows(VECTOR, steps)
+
+
 def normalizer(space: spaces.Space, **kwargs: Any) -> VecNormalize:
     env = VecNormalize(DummyVecEnv([lambda: StillEnv(space)]), **kwargs)
     disturb(env, 0)

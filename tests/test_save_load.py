@@ -1,8 +1,10 @@
 """Saving and loading of models, parameters and replay buffers."""
 
 import io
+import os
 import pathlib
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +34,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_sac_variants import SACv1, SACv2
+from sb3_sac_variants.common.persistence.files import written_whole
 
 #: models that differ in what has to be saved: environment, policy, arguments
 MODELS: dict[str, tuple[Callable[[], Any], str, dict[str, Any]]] = {
@@ -232,8 +235,39 @@ def test_another_fixed_temperature(algorithm: type, tmp_path: pathlib.Path) -> N
 @every_gaussian_algorithm
 def test_another_initial_temperature(algorithm: type, tmp_path: pathlib.Path) -> None:
     trained(algorithm, ent_coef="auto_0.5").save(tmp_path / "learned")
-    loaded = algorithm.load(tmp_path / "learned", ent_coef="auto_0.1")
+    with pytest.warns(UserWarning, match=r"ent_coef='auto_0\.1' has no effect on path=.*: leave it out.*log_ent_coef"):
+        loaded = algorithm.load(tmp_path / "learned", ent_coef="auto_0.1")
     assert loaded.temperature.value.item() == pytest.approx(0.5, abs=0.05)  # what was learned counts
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for same in ("auto", "auto_0.5"):
+            algorithm.load(tmp_path / "learned", ent_coef=same)
+
+
+@pytest.mark.parametrize("scalar", [np.float32, th.tensor])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"ent_coef": 0.25, "tau": 0.25, "gamma": 0.5, "learning_rate": 0.125, "reward_scale": 2.0},
+        {"qf_learning_rate": 0.5, "ent_coef_learning_rate": 0.5, "target_entropy": -0.5},
+    ],
+)
+def test_scalars_of_numpy_and_torch(values: dict[str, float], scalar: Callable[[float], Any], tmp_path: Any) -> None:
+    model = make(SACv2, ent_coef=0.5 if "ent_coef" in values else "auto")
+    model.save(tmp_path / "model")
+    scalars = {name: scalar(value) for name, value in values.items()}
+    for name, value in scalars.items():
+        setattr(model, name, value)
+    model.save(tmp_path / "set")
+    SACv2.load(tmp_path / "model", **scalars).save(tmp_path / "changed")
+    vars(model).update(scalars)  # as files of earlier versions have them
+    model.save(tmp_path / "raw")
+    for file in ("set", "changed", "raw"):
+        loaded = SACv2.load(tmp_path / file, env=SpacesEnv())
+        assert {name: getattr(loaded, name) for name in values} == values
+        assert {type(getattr(loaded, name)) for name in values} == {float}
+        loaded.learn(8)
+    SACv2.load(tmp_path / "model", custom_objects=scalars)
 
 
 @pytest.mark.parametrize("n_envs", [1, 3])
@@ -370,6 +404,27 @@ def test_spaces_of_a_loaded_model() -> None:
     memory.seek(0)
     loaded = SACv1.load(memory)
     assert (loaded.observation_space, loaded.action_space) == (model.observation_space, model.action_space)
+
+
+def test_two_who_write_to_one_path(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "model.zip"
+    with written_whole(path) as one:
+        one.write(b"one, ")
+        with written_whole(path) as other:
+            other.write(b"other")
+        assert path.read_bytes() == b"other"
+        one.write(b"whole")
+    assert path.read_bytes() == b"one, whole"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no such modes")
+def test_a_file_keeps_its_mode(tmp_path: pathlib.Path) -> None:
+    model = make(SACv2)
+    model.save(tmp_path / "model.zip")
+    (tmp_path / "model.zip").chmod(0o600)
+    model.save(tmp_path / "model.zip")
+    assert (tmp_path / "model.zip").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_link_stays_a_link(tmp_path: pathlib.Path) -> None:

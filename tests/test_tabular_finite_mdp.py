@@ -119,11 +119,19 @@ class Table(gymnasium.Env):
             self.initial_state_distrib = np.array(start)
 
 
-def test_an_end_in_a_state_of_running_episodes_goes_to_a_state_of_its_own() -> None:
+@pytest.mark.parametrize("number", [lambda value: value, int, float])
+def test_an_end_in_a_state_of_running_episodes_goes_to_a_state_of_its_own(number: Any) -> None:
     """State 1 is walked through by action 0 and ends an episode by action 1: both must come out right."""
     table = {
         0: {0: [(1.0, 1, 0.0, False)], 1: [(0.5, 1, 3.0, True), (0.5, 1, 1.0, True)]},
         1: {0: [(1.0, 0, 1.0, False)], 1: [(1.0, 0, 5.0, True)]},
+    }
+    table = {
+        state: {
+            action: [(p, number(successor), reward, number(done)) for p, successor, reward, done in outcomes]
+            for action, outcomes in row.items()
+        }
+        for state, row in table.items()
     }
     mdp = FiniteMDP.from_gymnasium(Table(table, [1.0, 0.0]), 0.9)
     assert mdp.terminal.tolist() == [False, False, True]

@@ -1,5 +1,6 @@
 """No loader runs code of whoever wrote a file; what is damaged gives one kind of error, which names the file."""
 
+import argparse
 import io
 import json
 import os
@@ -16,6 +17,8 @@ import torch as th
 from crafted import CALLS, Code, crafted_checkpoint, nothing_runs, rewritten, with_attribute  # noqa: F401
 from helpers import SpacesEnv, assert_same_parameters, every_algorithm, make, several
 from stable_baselines3 import SAC
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -217,6 +220,36 @@ def test_lambda_as_schedule(how: str, tmp_path: pathlib.Path, monkeypatch: pytes
     trusted = how != "custom_objects"
     if trusted:
         SACv2.load_checkpoint(tmp_path / "run", SpacesEnv(), "cpu", trusted=True)
+
+
+class WithWeather(SpacesEnv):
+    """Holds an object of a class that neither it nor a file may bring along."""
+
+    weather: Any = None
+
+    def step(self, action: Any) -> Any:
+        self.weather = argparse.Namespace(wind=self.steps)
+        return super().step(action)
+
+
+def test_environment_of_a_callback_that_needs_trust(tmp_path: pathlib.Path) -> None:
+    def evaluation() -> EvalCallback:
+        return EvalCallback(DummyVecEnv([lambda: Monitor(WithWeather())]), eval_freq=5, n_eval_episodes=1, verbose=0)
+
+    model = make(SACv2).learn(8, callback=evaluation())
+    model.save_checkpoint(tmp_path)
+    resumed = SACv2.load_checkpoint(tmp_path, SpacesEnv(), "cpu")
+    message = r"path='.*state\.pkl' asks for argparse.Namespace.* trusted=True to load_checkpoint\(\)"
+    with pytest.raises(ValueError, match=message):
+        resumed.learn(1, callback=evaluation(), reset_num_timesteps=False)
+    trusting = SACv2.load_checkpoint(tmp_path, SpacesEnv(), "cpu", trusted=True)
+    callback = evaluation()
+    trusting.learn(1, callback=callback, reset_num_timesteps=False)
+    assert callback.eval_env.envs[0].unwrapped.weather.wind == 9
+    wrapped = EvalCallback(VecNormalize(DummyVecEnv([lambda: Monitor(WithWeather())])), verbose=0)
+    trusting = SACv2.load_checkpoint(tmp_path, SpacesEnv(), "cpu", trusted=True)
+    with pytest.raises(ValueError, match="eval_env of EvalCallback is not built as in the interrupted run: build it"):
+        trusting.learn(1, callback=wrapped, reset_num_timesteps=False)
 
 
 def test_trusted_files_may_have_code(saved: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -14,6 +14,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
 
+from sb3_sac_variants.common.checks.validation import check_device, plain
 from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature
 from sb3_sac_variants.common.persistence.files import Path, refuse
 from sb3_sac_variants.common.persistence.model_file import ModelFile
@@ -66,6 +67,7 @@ def from_sb3(
 ) -> Any:
     """Build a SACv2 from Stable-Baselines3's SAC; see :meth:`~sb3_sac_variants.sac_v2.sac_v2.SACv2.from_sb3`."""
     _refuse_other_networks(kwargs)
+    check_device(device)
     env = maybe_make_env(env, verbose=0) if env is not None else None
     sac: SAC
     if isinstance(sac_or_path, SAC):
@@ -75,7 +77,7 @@ def from_sb3(
         variables = ("log_ent_coef", "ent_coef_tensor")
         # Its replay buffer is not wanted
         sac = file.load(SAC.load, SAC, None, trusted, variables, env=env, device=device, buffer_size=1)
-        kwargs.setdefault("buffer_size", file.saved["buffer_size"])
+        kwargs.setdefault("buffer_size", file.value("buffer_size", trusted))
         env = sac.get_env()
     policy = _counterpart(sac, SAC.policy_aliases, "SACv2")
     arguments = _shared_arguments(sac)
@@ -195,7 +197,7 @@ def _shared_arguments(model: Any) -> Named:
             f"policy_kwargs activation_fn={model.policy.net_args['activation_fn'].__name__} cannot be taken over: its "
             "parameters belong to each critic there, and to all of them here. Train with one without parameters"
         )
-    arguments = {name: copy.deepcopy(getattr(model, name)) for name in SHARED_ARGUMENTS}
+    arguments = {name: plain(copy.deepcopy(getattr(model, name))) for name in SHARED_ARGUMENTS}
     return {**arguments, "stats_window_size": model._stats_window_size}
 
 

@@ -20,6 +20,7 @@ from sb3_sac_variants.common.checks.validation import (
     LARGEST,
     check_bool,
     check_choice,
+    check_device,
     check_learning_rate,
     check_range,
     parse_ent_coef,
@@ -31,9 +32,10 @@ PrecisionName = Literal["float32", "bfloat16"]
 TrainFreqUnit = Literal["step", "episode"]
 
 
-def check_constructor_arguments(verbose: Any, policy_kwargs: Any, replay_buffer_kwargs: Any) -> None:
-    """Check what constructors use before :func:`check_arguments` could look at it."""
+def check_constructor_arguments(verbose: Any, policy_kwargs: Any, replay_buffer_kwargs: Any, device: Any) -> None:
+    """Check what constructors, and ``load``, use before :func:`check_arguments` could look at it."""
     check_range("verbose", verbose, 0, 2, integer=True)
+    check_device(device)
     for name, value in (("replay_buffer_kwargs", replay_buffer_kwargs), ("policy_kwargs", policy_kwargs)):
         check_instance(name, value, (dict, type(None)), "a dictionary of arguments, or None")
 

@@ -32,7 +32,7 @@ from sb3_sac_variants.common.algorithm.arguments import (
 from sb3_sac_variants.common.algorithm.logged_metrics import LoggedMetrics
 from sb3_sac_variants.common.algorithm.rollout import MaxEntRollout
 from sb3_sac_variants.common.checks.compatibility import check_policy
-from sb3_sac_variants.common.checks.validation import check_sde, parse_ent_coef, plain
+from sb3_sac_variants.common.checks.validation import check_device, check_sde, parse_ent_coef, plain
 from sb3_sac_variants.common.equations.losses import soft_bellman_error, td_error
 from sb3_sac_variants.common.equations.types import Batch
 from sb3_sac_variants.common.gradient_step.learner import Learner
@@ -137,7 +137,7 @@ class MaxEntAlgorithm(MaxEntRollout):
             plain, (learning_rate, qf_learning_rate, ent_coef_learning_rate)
         )
         off_policy_arguments = {name: plain(value) for name, value in off_policy_arguments.items()}
-        check_constructor_arguments(verbose, policy_kwargs, replay_buffer_kwargs)
+        check_constructor_arguments(verbose, policy_kwargs, replay_buffer_kwargs, off_policy_arguments["device"])
         if isinstance(env, str):
             env = maybe_make_env(env, verbose)
         if env is not None:
@@ -156,7 +156,7 @@ class MaxEntAlgorithm(MaxEntRollout):
             **off_policy_arguments,
         )
         self.algorithm = self.algorithm_id  # saved with the model: a zip knows what it is
-        self.ent_coef = plain(ent_coef)
+        self.ent_coef = ent_coef
         self.target_update_interval = target_update_interval
         self.target_entropy: Any = target_entropy  # a number once the model is set up
         self.engine = engine
@@ -238,7 +238,8 @@ class MaxEntAlgorithm(MaxEntRollout):
             check_ent_coef_change(self, ent_coef)
             if not self.temperature.learned:
                 self._set_fixed_temperature(parse_ent_coef(ent_coef)[0])
-        vars(self)["ent_coef"] = ent_coef
+        # A Python number, whatever it came as: it is saved
+        vars(self)["ent_coef"] = ent_coef if isinstance(ent_coef, str) else parse_ent_coef(ent_coef)[0]
 
     def _set_fixed_temperature(self, value: float) -> None:
         """Change a temperature that is not learned."""
@@ -422,6 +423,9 @@ class MaxEntAlgorithm(MaxEntRollout):
         :raises ValueError: if the file is damaged, is no model of this algorithm, or needs to be trusted
         :raises TypeError: if an argument is unknown
         """
+        dictionaries = {name: kwargs.get(name) for name in ("policy_kwargs", "replay_buffer_kwargs")}
+        check_constructor_arguments(kwargs.get("verbose", 0), device=device, **dictionaries)
+        kwargs |= {name: dict(value or {}) for name, value in dictionaries.items() if name in kwargs}
         kwargs |= {"env": env, "device": device, "custom_objects": custom_objects}
         kwargs |= {"print_system_info": print_system_info, "force_reset": force_reset}
         model = save_load.load_model(cls, super().load, path, trusted, **kwargs)
@@ -489,6 +493,7 @@ class MaxEntAlgorithm(MaxEntRollout):
         """Take over parameters. As SB3's ``set_parameters``, with errors that say what does not fit."""
         if isinstance(load_path_or_dict, dict):  # torch's optimisers take over the tensors of a state as they are
             load_path_or_dict = copy.deepcopy(load_path_or_dict)
+        check_device(device)
         save_load.set_parameters(self, super().set_parameters, load_path_or_dict, exact_match, device)
         self.updater.refresh()
 

@@ -31,7 +31,6 @@ from sb3_sac_variants.common.checks.validation import (
 )
 from sb3_sac_variants.common.networks.fast_inference import PACKAGE, fast_inference
 from sb3_sac_variants.common.networks.policies import MaxEntPolicy
-from sb3_sac_variants.common.persistence import callback_state
 from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
 from sb3_sac_variants.common.replay.trajectories import end_trajectory
 
@@ -45,7 +44,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
     #: attributes that say where in the loop a run is; a saved model has none
     rollout_state: ClassVar[tuple[str, ...]] = (
         *("_between_rollouts", "_state_before_rollout", "_resumed", "_fast_actor"),
-        *("_callback", "_callback_states", "_checkpoints", "_warned_of_terminal_observations"),
+        *("_callback", "_restore_callbacks", "_checkpoints", "_warned_of_terminal_observations"),
     )
     #: whether a run that stopped here could go on exactly: no step is half stored, no rollout waits for its training
     _between_rollouts: bool = True
@@ -55,8 +54,8 @@ class MaxEntRollout(OffPolicyAlgorithm):
     _resumed: bool = False
     #: the callback of the last ``learn()``, whose state goes into checkpoints
     _callback: BaseCallback | None = None
-    #: states of the callbacks of the run that the next ``learn()`` goes on with
-    _callback_states: dict[str, Any] | None = None
+    #: gives callbacks the state that they had in the run that the next ``learn()`` goes on with
+    _restore_callbacks: Callable[[BaseCallback], None] | None = None
     #: versions of checkpoints that are of this run, by folder
     _checkpoints: dict[pathlib.Path, set[str | None]] | None = None
     #: whether it was said that truncated episodes lack their last observation
@@ -235,9 +234,9 @@ class MaxEntRollout(OffPolicyAlgorithm):
         if noise is not None:  # the episode goes on: so does its noise, which SB3 has reset
             self.action_noise = noise
         self._setup_training(self._resumed)
-        if self._callback_states is not None and not reset_num_timesteps:
-            callback_state.set_state(result[1], self._callback_states)
-        self._callback, self._callback_states = result[1], None
+        if self._restore_callbacks is not None and not reset_num_timesteps:
+            self._restore_callbacks(result[1])
+        self._callback, self._restore_callbacks = result[1], None
         self._resumed = False
         if begins_anew:
             self._last_obs = _own_copy(self._last_obs)

@@ -61,14 +61,30 @@ def check_actions(actions: np.ndarray, policy: str) -> None:
         raise DivergedError(policy)
 
 
+def check_observation(observation: Any) -> None:
+    """
+    Look at an observation for which there is no action.
+
+    :param observation: what the action was asked for
+    :raises ValueError: if it is NaN or infinite (in single precision)
+    """
+    for key, value in observation.items() if isinstance(observation, dict) else [(None, observation)]:
+        array = np.asarray(value)
+        if array.dtype.kind == "f" and not (np.abs(array) <= LARGEST).all():
+            name = "observation" if key is None else f"observation[{key!r}]"
+            raise ValueError(
+                f"{name}={value!r} is not finite, and there is no action for it: pass finite numbers"
+            ) from None
+
+
 def plain(value: Any) -> Any:
     """
-    Make a Python number of a NumPy scalar, which neither JSON nor a schedule takes.
+    Make a Python number of a scalar of NumPy or torch, which neither JSON nor a schedule takes.
 
     :param value: anything
     :return: the same, or the number
     """
-    return value.item() if isinstance(value, np.generic) else value
+    return value.item() if isinstance(value, np.generic | np.ndarray | th.Tensor) and value.ndim == 0 else value
 
 
 def check_bool(name: str, value: Any) -> None:
@@ -81,6 +97,19 @@ def check_bool(name: str, value: Any) -> None:
     """
     if not isinstance(value, bool):
         raise ValueError(f"{name}={value!r} is not allowed: pass True or False")
+
+
+def check_device(device: Any) -> None:
+    """
+    Check that torch knows a device; that it is there is said by torch.
+
+    :param device: "auto", or anything that names a device
+    :raises ValueError: if it names none
+    """
+    try:
+        th.device("cpu" if device == "auto" else device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device={device!r} is not known: pass 'auto', 'cpu', 'cuda' or 'cuda:0'") from error
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -125,7 +154,7 @@ def check_range(
     types = (int, np.integer) if integer else (int, float, np.integer, np.floating)
     # A Python integer of any size compares with a float; only floats need not be finite
     good = isinstance(value, types) and not isinstance(value, bool)
-    good = good and (isinstance(value, int) or math.isfinite(value)) and abs(value) <= sys.float_info.max
+    good = good and (isinstance(value, int) or math.isfinite(value)) and abs(plain(value)) <= sys.float_info.max
     if not good or value > high or value < low or (low_open and value == low):
         raise ValueError(f"{name}={value!r} is not allowed: pass {wanted}")
 

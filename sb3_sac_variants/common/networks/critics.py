@@ -1,5 +1,6 @@
 """Critics with stacked weights: all of them in one batched product a layer, instead of a loop."""
 
+import contextlib
 import itertools
 import math
 from abc import abstractmethod
@@ -110,8 +111,30 @@ def stacked_mlp(
     for in_features, out_features in itertools.pairwise(sizes):
         # In place where that is safe: half a megabyte less to allocate and to read, at 256 units and batch 256
         activation = nn.ReLU(inplace=True) if activation_fn is nn.ReLU else activation_fn()
+        if not layers:
+            _check_activation(activation, activation_fn, out_features)
         layers += [StackedLinear(n, in_features, out_features), activation]
     return StackedNetworks(*layers, StackedLinear(n, sizes[-1], output_dim))
+
+
+def _check_activation(activation: nn.Module, activation_fn: Any, width: int) -> None:
+    """Refuse an activation that would do with stacked networks what it does not do with a single one."""
+    inputs = th.linspace(-3.0, 3.0, 6 * width).view(2, 3, width)
+    together = None
+    activation.eval()
+    with th.no_grad():
+        alone, again = (th.stack([activation(part.clone()) for part in inputs]) for _ in range(2))
+        with contextlib.suppress(RuntimeError, ValueError, LookupError):
+            together = activation(inputs.clone())
+    activation.train()
+    if not th.equal(alone, again):  # it is random: there is no telling
+        return
+    if together is None or together.shape != alone.shape or not th.allclose(together, alone):
+        raise ValueError(
+            f"policy_kwargs activation_fn={activation_fn} would mix networks or observations, which are in the first "
+            "two dimensions here: pass one of single numbers, or of the last dimension, as "
+            "functools.partial(nn.Softmax, dim=-1)"
+        )
 
 
 class StackedCritic(FeatureNetwork):

@@ -13,7 +13,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from sb3_sac_variants.common.checks.validation import check_actions
+from sb3_sac_variants.common.checks.validation import DivergedError, check_actions, check_observation
 from sb3_sac_variants.common.networks.actors import SquashedGaussianActor
 from sb3_sac_variants.common.networks.critics import StackedContinuousCritic, StackedCritic
 from sb3_sac_variants.common.networks.discrete import CategoricalActor, DiscreteActor, StackedDiscreteCritic
@@ -174,12 +174,17 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
         """
         Choose actions, as SB3's policies do.
 
+        :raises ValueError: if the observation is not finite
         :raises DivergedError: if the policy has none, because its parameters or outputs are not finite
         """
-        actions, state = super().predict(observation, state, episode_start, deterministic)
-        if isinstance(self.action_space, spaces.Box):  # looked at on the way through unscale_action()
-            return actions, state
-        check_actions(actions, type(self).__name__)
+        try:
+            actions, state = super().predict(observation, state, episode_start, deterministic)
+            if isinstance(self.action_space, spaces.Box):  # looked at on the way through unscale_action()
+                return actions, state
+            check_actions(actions, type(self).__name__)
+        except DivergedError:
+            check_observation(observation)
+            raise
         return actions.astype(self.action_space.dtype, copy=False), state
 
     def unscale_action(self, scaled_action: np.ndarray) -> np.ndarray:

@@ -47,7 +47,7 @@ TRUSTED_VARIABLE = "SB3_SAC_VARIANTS_TRUSTED"
 
 OWN_PACKAGE = __name__.partition(".")[0]
 
-#: where this package's classes were in the versions that wrote older files
+#: where classes and functions were in the versions that wrote other files
 _MOVED = {
     f"{OWN_PACKAGE}.common.buffers": f"{OWN_PACKAGE}.common.replay.buffers",
     f"{OWN_PACKAGE}.common.storage": f"{OWN_PACKAGE}.common.replay.storage",
@@ -57,6 +57,7 @@ _MOVED = {
     f"{OWN_PACKAGE}.common.preprocessing": f"{OWN_PACKAGE}.common.networks.preprocessing",
     "numpy.core.multiarray": "numpy._core.multiarray",
     "numpy.core.numeric": "numpy._core.numeric",
+    "pathlib._local": "pathlib",  # in files of Python 3.13
 }
 _ZOO_SCHEDULE = "rl_zoo3.utils.SimpleLinearSchedule"
 _RENAMED = {"FinalObservations": "TerminalObservations"}

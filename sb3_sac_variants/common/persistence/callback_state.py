@@ -7,6 +7,7 @@ of its own: counters, the best mean reward and the evaluations of ``EvalCallback
 
 import collections
 import inspect
+import pathlib
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sac_variants.common.persistence import env_state
+from sb3_sac_variants.common.persistence.files import file_errors
 
 CallbackState = dict[str, Any]
 
@@ -33,12 +35,15 @@ def get_state(root: BaseCallback | None) -> dict[str, CallbackState]:
     return {name: _state(callback) for name, callback in _named(root)}
 
 
-def set_state(root: BaseCallback, states: dict[str, CallbackState]) -> None:
+def set_state(root: BaseCallback, states: dict[str, CallbackState], trusted: bool, path: pathlib.Path) -> None:
     """
     Give callbacks their state back; one that was not there begins anew.
 
     :param root: the callback of a ``learn()``
     :param states: what :func:`get_state` gave
+    :param trusted: whether to build whatever the states of environments describe
+    :param path: the file they are from, for errors
+    :raises ValueError: if an environment is not built as the one of the state, or its state needs to be trusted
     """
     for name, callback in _named(root):
         state = states.get(name, {"attributes": {}, "envs": {}})
@@ -46,8 +51,15 @@ def set_state(root: BaseCallback, states: dict[str, CallbackState]) -> None:
         vars(callback).update({name: value for name, value in state["attributes"].items() if name in known})
         for attribute, groups in state["envs"].items():
             env = getattr(callback, attribute, None)
-            if isinstance(env, VecEnv):
-                env_state.set_states(env, groups)
+            if not isinstance(env, VecEnv):
+                continue
+            if len(env_state.layers(env)) != len(groups):
+                raise ValueError(
+                    f"{attribute} of {type(callback).__name__} is not built as in the interrupted run: build it as "
+                    "there, wrappers included"
+                )
+            with file_errors(path, "load_checkpoint"):
+                env_state.set_states(env, groups, trusted)
 
 
 def _named(root: BaseCallback | None) -> Iterator[tuple[str, BaseCallback]]:

@@ -1,5 +1,6 @@
 """Save all of a run, and take it up exactly."""
 
+import functools
 import pathlib
 import warnings
 from typing import Any
@@ -63,6 +64,9 @@ def load_checkpoint(
         model.load_replay_buffer(files / "replay_buffer.pkl", truncate_last_traj=not goes_on, trusted=trusted)
         with file_errors(files / "state.pkl", "load_checkpoint"):
             _set_run_state(model, state, trusted)
+        model._restore_callbacks = functools.partial(
+            callback_state.set_state, states=state.get("callbacks", {}), trusted=trusted, path=files / "state.pkl"
+        )
         _own_versions(model, path).add(files.name)
     return model
 
@@ -149,5 +153,5 @@ def _set_run_state(model: Any, state: dict[str, Any], trusted: bool) -> None:
         model.env.seed(model.seed + model.num_timesteps)
     model.action_space = state["action_space"]
     model.updater.set_state(state.get("updater", state))  # older checkpoints have its state among the rest
-    model._resumed, model._callback_states = True, state.get("callbacks", {})
+    model._resumed = True
     set_random_state(state["random"], model.device)  # last: building the model drew random numbers

@@ -139,17 +139,18 @@ def get_states(env: VecEnv) -> list[bytes]:
     return [get_state(group, everything) for group in groups]
 
 
-def set_states(env: VecEnv, states: list[bytes]) -> None:
+def set_states(env: VecEnv, states: list[bytes], trusted: bool = False) -> None:
     """
     Put a state into a whole environment.
 
     :param env: vectorised environment, built as the one of which the state is
     :param states: what :func:`get_states` gave
+    :param trusted: whether to build objects of any class
     """
     groups = layers(env)
     everything = [layer for group in groups for layer in group]
     for group, state in zip(groups, states, strict=True):
-        set_state(group, everything, state)
+        set_state(group, everything, state, trusted)
 
 
 def names(group: list[Any]) -> list[str]:

@@ -7,7 +7,9 @@ import lzma
 import os
 import pathlib
 import pickle
+import shutil
 import struct
+import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -46,9 +48,12 @@ def written_whole(path: str | pathlib.Path, suffix: str = "") -> Iterator[Buffer
         final = final.with_suffix(suffix)
     final = final.resolve()  # through a link
     final.parent.mkdir(parents=True, exist_ok=True)
-    partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
+    # Other threads may write to the same path, and on a shared disk processes of the same number
+    partial = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         with open(partial, "w+b") as file:
+            with contextlib.suppress(OSError):  # where there is none yet, or the disk knows no modes
+                shutil.copymode(final, partial)
             yield file
             file.flush()
             os.fsync(file.fileno())

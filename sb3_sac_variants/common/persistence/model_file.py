@@ -16,6 +16,7 @@ from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
+from sb3_sac_variants.common.checks.validation import plain
 from sb3_sac_variants.common.persistence.allowed import is_trusted, read_pickle
 from sb3_sac_variants.common.persistence.files import (
     HASH,
@@ -161,7 +162,7 @@ class ModelFile:
         """
         if "env" in self.saved and "env" not in custom and not is_trusted(trusted):
             raise NotAllowed("an environment, which would be made")  # an id may have a module imported
-        objects = {**dict.fromkeys(_DERIVED), **custom}
+        objects = {**dict.fromkeys(_DERIVED), **{name: plain(value) for name, value in custom.items()}}
         policy_class = objects.get("policy_class") or self._object("policy_class", trusted)
         known = {*_SPACES, *vars(cls(policy_class, None, device="cpu", _init_setup_model=False))}
         unknown = []
@@ -169,7 +170,7 @@ class ModelFile:
             if name in objects or not is_pickled(value):
                 continue
             if name in known or is_trusted(trusted):
-                objects[name] = self._object(name, trusted)
+                objects[name] = self.value(name, trusted)
             else:
                 unknown.append(name)
         if unknown:
@@ -179,6 +180,16 @@ class ModelFile:
                 stacklevel=4,
             )
         return objects, unknown
+
+    def value(self, name: str, trusted: bool) -> Any:
+        """
+        Read a saved attribute.
+
+        :param name: of the attribute
+        :param trusted: whether to build any object
+        :return: its value, a Python number if it was set to a scalar of NumPy or torch
+        """
+        return plain(self._object(name, trusted)) if is_pickled(self.saved[name]) else self.saved[name]
 
     def _object(self, name: str, trusted: bool) -> Any:
         """

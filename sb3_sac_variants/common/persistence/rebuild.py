@@ -232,9 +232,9 @@ _PLAIN_CALLS = (
     *(collections.Counter, collections.OrderedDict, collections.deque),
     *(datetime.date, datetime.datetime, datetime.time, datetime.timedelta, datetime.timezone),
     *(decimal.Decimal, fractions.Fraction, types.SimpleNamespace),
-    *(pathlib.PosixPath, pathlib.PurePosixPath, pathlib.PureWindowsPath, pathlib.WindowsPath),
     *(th.Size, th.device),
 )
+_PATHS = (pathlib.PosixPath, pathlib.PurePosixPath, pathlib.PureWindowsPath, pathlib.WindowsPath)
 
 FUNCTIONS = wrapped(
     {
@@ -252,6 +252,8 @@ FUNCTIONS = wrapped(
         "collections.defaultdict": _default_dict,
         "_codecs.encode": _encode,
         **{f"{cls.__module__}.{cls.__qualname__}": _plain_call(cls) for cls in _PLAIN_CALLS},
+        # In Python 3.13 their module has another name
+        **{f"pathlib.{cls.__name__}": _plain_call(cls) for cls in _PATHS},
     }
 )
 

@@ -6,13 +6,14 @@ import io
 import json
 import os
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch as th
 
-from sb3_sac_variants.common.checks.validation import parse_ent_coef
+from sb3_sac_variants.common.checks.validation import check_range, parse_ent_coef, plain
 from sb3_sac_variants.common.persistence.by_name import of_script_by_name
 from sb3_sac_variants.common.persistence.files import HASH, Path, describe, loading_errors, refuse, written_whole
 from sb3_sac_variants.common.persistence.model_file import BY_NAME, ModelFile, is_pickled
@@ -68,9 +69,14 @@ def load_model(cls: Any, load: Callable[..., Any], path: Path, trusted: bool, **
     :param trusted: whether to build any object the file describes
     :param arguments: arguments of ``load``, those to change included
     :return: the model
-    :raises ValueError: if the file is damaged, no model of this algorithm, or an argument does not go with it
+    :raises ValueError: if the file is damaged, no model of this algorithm, or an argument does not go with it or with
+        another one
     :raises TypeError: if an argument is unknown
     """
+    env, n_envs = arguments["env"], arguments.get("n_envs")
+    check_range("n_envs", 1 if n_envs is None else n_envs, 1, integer=True)
+    if env is not None and n_envs not in (None, getattr(env, "num_envs", 1)):
+        raise ValueError(f"n_envs={n_envs!r} does not go with env={env}: leave it out, the environment says it")
     file = ModelFile(path)
     if file.origin != cls.algorithm_id:
         remedy = "load it with the class it was saved with"
@@ -85,21 +91,23 @@ def load_model(cls: Any, load: Callable[..., Any], path: Path, trusted: bool, **
         raise TypeError(
             f"{cls.__name__}.load() got unknown arguments {unknown}: pass names of the algorithm's arguments"
         )
+    arguments = {name: plain(value) for name, value in arguments.items()}
     custom = arguments.pop("custom_objects")
-    _check_changes(file, {**(custom if isinstance(custom, dict) else {}), **arguments})
+    _check_changes(file, {**(custom if isinstance(custom, dict) else {}), **arguments}, trusted)
     return file.load(load, cls, custom, trusted, **arguments)
 
 
-def _check_changes(file: ModelFile, changes: dict[str, Any]) -> None:
+def _check_changes(file: ModelFile, changes: dict[str, Any], trusted: bool) -> None:
     """
-    Refuse arguments that make other networks than the saved ones.
+    Refuse arguments that make other networks than the saved ones, and warn of one that changes nothing.
 
     :param file: the saved model
     :param changes: the arguments
+    :param trusted: whether to build any object the file describes
     """
     path = describe(file.path)
     with file.errors():
-        use_sde, ent_coef = file.saved["use_sde"], file.saved["ent_coef"]
+        use_sde, ent_coef = file.value("use_sde", trusted), file.value("ent_coef", trusted)
         learned = parse_ent_coef(ent_coef)[1]
     if "use_sde" in changes and changes["use_sde"] != use_sde:
         raise ValueError(
@@ -110,6 +118,12 @@ def _check_changes(file: ModelFile, changes: dict[str, Any]) -> None:
         raise ValueError(
             f"ent_coef={changes['ent_coef']!r} does not go with path={path!r}, saved with ent_coef={ent_coef!r}: make "
             "a new model, and give its policy the state_dict of the saved one's"
+        )
+    if learned and changes.get("ent_coef", ent_coef) not in ("auto", ent_coef):
+        warnings.warn(
+            f"ent_coef={changes['ent_coef']!r} has no effect on path={path!r}, whose temperature has been learned: "
+            "leave it out, and set the temperature with model.log_ent_coef.data.fill_(math.log(value))",
+            stacklevel=4,
         )
 
 

@@ -85,7 +85,7 @@ class TensorReplayBuffer(ReplayMemory):
         :return: a copy of the next observations, where each observation is stored once
         """
         assert self._storage is not None
-        terminated = timeouts = done
+        terminated = timeouts = done = np.asarray(done)
         if self.handle_timeout_termination and done.any():
             timeouts = np.logical_and(done, [info.get("TimeLimit.truncated", False) for info in infos])
             terminated = done * (1.0 - timeouts)
@@ -139,7 +139,7 @@ class TensorReplayBuffer(ReplayMemory):
         last = self._last_next or {}
         for env in envs if last else ():
             row = ((self.pos - 1) % self.buffer_size) * self.n_envs + env
-            if self._final.put(row, {key: value[env] for key, value in last.items()}):
+            if self._final.put(row, {key: value.reshape(self.n_envs, -1)[env] for key, value in last.items()}):
                 self.version += 1
 
     # ---------------------------------------------------------------- reading
