@@ -152,6 +152,112 @@ def test_a_new_target_network_follows() -> None:
     assert not th.equal(vector(model.critic_target), before)
 
 
+class ChangesAt(BaseCallback):
+    """
+    :param step: at which it changes the model
+    :param change: how
+    """
+
+    def __init__(self, step: int, change: Callable[[Any], None]):
+        super().__init__()
+        self.step, self.change = step, change
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps == self.step:
+            self.change(self.model)
+        return True
+
+
+def followed_network(model: Any) -> tuple[str, str]:
+    """Names of a network that a target follows, and of the target."""
+    return next(iter(model.tracked_networks.items()))
+
+
+def replace_target(model: Any) -> None:
+    target = followed_network(model)[1]
+    new = copy.deepcopy(getattr(model, target))
+    setattr(model, target, new)
+    setattr(model.policy, target, new)
+    move_last_layer(new)
+
+
+def replace_network(model: Any) -> None:
+    name = followed_network(model)[0]
+    new = copy.deepcopy(getattr(model, name))
+    new.optimizer = th.optim.Adam(new.parameters())
+    setattr(model, name, new)
+    setattr(model.policy, name, new)
+    move_last_layer(new)
+
+
+def replace_last_layer(model: Any) -> None:
+    network = getattr(model, followed_network(model)[0])
+    stacked = network.value_network if isinstance(model, SACv1) else network.q_networks
+    name = [*stacked._modules][-1]
+    setattr(stacked, name, copy.deepcopy(stacked._modules[name]))
+    network.optimizer = th.optim.Adam(network.parameters())
+    move_last_layer(network)
+
+
+def move_last_layer(network: nn.Module) -> None:
+    with th.no_grad():
+        [*network.parameters()][-1].fill_(50.0)
+
+
+@pytest.mark.parametrize("algorithm", [SACv1, SACv2, SQL, MASAC])
+@pytest.mark.parametrize("replace", [replace_target, replace_network, replace_last_layer])
+def test_targets_follow_what_a_callback_has_replaced(algorithm: type, replace: Callable[[Any], None]) -> None:
+    env = make_vec_env("SimpleSpread-v3", 1) if algorithm is MASAC else None
+    model = make(algorithm, env, tau=0.5)
+    model.learn(40, callback=ChangesAt(20, replace))
+    online, target = (getattr(model, name) for name in followed_network(model))
+    th.testing.assert_close(vector(target), vector(online), rtol=0.01, atol=0.1)
+    if isinstance(model, SQL):  # whose actor climbs and acts by the critics
+        assert model.actor.critic is model.critic is model._actions.critic
+
+
+def test_a_layer_without_parameters_that_a_callback_has_replaced() -> None:
+    model = make(SACv2)
+
+    def replace(model: Any) -> None:
+        model.updater.engine.mark = True  # a compiled one takes layers for granted
+        model.actor.latent_pi[1] = nn.Sigmoid()
+
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+    store = model._store_transition
+
+    def spy(buffer: Any, action: np.ndarray, *args: Any) -> None:
+        seen.append((model._last_obs, action))
+        store(buffer, action, *args)
+
+    model._store_transition = spy
+    with th.no_grad():
+        model.actor.log_std.weight.zero_()
+        model.actor.log_std.bias.fill_(-20.0)
+    model.learn(40, callback=ChangesAt(20, replace))
+    assert not hasattr(model.updater.engine, "mark")
+    np.testing.assert_allclose(model.predict(seen[-1][0], deterministic=True)[0], seen[-1][1], atol=0.05)
+
+
+def test_a_layer_added_after_the_first_prediction_gets_its_mode() -> None:
+    model = make(SACv2)
+    obs = np.ones(3, np.float32)
+    model.predict(obs)
+    model.actor.latent_pi = nn.Sequential(*model.actor.latent_pi, nn.Dropout(0.5))
+    assert len({float(model.predict(obs, deterministic=True)[0][0]) for _ in range(10)}) == 1
+    model.critic.q_networks.add_module("dropout", nn.Dropout(0.5))
+    assert len({float(model.q_value(obs, np.zeros(2))[0]) for _ in range(10)}) == 1
+
+
+def test_the_state_of_an_optimizer_may_be_cleared() -> None:
+    model = make(SACv2)
+    model.learn(20)
+    model.critic.optimizer.state.clear()
+    assert not model.critic_learner.is_bound_to(model.critic)
+    go_on(model, 5)
+    assert {float(state["step"]) for state in model.critic.optimizer.state.values()} == {5.0}
+
+
 def test_a_rate_set_by_hand_is_overwritten_by_the_schedule_as_in_sb3() -> None:
     model = make(SACv2, learning_rate=lambda progress: 1e-3 * (1 + progress))
     model.learn(20)
@@ -255,6 +361,8 @@ def test_the_number_of_particles_may_change() -> None:
     go_on(model)
     assert model.draw_noise(4).value_particles.shape == (4, 7, 2)
     assert model.engine_signature() != before
+    model.squash_gradient = "action"
+    go_on(model)
     model.squash_gradient = "tanh"
     with pytest.raises(ValueError, match="squash_gradient='tanh' is not known"):
         go_on(model)
@@ -389,6 +497,60 @@ def test_parameters_with_hooks_are_not_compiled(
     go_on(model)
     assert calls
     assert "Using the eager engine (a parameter of the critic has a gradient hook" in capsys.readouterr().out
+
+
+def test_the_engine_may_be_changed() -> None:
+    model = make(SACv2, engine="eager")
+    model.learn(20)
+    model.engine = "cudagraph"
+    for _ in range(2):
+        with pytest.raises(EngineUnavailableError, match=r"engine='cudagraph' cannot run on device='cpu'"):
+            go_on(model)
+    model.engine = "eager"
+    go_on(model)
+    assert isinstance(model.updater.engine, EagerEngine)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "name"),
+    [
+        *[(SACv2, name) for name in ("engine", "precision", "ent_coef_loss", "update_order")],
+        *[(SACv1, name) for name in ("policy_gradient", "policy_q")],
+        (MASAC, "ce_obs"),
+    ],
+)
+def test_a_choice_is_looked_at_when_it_changes(algorithm: type, name: str) -> None:
+    model = make(algorithm, make_vec_env("SimpleSpread-v3", 1) if algorithm is MASAC else None)
+    model.learn(10)
+    setattr(model, name, "nonsense")
+    with pytest.raises(ValueError, match=f"{name}='nonsense' is not known: pass one of "):
+        go_on(model)
+
+
+def test_the_loss_of_the_temperature_may_be_changed() -> None:
+    alphas = []
+    for first, second in (("alpha", "log_alpha"), ("log_alpha", "log_alpha"), ("alpha", "alpha")):
+        model = make(SACv2, ent_coef="auto_0.1", ent_coef_loss=first, learning_rate=0.05, learning_starts=10)
+        model.learn(10)  # no update yet
+        before = model.engine_signature()
+        model.ent_coef_loss = second
+        assert (model.engine_signature() != before) == (first != second)
+        go_on(model)
+        alphas.append(model.log_ent_coef.exp().item())
+    assert alphas[0] == alphas[1] != alphas[2]
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_compiled_update_of_soft_q_learning_takes_another_squash_gradient() -> None:
+    vectors = []
+    for engine in ("eager", "compile"):
+        model = make(SQL, engine=engine, learning_rate=3e-2)
+        model.learn(20)
+        model.squash_gradient = "action"
+        go_on(model, 5)
+        vectors.append(vector(model.policy))
+    th.testing.assert_close(vectors[1], vectors[0], rtol=1e-3, atol=1e-5)
 
 
 @every_algorithm

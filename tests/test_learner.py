@@ -1,6 +1,7 @@
 """The gradient step: eager and functional form against torch.optim, whom gradients reach, and targets."""
 
 import copy
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from helpers import make, n_updates
+from helpers import ALGORITHMS, make, n_updates
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from torch import nn
 
@@ -467,6 +468,55 @@ def test_targets_begin_as_exact_copies_without_optimizers(algorithm):
         assert not {id(p) for p in online.parameters()} & {id(p) for p in target.parameters()}
 
 
+class WithWrapper(BaseFeaturesExtractor):
+    """Features of a layer that ``copy.deepcopy`` cannot copy, or whose copy is not quite one."""
+
+    wrapper: Callable[[nn.Module], Any]
+
+    def __init__(self, observation_space: gym.Space):
+        super().__init__(observation_space, 8)
+        self.layers = type(self).wrapper(nn.Linear(3, 8))
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.layers(observations)
+
+
+class WeightNorm(WithWrapper):
+    wrapper = nn.utils.weight_norm
+
+
+class Scripted(WithWrapper):
+    @staticmethod
+    def wrapper(layer: nn.Module) -> Any:
+        return th.jit.script(nn.Sequential(layer, nn.Dropout(0.5)))
+
+
+@pytest.mark.filterwarnings("ignore")  # torch calls both deprecated
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("extractor", [WeightNorm, Scripted])
+def test_targets_of_networks_that_cannot_be_deep_copied(algorithm: type, extractor: type) -> None:
+    model = make(algorithm, policy_kwargs={"features_extractor_class": extractor})
+    for online, target in model.tracked_networks.items():
+        online, target = getattr(model, online), getattr(model, target)
+        assert all(map(th.equal, online.parameters(), target.parameters()))
+        assert not any(parameter.requires_grad for parameter in target.parameters())
+        assert not {id(p) for p in online.parameters()} & {id(p) for p in target.parameters()}
+    model.learn(20)
+    obs = np.ones(3, np.float32)
+    assert len({float(model.predict(obs, deterministic=True)[0][0]) for _ in range(10)}) == 1
+
+
+def test_a_target_that_cannot_be_deep_copied_draws_no_random_numbers() -> None:
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    layer.lock = threading.Lock()  # type: ignore[assignment]
+    state = th.get_rng_state()
+    target = target_copy(layer, lambda: nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)))
+    assert_same(target, layer)
+    assert th.equal(th.get_rng_state(), state)
+    with pytest.raises(TypeError, match="cannot pickle"):
+        target_copy(layer)
+
+
 # ---------------------------------------------------------------- stacked networks
 
 
@@ -494,6 +544,30 @@ def test_stacked_networks_begin_as_torch_begins_linear_layers():
     for tensor in (layer.weight, layer.bias):
         assert tensor.abs().max() <= 0.25  # 1 / sqrt(16)
         assert tensor.std().item() == pytest.approx(0.25 / np.sqrt(3), rel=0.1)
+
+
+class HasIdleHead(nn.Module):
+    """A network with a layer that no output depends on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network, self.idle = network(), nn.Linear(2, 2)
+
+    def forward(self, inputs: th.Tensor) -> th.Tensor:
+        return self.network(inputs)
+
+
+@pytest.mark.parametrize("functional", [False, True], ids=["eager", "functional"])
+@pytest.mark.parametrize("name", ["Adam with weight decay", "AdamW"])
+def test_weight_decay_passes_by_parameters_without_a_gradient(name: str, functional: bool) -> None:
+    optimizer_class, kwargs = OPTIMIZERS[name]
+    module = HasIdleHead()
+    before = copy.deepcopy(module)
+    learner = learner_of(module, optimizer_class, **kwargs)
+    learner.minimize(loss_of(0))  # eagerly, as a compiled engine begins
+    (learner.minimize_functional if functional else learner.minimize)(loss_of(1))
+    assert_same(module.idle, before.idle)
+    assert not th.equal(module.network[0].weight, before.network[0].weight)
 
 
 class ChannelsLast(BaseFeaturesExtractor):

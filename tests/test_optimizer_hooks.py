@@ -141,6 +141,29 @@ def test_options_that_are_set_after_construction_count(
         th.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-6)
 
 
+class OwnAdam(th.optim.Adam):
+    """Adam with a step, and a state, of its own."""
+
+    @th.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                if not state:
+                    state["calls"] = 0
+                state["calls"] += 1
+                parameter -= group["lr"] * parameter.grad.sign()
+
+
+def test_a_step_that_a_subclass_of_adam_writes_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(SACv2, learning_starts=5, policy_kwargs={"optimizer_class": OwnAdam}).learn(10)
+    assert all(state == {"calls": 5} for state in model.critic.optimizer.state.values())
+    install(monkeypatch)
+    model.engine = "cudagraph"
+    with pytest.raises(EngineUnavailableError, match=r"has a step hook or a step of its own; pass engine='eager'"):
+        model.train(1, batch_size=4)
+
+
 @pytest.mark.parametrize("kind", GRADIENT_CALLS)
 @pytest.mark.parametrize("owner", ["critic", "temperature"])
 def test_what_a_compiled_graph_would_not_call_is_refused(

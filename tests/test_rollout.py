@@ -161,6 +161,13 @@ class CountingActor(SquashedGaussianActor):
         return -super().forward(obs, deterministic)
 
 
+def test_a_layer_that_comes_twice_is_called_twice() -> None:
+    activation = nn.Tanh()
+    layers = nn.Sequential(nn.Linear(3, 4), activation, nn.Linear(4, 2), activation)
+    inputs = th.randn(5, 3)
+    assert th.equal(fast_inference(layers)(inputs), layers(inputs))
+
+
 def test_an_actor_of_the_user_is_called_itself() -> None:
     model = make(SACv2)
     model.actor.__class__ = CountingActor

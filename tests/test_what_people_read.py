@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import DICTIONARY, IMAGE, VECTOR, SpacesEnv, every_algorithm, every_gaussian_algorithm, make, several
+from helpers import (
+    ALGORITHMS,
+    DICTIONARY,
+    IMAGE,
+    VECTOR,
+    SpacesEnv,
+    assert_same_parameters,
+    every_algorithm,
+    every_gaussian_algorithm,
+    make,
+    several,
+)
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -298,6 +309,29 @@ def test_double_precision(algorithm: type, env: Any, policy: str) -> None:
     finally:
         th.set_default_dtype(th.float32)
     assert all(parameter.dtype == th.float64 for parameter in model.policy.parameters())
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "env", "kwargs"),
+    [
+        *[(algorithm, SpacesEnv, {}) for algorithm in ALGORITHMS],
+        (SACv1, SpacesEnv, {"policy_kwargs": {"n_components": 2}, "policy_gradient": "likelihood_ratio"}),
+        (SQL, "CartPole-v1", {}),
+        (MASAC, "SimpleSpread-v3", {}),
+    ],
+)
+def test_a_default_type_that_changes_after_construction(algorithm: type, env: Any, kwargs: dict[str, Any]) -> None:
+    models = []
+    for dtype in (th.float32, th.float64):
+        model = make(algorithm, make_vec_env(env, seed=0), **kwargs)
+        th.set_default_dtype(dtype)
+        try:
+            model.learn(20)
+            assert model.soft_value(model.observation_space.sample()).dtype == np.float32
+        finally:
+            th.set_default_dtype(th.float32)
+        models.append(model)
+    assert_same_parameters(*models)
 
 
 # ---------------------------------------------------------------- networks

@@ -14,7 +14,6 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from sb3_sac_variants.common.algorithm.arguments import EngineName, PrecisionName, TrainFreqUnit
 from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, Metrics, bellman_loss
 from sb3_sac_variants.common.checks.compatibility import check_env
-from sb3_sac_variants.common.checks.validation import check_choice
 from sb3_sac_variants.common.equations.losses import soft_bellman_target
 from sb3_sac_variants.common.equations.types import Batch
 from sb3_sac_variants.common.gradient_step.targets import TargetTracker
@@ -98,6 +97,7 @@ class MASAC(MaxEntAlgorithm):
     }
     tracked_networks: ClassVar[dict[str, str]] = {"critic": "critic_target"}
     update_constants = (*MaxEntAlgorithm.update_constants, "ce_obs", "_ce_arguments")
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {**MaxEntAlgorithm.choices, "ce_obs": ("theirs", "own")}
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MlpPolicy}
     policy: MASACPolicy
     _ce_arguments: tuple[Any, ...] | None = None
@@ -213,7 +213,6 @@ class MASAC(MaxEntAlgorithm):
         check_agent_replay_buffer(self)
         check_reward_normalization(self._vec_normalize_env)
         super()._check_arguments()
-        check_choice("ce_obs", self.ce_obs, ("theirs", "own"))
         self._setup_cross_entropy()
 
     def _setup_cross_entropy(self) -> None:
@@ -249,8 +248,8 @@ class MASAC(MaxEntAlgorithm):
     # ---------------------------------------------------------------- the update
 
     def draw_noise(self, batch_size: int) -> Noise:
-        shape = self.actor.noise_shape(batch_size)
-        return Noise(*th.randn((2, *shape), device=self.device).unbind())
+        shape = (2, *self.actor.noise_shape(batch_size))
+        return Noise(*th.randn(shape, dtype=self.actor.dtype, device=self.device).unbind())
 
     def update(self, batch: Batch, noise: Noise) -> Metrics:
         obs, next_obs = batch.observations, batch.next_observations

@@ -226,7 +226,7 @@ class MASACPolicy(MaxEntPolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
-        self.critic_target = target_copy(self.critic)
+        self.critic_target = target_copy(self.critic, self.make_critic)
 
     def make_actor(  # type: ignore[override]
         self, features_extractor: BaseFeaturesExtractor | None = None

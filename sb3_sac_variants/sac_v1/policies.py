@@ -61,7 +61,8 @@ class GaussianMixtureActor(SquashedGaussianActor):
 
     def action_log_prob(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
         """As SB3's ``Actor``: actions drawn from the mixture, ``(B, action_dim)``, and log-densities, ``(B,)``."""
-        sample = self.sample(obs, th.randn(self.noise_shape(batch_size(obs)), device=self.device))
+        noise = th.randn(self.noise_shape(batch_size(obs)), dtype=self.dtype, device=self.device)
+        sample = self.sample(obs, noise)
         assert sample.actions is not None
         return sample.actions, sample.log_prob.squeeze(1)
 
@@ -131,7 +132,7 @@ class SACv1Policy(MaxEntPolicy):
         super()._build(lr_schedule)
         self.value_net = self.make_value_net()
         self._add_optimizer(self.value_net, list(self.value_net.parameters()), lr_schedule)
-        self.value_net_target = target_copy(self.value_net)
+        self.value_net_target = target_copy(self.value_net, self.make_value_net)
 
     def make_actor(  # type: ignore[override]
         self, features_extractor: BaseFeaturesExtractor | None = None

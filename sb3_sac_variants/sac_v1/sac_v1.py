@@ -11,7 +11,6 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
 
 from sb3_sac_variants.common.algorithm.arguments import EngineName, PrecisionName, TrainFreqUnit
 from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, Metrics, bellman_loss
-from sb3_sac_variants.common.checks.validation import check_choice
 from sb3_sac_variants.common.equations.losses import (
     likelihood_ratio_policy_improvement,
     policy_entropy,
@@ -47,6 +46,11 @@ class SACv1(MaxEntAlgorithm):
     supported_action_spaces = (spaces.Box, spaces.Discrete)
     tracked_networks: ClassVar[dict[str, str]] = {"value_net": "value_net_target"}
     update_constants = (*MaxEntAlgorithm.update_constants, "policy_gradient", "policy_q")
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        **MaxEntAlgorithm.choices,
+        "policy_gradient": ("reparameterized", "likelihood_ratio"),
+        "policy_q": ("min", "q1"),
+    }
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,
@@ -137,8 +141,6 @@ class SACv1(MaxEntAlgorithm):
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
-        check_choice("policy_gradient", self.policy_gradient, ("reparameterized", "likelihood_ratio"))
-        check_choice("policy_q", self.policy_q, ("min", "q1"))
         n_components = self.policy_kwargs.get("n_components", 1)
         if n_components != 1 and self.policy_gradient != "likelihood_ratio":
             raise ValueError(
@@ -147,7 +149,7 @@ class SACv1(MaxEntAlgorithm):
             )
 
     def draw_noise(self, batch_size: int) -> th.Tensor:
-        return th.randn(self.actor.noise_shape(batch_size), device=self.device)
+        return th.randn(self.actor.noise_shape(batch_size), dtype=self.actor.dtype, device=self.device)
 
     def update(self, batch: Batch, noise: th.Tensor) -> Metrics:  # Haarnoja et al. 2018, Algorithm 1
         alpha = self.temperature.value

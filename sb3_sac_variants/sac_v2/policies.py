@@ -20,7 +20,7 @@ class SACv2Policy(MaxEntPolicy):
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
         # A deep copy: the target never shares the features extractor
-        self.critic_target = target_copy(self.critic)
+        self.critic_target = target_copy(self.critic, self.make_critic)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Load parameters, also those of Stable-Baselines3's SAC policy."""

@@ -13,7 +13,6 @@ from typing_extensions import Self
 
 from sb3_sac_variants.common.algorithm.arguments import EngineName, PrecisionName, TrainFreqUnit
 from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, Metrics, bellman_loss
-from sb3_sac_variants.common.checks.validation import check_choice
 from sb3_sac_variants.common.equations.losses import (
     policy_entropy,
     soft_bellman_target,
@@ -22,6 +21,7 @@ from sb3_sac_variants.common.equations.losses import (
 )
 from sb3_sac_variants.common.equations.types import Batch, PolicySample
 from sb3_sac_variants.common.gradient_step.targets import TargetTracker
+from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature
 from sb3_sac_variants.common.networks.critics import StackedCritic
 from sb3_sac_variants.common.persistence.files import Path
 from sb3_sac_variants.sac_v2 import sb3_conversion
@@ -62,7 +62,12 @@ class SACv2(MaxEntAlgorithm):
     algorithm_id = "sac_v2"
     supported_action_spaces = (spaces.Box, spaces.Discrete)
     tracked_networks: ClassVar[dict[str, str]] = {"critic": "critic_target"}
-    update_constants = (*MaxEntAlgorithm.update_constants, "update_order")
+    update_constants = (*MaxEntAlgorithm.update_constants, "ent_coef_loss", "update_order")
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        **MaxEntAlgorithm.choices,
+        "ent_coef_loss": ("alpha", "log_alpha"),
+        "update_order": ("paper", "sb3"),
+    }
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,
@@ -149,14 +154,14 @@ class SACv2(MaxEntAlgorithm):
             ent_coef_learning_rate=ent_coef_learning_rate,
         )
 
-    def _check_arguments(self) -> None:
-        super()._check_arguments()
-        check_choice("ent_coef_loss", self.ent_coef_loss, ("alpha", "log_alpha"))
-        check_choice("update_order", self.update_order, ("paper", "sb3"))
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        if isinstance(self.temperature, LearnedTemperature):
+            self.temperature.loss = self.ent_coef_loss  # a callback may change it
+        super().train(gradient_steps, batch_size)
 
     def draw_noise(self, batch_size: int) -> Noise:
-        shape = self.actor.noise_shape(batch_size)
-        return Noise(*th.randn((2, *shape), device=self.device).unbind())
+        shape = (2, *self.actor.noise_shape(batch_size))
+        return Noise(*th.randn(shape, dtype=self.actor.dtype, device=self.device).unbind())
 
     def bootstrap_q(self, next_obs: th.Tensor | TensorDict, next_sample: PolicySample, noise: Noise) -> th.Tensor:
         """Q of the target critics that the Bellman target takes, ``(B, K)``: the minimum; for a subclass to change."""

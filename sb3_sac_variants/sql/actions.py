@@ -9,8 +9,11 @@ from gymnasium import spaces
 from sb3_sac_variants.common.checks.validation import check_choice, check_range, parse_ent_coef
 from sb3_sac_variants.common.equations.types import Batch, PolicySample
 from sb3_sac_variants.common.gradient_step.learner import Learner
-from sb3_sac_variants.sql.policies import SoftmaxActor, SQLPolicy, SteinActor, uniform_particles
+from sb3_sac_variants.common.networks.critics import StackedCritic
+from sb3_sac_variants.sql.policies import SoftmaxActor, SteinActor, uniform_particles
 from sb3_sac_variants.sql.svgd import SQUASH_GRADIENTS, squashed_stein_direction, stein_loss
+
+SQLActor = SteinActor | SoftmaxActor
 
 
 class Noise(NamedTuple):
@@ -51,10 +54,9 @@ class ParticleOptions:
 class SampledActions:
     """Continuous actions: V is estimated from uniform ones, and a Stein sampler learns to draw those of the policy."""
 
-    def __init__(self, policy: SQLPolicy, learners: dict[str, Learner], options: ParticleOptions):
-        assert isinstance(policy.actor, SteinActor)
-        self.actor, self.critic, self.learner = policy.actor, policy.critic, learners["actor"]
-        self.options, self.squash = options, SQUASH_GRADIENTS[options.squash_gradient]
+    def __init__(self, actor: SQLActor, critic: StackedCritic, learners: dict[str, Learner], options: ParticleOptions):
+        assert isinstance(actor, SteinActor)
+        self.actor, self.critic, self.learner, self.options = actor, critic, learners["actor"], options
 
     @staticmethod
     def check(options: ParticleOptions, ent_coef: str | float, action_space: spaces.Space) -> None:
@@ -79,12 +81,13 @@ class SampledActions:
         """Draw the random numbers of one update."""
         shape = (batch_size, self.options.n_svgd_particles, self.actor.action_dim)
         value_particles = self.draw_particles(self.options.n_value_particles, batch_size)
-        return Noise(value_particles, th.randn(shape, device=self.actor.device))
+        return Noise(value_particles, th.randn(shape, dtype=self.actor.dtype, device=self.actor.device))
 
     def draw_particles(self, n_particles: int, batch_size: int, generator: th.Generator | None = None) -> th.Tensor:
         """Draw the actions that V is estimated with: what :meth:`proposal` takes."""
         shape = (batch_size, n_particles, self.actor.action_dim)
-        return 2.0 * th.rand(shape, generator=generator, device=self.actor.device) - 1.0
+        uniform = th.rand(shape, generator=generator, dtype=self.actor.dtype, device=self.actor.device)
+        return 2.0 * uniform - 1.0
 
     def proposal(self, particles: th.Tensor) -> PolicySample:
         """Weight particles as a sample of the uniform policy."""
@@ -92,7 +95,9 @@ class SampledActions:
 
     def improve_policy(self, batch: Batch, noise: Noise, ent_coef: th.Tensor) -> dict[str, th.Tensor]:
         """One step of the actor towards exp(Q/alpha), and metrics to log."""
-        obs, squash, n_updated = batch.observations, self.squash, self.options.n_updated
+        obs, n_updated = batch.observations, self.options.n_updated
+        # Found by its name in each update: a compiled one looks whether a name has changed, not whether a function has
+        squash = SQUASH_GRADIENTS[self.options.squash_gradient]
 
         def log_density(actions: th.Tensor) -> th.Tensor:
             return self.critic.min_q(obs, uniform_particles(actions)) / ent_coef
@@ -112,10 +117,10 @@ class SampledActions:
 class AllActions:
     """Discrete actions: V is an exact sum, and the policy the softmax of Q, with nothing to learn."""
 
-    def __init__(self, policy: SQLPolicy, learners: dict[str, Learner], options: ParticleOptions):
-        assert isinstance(policy.actor, SoftmaxActor)
-        self.actor = policy.actor
-        self.n_actions = int(policy.actor.action_space.n)
+    def __init__(self, actor: SQLActor, critic: StackedCritic, learners: dict[str, Learner], options: ParticleOptions):
+        assert isinstance(actor, SoftmaxActor)
+        self.actor = actor
+        self.n_actions = int(actor.action_space.n)
 
     @staticmethod
     def check(options: ParticleOptions, ent_coef: str | float, action_space: spaces.Space) -> None:
@@ -131,7 +136,7 @@ class AllActions:
         return Noise(self.draw_particles(0, batch_size), self.draw_particles(0, batch_size))
 
     def draw_particles(self, n_particles: int, batch_size: int, generator: th.Generator | None = None) -> th.Tensor:
-        return th.empty((batch_size, 0), device=self.actor.device)
+        return th.empty((batch_size, 0), dtype=self.actor.dtype, device=self.actor.device)
 
     def proposal(self, particles: th.Tensor) -> PolicySample:
         probability = particles.new_full((particles.shape[0], self.n_actions), 1.0 / self.n_actions)

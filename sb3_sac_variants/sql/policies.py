@@ -92,7 +92,7 @@ class SteinActor(ActsByCritic, ActorNetwork):
         """
         count = batch_size(obs)
         if not deterministic:
-            noise = th.randn(self.noise_shape(count), device=self.candidates.device)
+            noise = th.randn(self.noise_shape(count), dtype=self.dtype, device=self.candidates.device)
             return th.tanh(self.pre_tanh(obs, noise)).squeeze(1)
         actions = th.tanh(self.pre_tanh(obs, self.candidates.expand(count, -1, -1)))
         best = self.critic.min_q(obs, uniform_particles(actions)).argmax(dim=1)
@@ -108,6 +108,7 @@ class SoftmaxActor(ActsByCritic, CategoricalActor):
         super().__init__(observation_space, action_space, normalize_images=normalize_images)
         # Saved with the policy, which can then act by itself
         self.register_buffer("ent_coef", th.ones(1))
+        self.dtype = self.ent_coef.dtype
 
     @property
     def device(self) -> th.device:
@@ -135,7 +136,7 @@ class SQLPolicy(MaxEntPolicy):
         else:
             super()._build(lr_schedule)
         self.actor.follow(self.critic)
-        self.critic_target = target_copy(self.critic)
+        self.critic_target = target_copy(self.critic, self.make_critic)
 
     def _build_without_actor_network(self, lr_schedule: Schedule) -> None:
         actor_arch, critic_arch = self.net_args["net_arch"], self.critic_kwargs["net_arch"]

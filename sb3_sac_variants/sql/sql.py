@@ -69,7 +69,7 @@ class SQL(MaxEntAlgorithm):
         "use_sde": (False, "whose policy is not Gaussian and explores by itself")
     }
     tracked_networks: ClassVar[dict[str, str]] = {"critic": "critic_target"}
-    update_constants = (*MaxEntAlgorithm.update_constants, "_options_in_use")
+    update_constants = (*MaxEntAlgorithm.update_constants, "particle_options")
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": MlpPolicy,
         "CnnPolicy": CnnPolicy,
@@ -188,11 +188,13 @@ class SQL(MaxEntAlgorithm):
         self._tell_actor_temperature()
 
     def _setup_actions(self) -> None:
-        self._options_in_use = self.particle_options
-        self._actions = self._action_kind(self.policy, self.updater.learners, self._options_in_use)
+        self._in_use = self.particle_options, self.actor, self.critic
+        self.actor.follow(self.critic)
+        self._actions = self._action_kind(self.actor, self.critic, self.updater.learners, self.particle_options)
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        if self.particle_options != self._options_in_use:  # a callback may change the number of particles
+        # A callback may change the number of particles, or replace a network
+        if self._in_use != (self.particle_options, self.actor, self.critic):
             self._action_kind.check(self.particle_options, self.ent_coef, self.action_space)
             self._setup_actions()
         super().train(gradient_steps, batch_size)
@@ -267,4 +269,4 @@ class SQL(MaxEntAlgorithm):
         self._tell_actor_temperature()  # the saved policy's may be another: load(..., ent_coef=0.1)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_actions", "_options_in_use"]
+        return [*super()._excluded_save_params(), "_actions", "_in_use"]

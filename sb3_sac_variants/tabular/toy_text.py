@@ -28,10 +28,8 @@ def read_table(env: "gymnasium.Env[Any, Any]") -> tuple[FloatArray, FloatArray, 
     ]
     columns = zip(*outcomes, strict=True)
     state, action, probability, successor, reward, ended = (np.array(column) for column in columns)
-    successor, ended = (
-        successor.astype(np.int64),
-        ended.astype(np.bool_),
-    )  # 0 and 1 would be taken for numbers of states
+    # Numbers in place of booleans would be taken for indices
+    successor, ended = successor.astype(np.int64), ended.astype(np.bool_)
 
     terminal = _terminal_states(env, n_states, state, successor, ended)
     detour = ended & ~terminal[successor]

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from gymnasium import spaces
 from stable_baselines3.common.buffers import NStepReplayBuffer
@@ -75,8 +75,7 @@ def check_arguments(model: Any) -> None:
         check_range("gradient_steps", model.gradient_steps, 0, integer=True)
     wanted = "the path of a folder, or None"
     check_instance("tensorboard_log", model.tensorboard_log, (str, os.PathLike, type(None)), wanted)
-    check_choice("engine", model.engine, get_args(EngineName))
-    check_choice("precision", model.precision, get_args(PrecisionName))
+    check_choices(model)
     for name in ("learning_rate", "qf_learning_rate", "ent_coef_learning_rate"):
         rate = getattr(model, name)
         if rate is not None or name == "learning_rate":
@@ -100,6 +99,12 @@ def check_arguments(model: Any) -> None:
             f"action_noise={model.action_noise} cannot be added to actions of {model.action_space}: leave it out, "
             "the policy explores by itself"
         )
+
+
+def check_choices(model: Any) -> None:
+    """Check the arguments that are one of a few names, which may change at any time."""
+    for name, choices in model.choices.items():
+        check_choice(name, getattr(model, name), choices)
 
 
 def warn_of_idle_arguments(given: dict[str, Any], model: Any) -> None:

@@ -21,6 +21,7 @@ def q_value(model: Any, observation: Observation, action: np.ndarray) -> np.ndar
     :param observation: one observation or n of them (normalised, where VecNormalize is used)
     :param action: actions as the environment takes them, ``(n, *action_shape)``
     """
+    model.policy.find_modules()
     model.policy.set_training_mode(False)
     obs, _ = model.policy.obs_to_tensor(observation)
     actions = th.as_tensor(_checked_actions(model, action, batch_size(obs)), device=model.device)
@@ -40,6 +41,7 @@ def soft_value(model: Any, observation: Observation, n_samples: int = 64) -> np.
     :param n_samples: continuous actions to sample for each observation
     """
     check_range("n_samples", n_samples, 1, integer=True)
+    model.policy.find_modules()
     model.policy.set_training_mode(False)
     obs, _ = model.policy.obs_to_tensor(observation)
     generator = th.Generator(model.device).manual_seed(0)

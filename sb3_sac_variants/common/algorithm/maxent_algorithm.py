@@ -5,7 +5,7 @@ import math
 import pathlib
 from abc import abstractmethod
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch as th
 from gymnasium import spaces
@@ -25,6 +25,7 @@ from sb3_sac_variants.common.algorithm.arguments import (
     EngineName,
     PrecisionName,
     check_arguments,
+    check_choices,
     check_constructor_arguments,
     check_ent_coef_change,
     warn_of_idle_arguments,
@@ -102,6 +103,11 @@ class MaxEntAlgorithm(MaxEntRollout):
         "target_entropy",
         "precision",
     )
+    #: arguments that are one of a few names
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "engine": get_args(EngineName),
+        "precision": get_args(PrecisionName),
+    }
     supported_action_spaces: ClassVar[tuple[type[spaces.Space], ...]] = (spaces.Box,)
     default_replay_buffer_class: ClassVar[type[TensorReplayBuffer]] = TensorReplayBuffer
 
@@ -290,9 +296,11 @@ class MaxEntAlgorithm(MaxEntRollout):
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Sample the replay buffer and do the updates, as SB3's ``train``."""
-        self.policy.set_training_mode(True)
-        if self.updater.bind_learners(self._networks()):
+        check_choices(self)
+        if self.updater.bind(self._networks()):
             self._fast_actor = None
+            self.policy.find_modules()
+        self.policy.set_training_mode(True)
         for name, rate in self._set_learning_rates(self._current_progress_remaining).items():
             self.logger.record(f"train/{name}", rate)
         for tracker in self.updater.trackers.values():
@@ -349,7 +357,6 @@ class MaxEntAlgorithm(MaxEntRollout):
         return steps
 
     def _setup_training(self, resumed: bool) -> None:
-        self.updater.bind_targets(self._networks())
         if not resumed:  # a resumed run takes the engine it had
             self.updater.plan(self._planned_gradient_steps())
         if self.num_timesteps == 0:
@@ -391,7 +398,8 @@ class MaxEntAlgorithm(MaxEntRollout):
         """Draw arguments of :meth:`_soft_value`, stacked: its results are averaged."""
         shape = self.actor.noise_shape(batch_size)
         repetitions = n_samples if math.prod(shape) > 0 else 1  # without noise all results are the same
-        return th.randn((repetitions, *shape), generator=generator, device=self.device)
+        shape = (repetitions, *shape)
+        return th.randn(shape, generator=generator, dtype=self.actor.dtype, device=self.device)
 
     q_value = inspection.q_value
     soft_value = inspection.soft_value

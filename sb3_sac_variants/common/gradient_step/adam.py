@@ -1,5 +1,6 @@
 """Adam as tensor arithmetic, for a compiled graph, which ``Optimizer.step()`` would break."""
 
+import inspect
 import math
 
 import torch as th
@@ -20,14 +21,25 @@ def is_plain_adam(optimizer: th.optim.Optimizer) -> bool:
 
 
 def has_custom_step(optimizer: th.optim.Optimizer) -> bool:
-    """Whether a step runs code of the user's: hooks (the optimiser's or global ones), or a ``step`` put in place."""
+    """
+    Whether a step runs code of the user's.
+
+    Hooks (the optimiser's or global ones), a ``step`` put in place, or that of a subclass of Adam.
+    """
     hooks = (
         optimizer._optimizer_step_pre_hooks,
         optimizer._optimizer_step_post_hooks,
         _global_optimizer_pre_hooks,
         _global_optimizer_post_hooks,
     )
-    return any(hooks) or "step" in vars(optimizer)
+    own_class = isinstance(optimizer, th.optim.Adam) and not has_adams_step(optimizer)
+    return any(hooks) or "step" in vars(optimizer) or own_class
+
+
+def has_adams_step(optimizer: th.optim.Optimizer) -> bool:
+    """Whether an optimiser is Adam or AdamW, or a class of the user's that steps as they do."""
+    # Unwrapped: torch puts a wrapper around the step of a class when it is first used
+    return inspect.unwrap(type(optimizer).step) is inspect.unwrap(th.optim.Adam.step)
 
 
 def adam_step(optimizer: th.optim.Optimizer, parameters: list[nn.Parameter], gradients: tuple[th.Tensor, ...]) -> None:

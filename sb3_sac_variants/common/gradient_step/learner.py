@@ -16,7 +16,7 @@ import torch as th
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from torch import nn
 
-from sb3_sac_variants.common.gradient_step.adam import adam_step, has_custom_step, is_plain_adam
+from sb3_sac_variants.common.gradient_step.adam import adam_step, has_adams_step, has_custom_step, is_plain_adam
 from sb3_sac_variants.common.gradient_step.nested import detach, fill_in, map_leaves, take_out
 
 Loss = th.Tensor | tuple[th.Tensor, Any]
@@ -75,6 +75,8 @@ class Learner:
         self.name = name
         self.parameters: list[nn.Parameter] = []
         self._names: list[str] = []
+        #: parameters that the last eager step found without influence on the loss; none with plain Adam
+        self._unused: set[str] = set()
         self.plain_adam = False
         #: whether all of a gradient step is compiled into one graph, which an optimiser other than plain Adam breaks
         self.in_one_graph = True
@@ -93,12 +95,14 @@ class Learner:
         """
         Whether :meth:`bind` has nothing to do.
 
-        That is: this module is what is trained here, with the same optimiser, none of its parameters was replaced,
-        frozen or thawed, and nothing has changed that decides how a step is done.
+        That is: this module is what is trained here, with the same optimiser, which has its state, none of its
+        parameters was replaced, frozen or thawed, and nothing has changed that decides how a step is done.
         """
         if module is not self.module or module.optimizer is not self._optimizer:
             return False
         same = [*map(id, _trainable(self._optimizer))] == [*map(id, self.parameters)]
+        if self.lr is not None:  # a state that was cleared is to be filled again
+            same = same and all("step" in self._optimizer.state.get(parameter, ()) for parameter in self.parameters)
         return same and self._way_to_step() == self._bound_way_to_step
 
     def _way_to_step(self) -> tuple[Any, ...]:
@@ -137,7 +141,7 @@ class Learner:
         self.plain_adam = is_plain_adam(optimizer)
         # torch warns when a step that could be captured runs outside a graph, as warm-up and the eager engine do
         optimizer._warned_capturable_if_run_uncaptured = True
-        if not isinstance(optimizer, th.optim.Adam):
+        if not has_adams_step(optimizer):
             self.lr = None
             if "capturable" in inspect.signature(type(optimizer)).parameters:
                 for group in optimizer.param_groups:
@@ -255,12 +259,15 @@ class Learner:
         with th.enable_grad():
             result = loss(self.module if at is None else at.vjp)
         value = result[0] if isinstance(result, tuple) else result
-        # A zero gradient where the loss does not depend on a parameter, as in the functional form
-        gradients = th.autograd.grad(value, self.parameters, allow_unused=True, materialize_grads=True)
-        # In the memory order of the parameters, which fused kernels take for granted
-        gradients = tuple(map(_in_order_of, gradients, self.parameters))
+        # Where the loss does not depend on a parameter, plain Adam takes a zero gradient, as in the functional form;
+        # with weight decay, say, it has to pass by
+        gradients = th.autograd.grad(value, self.parameters, allow_unused=True, materialize_grads=self.plain_adam)
+        self._unused = {name for name, gradient in zip(self._names, gradients, strict=True) if gradient is None}
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
+            # In the memory order of the parameters, which fused kernels take for granted
+            parameter.grad = None if gradient is None else _in_order_of(gradient, parameter)
+            if gradient is None:
+                continue
             # Tensor.backward() calls these, torch.autograd.grad does not
             for hook in (parameter._post_accumulate_grad_hooks or {}).values():
                 hook(parameter)
@@ -306,6 +313,6 @@ class Learner:
             adam_step(self.optimizer, self.parameters, tuple(gradients[name] for name in self._names))
         else:
             for name, parameter in zip(self._names, self.parameters, strict=True):
-                parameter.grad = _in_order_of(gradients[name], parameter)
+                parameter.grad = None if name in self._unused else _in_order_of(gradients[name], parameter)
             th.compiler.disable(self.optimizer.step)()
         return (value, detach(map_leaves(take_out, auxiliary))) if auxiliary != () else value

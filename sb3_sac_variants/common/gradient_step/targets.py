@@ -1,6 +1,7 @@
 """Target networks: exact copies to begin with, which then follow their online networks."""
 
 import copy
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch as th
@@ -9,12 +10,35 @@ from torch import nn
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-def target_copy(module: ModuleT) -> ModuleT:
-    """An exact copy of a network for the targets: in evaluation mode, without gradients and without an optimiser."""
-    target = copy.deepcopy(module)
+def target_copy(module: ModuleT, make: Callable[[], ModuleT] | None = None) -> ModuleT:
+    """
+    An exact copy of a network for the targets: in evaluation mode, without gradients and without an optimiser.
+
+    :param module: the network
+    :param make: builds another one, for a network that cannot be copied (with ``nn.utils.weight_norm``)
+    """
+    try:
+        with th.no_grad():
+            target = copy.deepcopy(module)
+    except Exception:
+        if make is None:
+            raise
+        with th.random.fork_rng():  # the run's random numbers are the same either way
+            target = make()
+        target.load_state_dict(module.state_dict())
     vars(target).pop("optimizer", None)
     target.train(False)
     return target.requires_grad_(False)
+
+
+def parts_of(network: nn.Module) -> list[Any]:
+    """A network's modules and parameters: other ones where a part has been replaced."""
+    # By hand: Module.modules() and parameters() take several times as long, in each call of train()
+    parts: list[Any] = [network, *network._parameters.values()]
+    for child in network._modules.values():
+        if child is not None:
+            parts += parts_of(child)
+    return parts
 
 
 class TargetTracker:
@@ -34,18 +58,12 @@ class TargetTracker:
 
     def bind(self, online: nn.Module, target: nn.Module) -> None:
         """Track other networks from now on."""
-        self._networks = (online, target)
         self.online: list[th.Tensor] = list(online.parameters())
         self.target: list[th.Tensor] = list(target.parameters())
         # Running statistics of normalisation layers are copied, not averaged (SB3, issue 996)
         self.online_statistics = [buffer for buffer in online.buffers() if buffer.is_floating_point()]
         self.target_statistics = [buffer for buffer in target.buffers() if buffer.is_floating_point()]
         self.steps = th.zeros((), dtype=th.int64, device=self.online[0].device)
-
-    def is_bound_to(self, online: nn.Module, target: nn.Module) -> bool:
-        """Whether :meth:`bind` has nothing to do: these are the networks here, with the same parameters."""
-        now = (online, target, *online.parameters(), *target.parameters())
-        return [*map(id, now)] == [*map(id, (*self._networks, *self.online, *self.target))]
 
     def configure(self, tau: float, interval: int, steps: int) -> None:
         """

@@ -1,6 +1,7 @@
 """One object for the gradient steps of a model: its learners, targets, temperature, metrics and engine."""
 
 from collections.abc import Hashable, Mapping
+from operator import is_
 from typing import Any
 
 from stable_baselines3.common.policies import BasePolicy
@@ -10,7 +11,7 @@ from sb3_sac_variants.common.gradient_step.engine import COMPILE_PAYS_FROM, Draw
 from sb3_sac_variants.common.gradient_step.learner import Learner
 from sb3_sac_variants.common.gradient_step.metrics import DeviceMetrics
 from sb3_sac_variants.common.gradient_step.precision import warn_if_ignored
-from sb3_sac_variants.common.gradient_step.targets import TargetTracker
+from sb3_sac_variants.common.gradient_step.targets import TargetTracker, parts_of
 from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature, Temperature
 
 #: gradient steps from one search for denormal numbers to the next
@@ -39,8 +40,12 @@ class Updater:
             target: TargetTracker(getattr(policy, online), getattr(policy, target))
             for online, target in tracked_networks.items()
         }
+        #: modules and parameters of all networks when they were last looked at
+        self._parts: list[Any] = []
         self.metrics = DeviceMetrics(self.device)
         self.engine: Engine | None = None
+        #: what it was chosen for: the argument, and whether batches are drawn on the device
+        self._wanted_engine = ("", False)
         #: gradient steps that were planned when the engine was chosen; a resumed run takes the same engine
         self.planned_steps: float | None = None
         #: precision and engine that were last looked at
@@ -56,22 +61,21 @@ class Updater:
         temperature = [self.temperature.learner] if isinstance(self.temperature, LearnedTemperature) else []
         return [*self.learners.values(), *temperature]
 
-    def bind_learners(self, networks: Mapping[str, nn.Module]) -> bool:
-        """Rebind the learners whose module, optimiser or trainable parameters changed; whether there were any."""
+    def bind(self, networks: Mapping[str, nn.Module]) -> bool:
+        """Take up networks, layers, parameters and optimisers that have been replaced; whether there were any."""
         modules = {**networks, "temperature": self.temperature}
         changed = [learner for learner in self._all_learners() if not learner.is_bound_to(modules[learner.name])]
         for learner in changed:
             learner.bind(modules[learner.name])
+        parts = [part for network in networks.values() for part in parts_of(network)]
+        replaced = len(parts) != len(self._parts) or not all(map(is_, parts, self._parts))
+        if replaced:
+            self._parts = parts
+            for online, target in self.tracked_networks.items():
+                self.trackers[target].bind(networks[online], networks[target])
+        if changed or replaced:
             self.engine = None
-        return bool(changed)
-
-    def bind_targets(self, networks: Mapping[str, nn.Module]) -> None:
-        """Rebind the trackers whose networks changed."""
-        for online, target in self.tracked_networks.items():
-            pair = networks[online], networks[target]
-            if not self.trackers[target].is_bound_to(*pair):
-                self.trackers[target].bind(*pair)
-                self.engine = None
+        return bool(changed) or replaced
 
     def refresh(self) -> None:
         """Take up new parameters and states of the optimisers, after they were loaded."""
@@ -99,7 +103,7 @@ class Updater:
 
     def choose_engine(self, name: str, draw: Draw, step: Step, draw_on_device: bool, verbose: int) -> Engine:
         """Choose an engine, unless there is one that still fits; arguments as :func:`make_engine`."""
-        if self.engine is not None and self.engine.draw_on_device == draw_on_device:
+        if self.engine is not None and self._wanted_engine == (name, draw_on_device):
             return self.engine
         assert self.planned_steps is not None
         learners = self._all_learners()
@@ -119,6 +123,7 @@ class Updater:
             },
             verbose=verbose,
         )
+        self._wanted_engine = (name, draw_on_device)
         return self.engine
 
     def check_precision(self, precision: str, engine: str) -> None:

@@ -44,7 +44,8 @@ def fast_inference(module: nn.Module) -> Callable[..., Any]:
     if type(module) is FlattenExtractor:
         return _flatten
     if type(module) in (nn.Sequential, StackedNetworks):
-        return functools.partial(_chain, [fast_inference(layer) for layer in module.children()])
+        layers = module._modules.values()  # not children(), which gives a layer once that comes twice
+        return functools.partial(_chain, [fast_inference(layer) for layer in layers if layer is not None])
     return _double(module).forward if _keeps_nothing(module) else module.forward
 
 

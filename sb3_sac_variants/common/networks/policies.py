@@ -28,12 +28,16 @@ def modules_with_mode(module: nn.Module) -> Iterator[nn.Module]:
     The modules in a network that have to be told of training and evaluation.
 
     These are all, except those below a module with a ``train`` of its own, which may want to keep them as they are
-    (frozen batch normalisation, say).
+    (frozen batch normalisation, say), or below one of ``torch.jit.script``, which keeps its mode elsewhere.
     """
     yield module
-    if type(module).train is nn.Module.train:
+    if not _sets_own_mode(module):
         for child in module.children():
             yield from modules_with_mode(child)
+
+
+def _sets_own_mode(module: nn.Module) -> bool:
+    return type(module).train is not nn.Module.train or isinstance(module, th.jit.ScriptModule)
 
 
 class MaxEntPolicy(LoadsInPlace, SACPolicy):
@@ -132,8 +136,8 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
             networks: list[nn.Module] = [getattr(self, name) for name in self.learned_networks]
             modules = [module for network in networks for module in modules_with_mode(network)]
             self._modules_with_mode = (
-                [module for module in modules if type(module).train is nn.Module.train],
-                [module for module in modules if type(module).train is not nn.Module.train],
+                [module for module in modules if not _sets_own_mode(module)],
+                [module for module in modules if _sets_own_mode(module)],
             )
         ordinary, others = self._modules_with_mode
         for module in ordinary:
@@ -144,7 +148,7 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
 
     def find_modules(self) -> None:
         """
-        Look anew which modules have a training mode, once for each ``learn()``.
+        Look anew which modules have a training mode: where ``train()`` finds a part replaced, and outside of training.
 
         ``Module.train()`` walks through the tree at each call, which takes longer than the actor in a rollout.
         """
@@ -177,6 +181,7 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
         :raises ValueError: if the observation is not finite
         :raises DivergedError: if the policy has none, because its parameters or outputs are not finite
         """
+        self.find_modules()
         try:
             actions, state = super().predict(observation, state, episode_start, deterministic)
             if isinstance(self.action_space, spaces.Box):  # looked at on the way through unscale_action()

@@ -60,6 +60,8 @@ class TraceablePreprocessing(LoadsInPlace):
         super().__init__(*args, **kwargs)
         space = self.observation_space
         parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+        #: of the networks, and of the noise they take, whatever torch's default becomes later
+        self.dtype = th.get_default_dtype()
         self._parts = {key: _part(part, self.normalize_images) for key, part in parts.items()}
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor) -> th.Tensor:
