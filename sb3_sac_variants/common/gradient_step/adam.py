@@ -39,7 +39,8 @@ def has_custom_step(optimizer: th.optim.Optimizer) -> bool:
 def has_adams_step(optimizer: th.optim.Optimizer) -> bool:
     """Whether an optimiser is Adam or AdamW, or a class of the user's that steps as they do."""
     # Unwrapped: torch puts a wrapper around the step of a class when it is first used
-    return inspect.unwrap(type(optimizer).step) is inspect.unwrap(th.optim.Adam.step)
+    step, adams = type(optimizer).step, th.optim.Adam.step
+    return step is adams or inspect.unwrap(step) is inspect.unwrap(adams)
 
 
 def adam_step(optimizer: th.optim.Optimizer, parameters: list[nn.Parameter], gradients: tuple[th.Tensor, ...]) -> None:

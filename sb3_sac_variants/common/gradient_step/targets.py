@@ -1,7 +1,7 @@
 """Target networks: exact copies to begin with, which then follow their online networks."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch as th
@@ -31,14 +31,16 @@ def target_copy(module: ModuleT, make: Callable[[], ModuleT] | None = None) -> M
     return target.requires_grad_(False)
 
 
-def parts_of(network: nn.Module) -> list[Any]:
-    """A network's modules and parameters: other ones where a part has been replaced."""
+def parts_of(networks: Iterable[nn.Module]) -> list[Any]:
+    """Modules and parameters of networks: other ones where a part has been replaced."""
     # By hand: Module.modules() and parameters() take several times as long, in each call of train()
-    parts: list[Any] = [network, *network._parameters.values()]
-    for child in network._modules.values():
-        if child is not None:
-            parts += parts_of(child)
-    return parts
+    modules: list[nn.Module | None] = [*networks]
+    parameters: list[nn.Parameter | None] = []
+    for module in modules:  # which grows on the way
+        if module is not None:
+            modules += module._modules.values()
+            parameters += module._parameters.values()
+    return [*modules, *parameters]
 
 
 class TargetTracker:

@@ -67,7 +67,7 @@ class Updater:
         changed = [learner for learner in self._all_learners() if not learner.is_bound_to(modules[learner.name])]
         for learner in changed:
             learner.bind(modules[learner.name])
-        parts = [part for network in networks.values() for part in parts_of(network)]
+        parts = parts_of(networks.values())
         replaced = len(parts) != len(self._parts) or not all(map(is_, parts, self._parts))
         if replaced:
             self._parts = parts
