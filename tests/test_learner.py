@@ -547,14 +547,14 @@ def test_stacked_networks_begin_as_torch_begins_linear_layers():
 
 
 class HasIdleHead(nn.Module):
-    """A network with a layer that no output depends on."""
+    """A network with a layer that no output depends on at first."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.network, self.idle = network(), nn.Linear(2, 2)
+        self.network, self.idle, self.needs_it = network(), nn.Linear(3, 2).double(), False
 
     def forward(self, inputs: th.Tensor) -> th.Tensor:
-        return self.network(inputs)
+        return self.network(inputs) + (self.idle(inputs).sum() if self.needs_it else 0.0)
 
 
 @pytest.mark.parametrize("functional", [False, True], ids=["eager", "functional"])
@@ -564,10 +564,14 @@ def test_weight_decay_passes_by_parameters_without_a_gradient(name: str, functio
     module = HasIdleHead()
     before = copy.deepcopy(module)
     learner = learner_of(module, optimizer_class, **kwargs)
-    learner.minimize(loss_of(0))  # eagerly, as a compiled engine begins
-    (learner.minimize_functional if functional else learner.minimize)(loss_of(1))
+    minimize = learner.minimize_functional if functional else learner.minimize
+    minimize(loss_of(0))
+    minimize(loss_of(1))
     assert_same(module.idle, before.idle)
     assert not th.equal(module.network[0].weight, before.network[0].weight)
+    module.needs_it = True  # the output depends on it from now on
+    minimize(loss_of(2))
+    assert not th.equal(module.idle.weight, before.idle.weight)
 
 
 class ChannelsLast(BaseFeaturesExtractor):

@@ -29,6 +29,7 @@ from stable_baselines3.common.vec_env import VecTransposeImage, is_vecenv_wrappe
 from torch import nn
 
 from sb3_sac_variants import SACv2
+from sb3_sac_variants.common.networks.critics import stacked_mlp
 
 
 def critic_like(model: Any) -> list[Any]:
@@ -374,3 +375,25 @@ def test_a_vector_of_parameters_is_loaded_into_the_memory_there_is(algorithm: ty
     assert [parameter.data_ptr() for parameter in network.parameters()] == places
     with pytest.raises(RuntimeError, match="split_with_sizes"):
         network.load_from_vector(vector[1:])
+
+
+class Counting(nn.Module):
+    """Counts its calls, and draws a random number in each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, inputs: th.Tensor) -> th.Tensor:
+        self.calls += 1
+        return inputs + 0.0 * th.rand(())
+
+
+def test_trying_an_activation_leaves_no_trace() -> None:
+    def weights(activation_fn: type[nn.Module]) -> th.Tensor:
+        th.manual_seed(0)
+        layers = stacked_mlp(2, 3, 1, [4, 4], activation_fn)
+        assert not any(layer.calls for layer in layers.modules() if isinstance(layer, Counting))
+        return nn.utils.parameters_to_vector(layers.parameters())
+
+    assert th.equal(weights(Counting), weights(nn.Tanh))

@@ -450,3 +450,19 @@ def test_replay_for_other_n_steps_is_refused(tmp_path: pathlib.Path) -> None:
         with pytest.raises(ValueError, match=rf"n_steps={n_steps}, not {other}"):
             make(SACv2, n_steps=other).load_replay_buffer(tmp_path / "replay")
         make(SACv2, n_steps=n_steps).load_replay_buffer(tmp_path / "replay")
+
+
+class HasScalars(SACv2):
+    """With attributes of its own."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.count, self.level = th.zeros(()), np.zeros(())
+
+
+def test_scalars_of_a_subclass_keep_their_kind(tmp_path: pathlib.Path) -> None:
+    make(HasScalars).save(tmp_path / "model.zip")
+    loaded = HasScalars.load(tmp_path / "model.zip", custom_objects={"level": np.ones(())})
+    assert isinstance(loaded.count, th.Tensor)
+    assert isinstance(loaded.level, np.ndarray)
+    assert loaded.level == 1.0

@@ -44,7 +44,7 @@ class Progress:
         for folder, state in self.states.items():
             if state is State.FINISHED:
                 continue
-            if folder.is_held():
+            if folder.is_held(patience=0.0 if state is State.RUNNING else 0.1):
                 self.update(folder, State.RUNNING)
             elif state is State.RUNNING:
                 self.update(folder, folder.found())

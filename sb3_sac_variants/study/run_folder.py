@@ -129,10 +129,10 @@ class RunFolder:
             self.lock.acquire(timeout=timeout, poll_interval=0.01)
         return self.lock.is_locked
 
-    def is_held(self) -> bool:
+    def is_held(self, patience: float = 0.1) -> bool:
         """Whether this process or another one has claimed the run, for longer than another one's look here takes."""
         other = RunFolder(self.out, self.run)
-        if self.lock.is_locked or (Path(self.lock.lock_file).exists() and not other.claim(timeout=0.1)):
+        if self.lock.is_locked or (Path(self.lock.lock_file).exists() and not other.claim(patience)):
             return True
         other.lock.release()
         return False

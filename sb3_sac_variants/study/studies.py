@@ -133,8 +133,8 @@ class Run(Settings):
             for key in ("policy", "env_wrapper", "vec_env_wrapper", "callback"):
                 named = settings.get(key) or []
                 for entry in named if isinstance(named, list) else [named]:
-                    name = next(iter(entry)) if isinstance(entry, Mapping) else str(entry)
-                    found += [name.rpartition(".")[0]] if "." in name else []
+                    names = entry if isinstance(entry, Mapping) else [entry]
+                    found += [name.rpartition(".")[0] for name in names if isinstance(name, str) and "." in name]
         return list(dict.fromkeys(found))
 
     def zoo_command(self, device: str = "cpu", threads: int = 1, checkpoints: bool = False) -> list[str]:

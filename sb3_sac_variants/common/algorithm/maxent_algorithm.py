@@ -431,9 +431,10 @@ class MaxEntAlgorithm(MaxEntRollout):
         :raises ValueError: if the file is damaged, is no model of this algorithm, or needs to be trusted
         :raises TypeError: if an argument is unknown
         """
-        dictionaries = {name: kwargs.get(name) for name in ("policy_kwargs", "replay_buffer_kwargs")}
+        kwargs = {name: plain(value) for name, value in kwargs.items()}
+        dictionaries = {name: kwargs.pop(name, None) for name in ("policy_kwargs", "replay_buffer_kwargs")}
         check_constructor_arguments(kwargs.get("verbose", 0), device=device, **dictionaries)
-        kwargs |= {name: dict(value or {}) for name, value in dictionaries.items() if name in kwargs}
+        kwargs |= {name: value for name, value in dictionaries.items() if value is not None}
         kwargs |= {"env": env, "device": device, "custom_objects": custom_objects}
         kwargs |= {"print_system_info": print_system_info, "force_reset": force_reset}
         model = save_load.load_model(cls, super().load, path, trusted, **kwargs)

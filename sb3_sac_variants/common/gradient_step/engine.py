@@ -93,8 +93,7 @@ class CompiledEngine(Engine):
         if reason is not None:
             raise EngineUnavailableError(f"engine='compile' cannot run: {reason}")
         self.compiled = compile_step(step, fullgraph, compilations)
-        self.fullgraph = fullgraph
-        self._is_compiled = self._has_stepped = False
+        self._is_compiled = False
 
     def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
         self.done = 0
@@ -111,10 +110,6 @@ class CompiledEngine(Engine):
         try:
             if self._is_compiled:
                 self.compiled(*arguments)
-                return
-            if not self.fullgraph and not self._has_stepped:
-                self._has_stepped = True
-                self.step(*arguments)  # eagerly: learners see which parameters get no gradient
                 return
             with announced_wait(), interrupts_get_through():
                 self.compiled(*arguments)

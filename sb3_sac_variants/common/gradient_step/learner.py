@@ -9,6 +9,7 @@ of how it was run.
 """
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -75,8 +76,6 @@ class Learner:
         self.name = name
         self.parameters: list[nn.Parameter] = []
         self._names: list[str] = []
-        #: parameters that the last eager step found without influence on the loss; none with plain Adam
-        self._unused: set[str] = set()
         self.plain_adam = False
         #: whether all of a gradient step is compiled into one graph, which an optimiser other than plain Adam breaks
         self.in_one_graph = True
@@ -262,7 +261,6 @@ class Learner:
         # Where the loss does not depend on a parameter, plain Adam takes a zero gradient, as in the functional form;
         # with weight decay, say, it has to pass by
         gradients = th.autograd.grad(value, self.parameters, allow_unused=True, materialize_grads=self.plain_adam)
-        self._unused = {name for name, gradient in zip(self._names, gradients, strict=True) if gradient is None}
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             # In the memory order of the parameters, which fused kernels take for granted
             parameter.grad = None if gradient is None else _in_order_of(gradient, parameter)
@@ -312,7 +310,13 @@ class Learner:
         if self.plain_adam:
             adam_step(self.optimizer, self.parameters, tuple(gradients[name] for name in self._names))
         else:
-            for name, parameter in zip(self._names, self.parameters, strict=True):
-                parameter.grad = None if name in self._unused else _in_order_of(gradients[name], parameter)
-            th.compiler.disable(self.optimizer.step)()
+            th.compiler.disable(self._step_outside)([gradients[name] for name in self._names])
         return (value, detach(map_leaves(take_out, auxiliary))) if auxiliary != () else value
+
+    def _step_outside(self, gradients: list[th.Tensor]) -> None:
+        """Do a step of the optimiser, outside of the compiled graph."""
+        # The functional form gives zeros where the loss does not depend on a parameter, which has to be passed by
+        sizes = th.stack(th._foreach_norm(gradients, math.inf)).tolist()
+        for parameter, gradient, size in zip(self.parameters, gradients, sizes, strict=True):
+            parameter.grad = None if size == 0.0 else _in_order_of(gradient, parameter)
+        self.optimizer.step()

@@ -1,7 +1,7 @@
 """Target networks: exact copies to begin with, which then follow their online networks."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch as th
@@ -23,24 +23,14 @@ def target_copy(module: ModuleT, make: Callable[[], ModuleT] | None = None) -> M
     except Exception:
         if make is None:
             raise
-        with th.random.fork_rng():  # the run's random numbers are the same either way
+        device = next(module.parameters()).device
+        # The run's random numbers are the same either way
+        with th.random.fork_rng([device] if device.type == "cuda" else []):
             target = make()
         target.load_state_dict(module.state_dict())
     vars(target).pop("optimizer", None)
     target.train(False)
     return target.requires_grad_(False)
-
-
-def parts_of(networks: Iterable[nn.Module]) -> list[Any]:
-    """Modules and parameters of networks: other ones where a part has been replaced."""
-    # By hand: Module.modules() and parameters() take several times as long, in each call of train()
-    modules: list[nn.Module | None] = [*networks]
-    parameters: list[nn.Parameter | None] = []
-    for module in modules:  # which grows on the way
-        if module is not None:
-            modules += module._modules.values()
-            parameters += module._parameters.values()
-    return [*modules, *parameters]
 
 
 class TargetTracker:

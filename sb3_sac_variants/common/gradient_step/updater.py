@@ -1,17 +1,17 @@
 """One object for the gradient steps of a model: its learners, targets, temperature, metrics and engine."""
 
 from collections.abc import Hashable, Mapping
-from operator import is_
 from typing import Any
 
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
+from sb3_sac_variants.common.checks.replaced import parts_of, same_parts
 from sb3_sac_variants.common.gradient_step.engine import COMPILE_PAYS_FROM, Draw, Engine, Signature, Step, make_engine
 from sb3_sac_variants.common.gradient_step.learner import Learner
 from sb3_sac_variants.common.gradient_step.metrics import DeviceMetrics
 from sb3_sac_variants.common.gradient_step.precision import warn_if_ignored
-from sb3_sac_variants.common.gradient_step.targets import TargetTracker, parts_of
+from sb3_sac_variants.common.gradient_step.targets import TargetTracker
 from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature, Temperature
 
 #: gradient steps from one search for denormal numbers to the next
@@ -68,7 +68,7 @@ class Updater:
         for learner in changed:
             learner.bind(modules[learner.name])
         parts = parts_of(networks.values())
-        replaced = len(parts) != len(self._parts) or not all(map(is_, parts, self._parts))
+        replaced = not same_parts(parts, self._parts)
         if replaced:
             self._parts = parts
             for online, target in self.tracked_networks.items():

@@ -1,6 +1,7 @@
 """Critics with stacked weights: all of them in one batched product a layer, instead of a loop."""
 
 import contextlib
+import copy
 import itertools
 import math
 from abc import abstractmethod
@@ -120,13 +121,11 @@ def stacked_mlp(
 def _check_activation(activation: nn.Module, activation_fn: Any, width: int) -> None:
     """Refuse an activation that would do with stacked networks what it does not do with a single one."""
     inputs = th.linspace(-3.0, 3.0, 6 * width).view(2, 3, width)
-    together = None
-    activation.eval()
-    with th.no_grad():
-        alone, again = (th.stack([activation(part.clone()) for part in inputs]) for _ in range(2))
-        with contextlib.suppress(RuntimeError, ValueError, LookupError):
-            together = activation(inputs.clone())
-    activation.train()
+    probe, together = copy.deepcopy(activation).eval(), None
+    with th.no_grad(), th.random.fork_rng([]):  # nothing of the run's changes
+        alone, again = (th.stack([probe(part.clone()) for part in inputs]) for _ in range(2))
+        with contextlib.suppress(Exception):
+            together = probe(inputs.clone())
     if not th.equal(alone, again):  # it is random: there is no telling
         return
     if together is None or together.shape != alone.shape or not th.allclose(together, alone):

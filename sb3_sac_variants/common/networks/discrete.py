@@ -39,7 +39,7 @@ class CategoricalActor(BasePolicy):
     """A policy over a finite set of actions; a subclass says with which probabilities."""
 
     action_space: spaces.Discrete
-    dtype: th.dtype
+    dtype: th.dtype = th.float32
 
     @abstractmethod
     def log_prob(self, obs: PyTorchObs) -> th.Tensor:

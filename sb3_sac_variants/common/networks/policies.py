@@ -1,6 +1,6 @@
 """What the policies (SB3's word for all networks of an algorithm) have in common: an actor and stacked critics."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +13,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from sb3_sac_variants.common.checks.replaced import parts_of, same_parts
 from sb3_sac_variants.common.checks.validation import DivergedError, check_actions, check_observation
 from sb3_sac_variants.common.networks.actors import SquashedGaussianActor
 from sb3_sac_variants.common.networks.critics import StackedContinuousCritic, StackedCritic
@@ -55,6 +56,8 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
     default_features_extractor_class: ClassVar[type[BaseFeaturesExtractor]] = FlattenExtractor
     #: names of the networks that have an optimiser
     learned_networks: tuple[str, ...] = ("actor", "critic")
+    #: modules and parameters of these when they were last looked at
+    _parts: Sequence[Any] = ()
 
     def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] | None = None, **kwargs: Any):
         self._modules_with_mode: tuple[list[nn.Module], list[nn.Module]] | None = None
@@ -152,7 +155,9 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
 
         ``Module.train()`` walks through the tree at each call, which takes longer than the actor in a rollout.
         """
-        self._modules_with_mode = None
+        parts = parts_of(getattr(self, name) for name in self.learned_networks)
+        if not same_parts(parts, self._parts):
+            self._modules_with_mode, self._parts = None, parts
 
     def obs_to_tensor(self, observation: np.ndarray | dict[str, np.ndarray]) -> tuple[PyTorchObs, bool]:
         """

@@ -56,11 +56,13 @@ class TraceablePreprocessing(LoadsInPlace):
     There each call reads bounds and sizes from the observation space, which cannot be traced; here they are read once.
     """
 
+    #: of the networks, and of the noise they take, whatever torch's default becomes later
+    dtype: th.dtype = th.float32
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         space = self.observation_space
         parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
-        #: of the networks, and of the noise they take, whatever torch's default becomes later
         self.dtype = th.get_default_dtype()
         self._parts = {key: _part(part, self.normalize_images) for key, part in parts.items()}
 

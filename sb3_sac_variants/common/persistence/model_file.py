@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import hashlib
+import inspect
 import io
 import json
 import re
@@ -17,7 +18,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from sb3_sac_variants.common.checks.validation import plain
-from sb3_sac_variants.common.persistence.allowed import is_trusted, read_pickle
+from sb3_sac_variants.common.persistence.allowed import OWN_PACKAGE, is_trusted, read_pickle
 from sb3_sac_variants.common.persistence.files import (
     HASH,
     Path,
@@ -162,7 +163,9 @@ class ModelFile:
         """
         if "env" in self.saved and "env" not in custom and not is_trusted(trusted):
             raise NotAllowed("an environment, which would be made")  # an id may have a module imported
-        objects = {**dict.fromkeys(_DERIVED), **{name: plain(value) for name, value in custom.items()}}
+        numbers = _argument_names(cls)  # which plain numbers will do for; other attributes keep their kind
+        custom = {name: plain(value) if name in numbers else value for name, value in custom.items()}
+        objects = {**dict.fromkeys(_DERIVED), **custom}
         policy_class = objects.get("policy_class") or self._object("policy_class", trusted)
         known = {*_SPACES, *vars(cls(policy_class, None, device="cpu", _init_setup_model=False))}
         unknown = []
@@ -170,7 +173,7 @@ class ModelFile:
             if name in objects or not is_pickled(value):
                 continue
             if name in known or is_trusted(trusted):
-                objects[name] = self.value(name, trusted)
+                objects[name] = self.value(name, trusted) if name in numbers else self._object(name, trusted)
             else:
                 unknown.append(name)
         if unknown:
@@ -215,6 +218,12 @@ class ModelFile:
             hint = f" (or pass custom_objects={{{name!r}: ...}} with your own)" if self.call == "load" else ""
             raise NotAllowed(f"{error} for {name!r}{hint}") from error
         return found
+
+
+def _argument_names(cls: type) -> set[str]:
+    """Names of the arguments of a class of ours or of Stable-Baselines3, those of a user's subclass left out."""
+    own = [base for base in cls.__mro__ if base.__module__.startswith((f"{OWN_PACKAGE}.", "stable_baselines3."))]
+    return {name for base in own for name in inspect.signature(base.__init__).parameters}  # type: ignore[misc]
 
 
 def is_pickled(value: Any) -> bool:

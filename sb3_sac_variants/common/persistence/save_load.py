@@ -13,7 +13,7 @@ from typing import Any
 
 import torch as th
 
-from sb3_sac_variants.common.checks.validation import check_range, parse_ent_coef, plain
+from sb3_sac_variants.common.checks.validation import check_range, parse_ent_coef
 from sb3_sac_variants.common.persistence.by_name import of_script_by_name
 from sb3_sac_variants.common.persistence.files import HASH, Path, describe, loading_errors, refuse, written_whole
 from sb3_sac_variants.common.persistence.model_file import BY_NAME, ModelFile, is_pickled
@@ -91,7 +91,6 @@ def load_model(cls: Any, load: Callable[..., Any], path: Path, trusted: bool, **
         raise TypeError(
             f"{cls.__name__}.load() got unknown arguments {unknown}: pass names of the algorithm's arguments"
         )
-    arguments = {name: plain(value) for name, value in arguments.items()}
     custom = arguments.pop("custom_objects")
     _check_changes(file, {**(custom if isinstance(custom, dict) else {}), **arguments}, trusted)
     return file.load(load, cls, custom, trusted, **arguments)
