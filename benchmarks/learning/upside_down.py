@@ -1,9 +1,12 @@
-"""
+r"""
 How many episodes of HalfCheetah-v5 end upside down? For models that the RL Zoo saved on the way (``--save-freq``).
 
 ``python benchmarks/learning/upside_down.py logs/sac_v1/HalfCheetah-v5_1/rl_model_*_steps.zip`` prints CSV: of each
 model, with the mean action and with sampled ones, the episodes that end upside down, and the mean returns of these and
-of the others. All play from the same 30 initial states.
+of the others. All play from the same 30 initial states. ``results/upside_down.csv`` has models of::
+
+    python -m rl_zoo3.train --algo sac_v1 --env HalfCheetah-v5 -n 300000 --seed 1 --save-freq 10000 \
+        --eval-freq 10000 --eval-episodes 10 --num-threads 1 --device cpu
 """
 
 import argparse
@@ -15,6 +18,8 @@ import gymnasium as gym
 import numpy as np
 import pandas as pd
 from rl_zoo3.utils import ALGOS
+
+from sb3_sac_variants.study.provenance import describe
 
 EPISODES = 30
 FIRST_SEED = 1000
@@ -55,7 +60,7 @@ def main() -> None:
             means = returns.groupby(upside_down).mean().round(1)
             row = {"algo": file.parent.parent.name, "step": step, "actions": actions, "episodes": EPISODES}
             row |= {"upside_down": upside_down.sum(), "return_upside_down": means.get(True)}
-            rows.append(row | {"return_others": means.get(False)})
+            rows.append(row | {"return_others": means.get(False)} | describe())
     pd.DataFrame(rows).sort_values(["algo", "step"], kind="stable").to_csv(sys.stdout, index=False)
 
 
