@@ -57,8 +57,7 @@ def _guards_to_check(guards: Sequence[Any]) -> list[bool]:
     Kept are the arguments (another batch size compiles anew) and the plain values among the attributes (another tau,
     target entropy or reward scale does). Dropped is the structure of modules, dictionaries and functions: 1500 checks
     and 0.2 ms in each SACv2 update, of what nothing replaces under a running engine: who replaces a layer gets another
-    engine (``Updater.bind``). Tensors are read from their
-    owners at each call, whatever is checked.
+    engine (``Updater.bind``). Tensors are read from their owners at each call, whatever is checked.
     """
 
     def kept(guard: Any) -> bool:
