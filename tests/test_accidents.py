@@ -353,6 +353,7 @@ def test_part_of_an_observation_that_is_not_finite_is_named() -> None:
 
 
 def test_divergence_of_several_agents() -> None:
+    pytest.importorskip("mpe2")
     model = make(MASAC, "SimpleSpread-v3", learning_rate=1e12)
     with pytest.raises(DivergedError, match="MASACPolicy has diverged at step"):
         model.learn(200)

@@ -99,6 +99,7 @@ def test_arrays_of_a_run(space: spaces.Space, optimize_memory_usage: bool) -> No
 
 @pytest.mark.parametrize("n_envs", [1, 2])
 def test_rewards_of_each_agent(n_envs: int) -> None:
+    pytest.importorskip("mpe2")
     model = make(MASAC, make_vec_env("SimpleSpread-v3", n_envs), gradient_steps=-1).learn(20)
     assert model.replay_buffer.rewards.shape == (100 // n_envs, n_envs, 3)
     assert model.replay_buffer.rewards[: 20 // n_envs].all()

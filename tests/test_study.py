@@ -109,6 +109,7 @@ def test_each_algorithm_is_compared_with_its_own_baseline() -> None:
     table = text.splitlines()
     assert table[0].endswith("| Difference |")
     assert table[2].endswith("|  |")
+    assert "| 3.00 ± 1.41 |" in table[3]  # sqrt(2): of a sample
     assert table[3].endswith("| -7.00 to sac, beyond the spread |")
     assert table[4].endswith("| -0.50 to Warm |")
     assert short == ["tiny: Warm on Reacher-v5, mean return 3.00, is below sac beyond the seeds' spread"]

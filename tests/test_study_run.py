@@ -232,7 +232,10 @@ def test_time_of_an_attempt_that_was_killed_counts(zoo: Zoo, monkeypatch: pytest
     class PowerCut(BaseException):
         """Nothing is written after it."""
 
+    deadline = time.monotonic() + 60
+
     def cut() -> None:
+        assert time.monotonic() < deadline, "waited for too long"
         if first.checkpoint.exists() and first.record().get("wall_seconds", 0.0) >= 0.5:
             first.write_record = lambda **fields: None  # type: ignore[method-assign]
             raise PowerCut
