@@ -3,6 +3,7 @@
 import copy
 import inspect
 import pickle
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -525,6 +526,23 @@ def test_a_choice_is_looked_at_when_it_changes(algorithm: type, name: str) -> No
     setattr(model, name, "nonsense")
     with pytest.raises(ValueError, match=f"{name}='nonsense' is not known: pass one of "):
         go_on(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("tau", 1.5), ("tau", float("nan")), ("gamma", -0.1), ("gamma", "0.9"), ("reward_scale", 0)],
+        *[("target_update_interval", 0), ("target_update_interval", 2.0), ("batch_size", 0), ("batch_size", 2.5)],
+    ],
+)
+def test_a_number_is_looked_at_when_it_changes(name: str, value: Any) -> None:
+    model = make(SACv2)
+    model.learn(20)
+    before = vector(model.policy)
+    setattr(model, name, value)
+    with pytest.raises(ValueError, match=re.escape(f"{name}={value!r} is not allowed: pass ")):
+        go_on(model)
+    assert th.equal(vector(model.policy), before)
 
 
 def test_the_loss_of_the_temperature_may_be_changed() -> None:

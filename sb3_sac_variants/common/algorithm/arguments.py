@@ -24,6 +24,7 @@ from sb3_sac_variants.common.checks.validation import (
     check_learning_rate,
     check_range,
     parse_ent_coef,
+    plain,
 )
 from sb3_sac_variants.common.gradient_step.target_entropy import parse_target_entropy
 
@@ -57,15 +58,11 @@ def check_arguments(model: Any) -> None:
                 f"{name}={getattr(model, name)!r} has no effect on {type(model).__name__}, {reason}: pass "
                 f"{name}={value!r}"
             )
-    check_range("tau", model.tau, 0, 1)
-    check_range("gamma", model.gamma, 0, 1)
     check_range("batch_size", model.batch_size, 1, integer=True)
     # What does not fit into memory is said when the first transition arrives
     check_range("buffer_size", model.buffer_size, 1, LARGEST, integer=True)
     check_range("learning_starts", model.learning_starts, 0, integer=True)
     check_range("n_steps", model.n_steps, 1, integer=True)
-    check_range("target_update_interval", model.target_update_interval, 1, integer=True)
-    check_range("reward_scale", model.reward_scale, 0, low_open=True)
     check_range("stats_window_size", model._stats_window_size, 1, integer=True)
     if model.sde_sample_freq != -1:
         check_range("sde_sample_freq", model.sde_sample_freq, 1, integer=True)
@@ -75,7 +72,7 @@ def check_arguments(model: Any) -> None:
         check_range("gradient_steps", model.gradient_steps, 0, integer=True)
     wanted = "the path of a folder, or None"
     check_instance("tensorboard_log", model.tensorboard_log, (str, os.PathLike, type(None)), wanted)
-    check_choices(model)
+    check_settings(model)
     for name in ("learning_rate", "qf_learning_rate", "ent_coef_learning_rate"):
         rate = getattr(model, name)
         if rate is not None or name == "learning_rate":
@@ -101,8 +98,12 @@ def check_arguments(model: Any) -> None:
         )
 
 
-def check_choices(model: Any) -> None:
-    """Check the arguments that are one of a few names, which may change at any time."""
+def check_settings(model: Any) -> None:
+    """Check what updates read at each call of ``train()``, because a callback may change it."""
+    check_range("tau", plain(model.tau), 0, 1)
+    check_range("gamma", plain(model.gamma), 0, 1)
+    check_range("target_update_interval", plain(model.target_update_interval), 1, integer=True)
+    check_range("reward_scale", plain(model.reward_scale), 0, low_open=True)
     for name, choices in model.choices.items():
         check_choice(name, getattr(model, name), choices)
 

@@ -25,15 +25,15 @@ from sb3_sac_variants.common.algorithm.arguments import (
     EngineName,
     PrecisionName,
     check_arguments,
-    check_choices,
     check_constructor_arguments,
     check_ent_coef_change,
+    check_settings,
     warn_of_idle_arguments,
 )
 from sb3_sac_variants.common.algorithm.logged_metrics import LoggedMetrics
 from sb3_sac_variants.common.algorithm.rollout import MaxEntRollout
 from sb3_sac_variants.common.checks.compatibility import check_policy
-from sb3_sac_variants.common.checks.validation import check_device, check_sde, parse_ent_coef, plain
+from sb3_sac_variants.common.checks.validation import check_device, check_range, check_sde, parse_ent_coef, plain
 from sb3_sac_variants.common.equations.losses import soft_bellman_error, td_error
 from sb3_sac_variants.common.equations.types import Batch
 from sb3_sac_variants.common.gradient_step.learner import Learner
@@ -296,7 +296,8 @@ class MaxEntAlgorithm(MaxEntRollout):
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Sample the replay buffer and do the updates, as SB3's ``train``."""
-        check_choices(self)
+        check_settings(self)
+        check_range("batch_size", batch_size, 1, integer=True)
         if self.updater.bind(self._networks()):
             self._fast_actor = None
             self.policy.find_modules()

@@ -146,16 +146,15 @@ def check_range(
     """
     if integer and high == math.inf:
         high = MOST
-    kind = "an integer" if integer else "a number"
-    below = "greater than" if low_open else "at least"
-    wanted = f"{kind} {below} {low:g}" if math.isfinite(low) else kind
-    if math.isfinite(high):
-        wanted += f" and at most {high}" if isinstance(high, int) else f" and at most {high:g}"
     types = (int, np.integer) if integer else (int, float, np.integer, np.floating)
     # A Python integer of any size compares with a float; only floats need not be finite
     good = isinstance(value, types) and not isinstance(value, bool)
     good = good and (isinstance(value, int) or math.isfinite(value)) and abs(plain(value)) <= sys.float_info.max
     if not good or value > high or value < low or (low_open and value == low):
+        kind = "an integer" if integer else "a number"
+        wanted = f"{kind} {'greater than' if low_open else 'at least'} {low:g}" if math.isfinite(low) else kind
+        if math.isfinite(high):
+            wanted += f" and at most {high}" if isinstance(high, int) else f" and at most {high:g}"
         raise ValueError(f"{name}={value!r} is not allowed: pass {wanted}")
 
 
