@@ -154,8 +154,10 @@ def test_code_in_a_run_of_the_zoo(file: str, key: str, value: Any, tmp_path: pat
         (run / f"{name}.yml").write_text(json.dumps(content))
     with pytest.raises(
         ValueError, match=rf"{file}\.yml' asks for .*, which may run code: .*set SB3_SAC_VARIANTS_TRUSTED=1"
-    ):
+    ) as refusal:
         resume(tmp_path)
+    modules = "gym_packages", "env_wrapper", "vec_env_wrapper", "callback", "policy"
+    assert ("(--import)" in str(refusal.value)) == (key in modules)
 
 
 def test_statistics_beside_a_run_of_the_zoo(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

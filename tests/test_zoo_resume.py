@@ -183,7 +183,7 @@ def test_classes_of_a_module_to_import(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(RUNS, "sac_v2", ("Pendulum-v1", wrapper))
     crashed = crashed_and_whole("sac_v2", tmp_path, monkeypatch)
     monkeypatch.delitem(sys.modules, "module_of_the_user")
-    with pytest.raises(ValueError, match=r"asks for 'module_of_the_user\.Wrapper'.* \(--import\), or set"):
+    with pytest.raises(ValueError, match=r"asks for 'module_of_the_user\.Wrapper'.* \(--import\) if it is .*, or set"):
         resume(crashed)
     monkeypatch.setattr(sys, "argv", ["resume", str(crashed), "--import", "module_of_the_user"])
     main()

@@ -89,7 +89,7 @@ def resume(folder: Path) -> None:
         )
     arguments = _read(found[0])
     for name in arguments.get("gym_packages") or ():
-        _require(name in sys.modules, found[0], name)
+        _require(name in sys.modules, found[0], name, importable=True)
     _require(not arguments.get("trained_agent"), found[0], arguments.get("trained_agent"))
     _require(not arguments.get("track"), found[0], "an upload to Weights & Biases")
 
@@ -126,11 +126,12 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
-def _require(harmless: bool, file: Path, what: Any) -> None:
+def _require(harmless: bool, file: Path, what: Any, importable: bool = False) -> None:
     if not harmless and not is_trusted(False):
+        remedy = "import its module first (--import) if it is yours, or " if importable else ""
         raise ValueError(
-            f"{str(file)!r} asks for {what!r}, which may run code: import the module of a class of yours first "
-            f"(--import), or set {TRUSTED_VARIABLE}=1 if you trust the file"
+            f"{str(file)!r} asks for {what!r}, which may run code: {remedy}set {TRUSTED_VARIABLE}=1 if you trust the "
+            "file"
         )
 
 
@@ -141,7 +142,7 @@ def _check_hyperparameters(file: Path, hyperparameters: dict[str, Any]) -> None:
         for value in values if isinstance(values, list) else [values]:
             name = next(iter(value), None) if isinstance(value, dict) else value
             if isinstance(name, str) and (key != "policy" or "." in name):
-                _require(is_trusted(False) or _is_class(name, base), file, name)
+                _require(is_trusted(False) or _is_class(name, base), file, name, importable=True)
     for key in _EVALUATED:
         value = hyperparameters.get(key)
         if isinstance(value, str):
