@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import seaborn as sns
 import yaml
 from scipy import stats
 from studies import FIELDS, study
+from torch.utils.tensorboard import SummaryWriter
 
-from sb3_sac_variants.study.collect import COLUMNS, KEYS, Results, mean_by_interval
+from sb3_sac_variants.study import figure
+from sb3_sac_variants.study.collect import COLUMNS, KEYS, Results, mean_by_interval, read_scalars
 from sb3_sac_variants.study.figure import colours
 from sb3_sac_variants.study.progress import Progress
 from sb3_sac_variants.study.report import final_table, published_table
@@ -140,6 +143,42 @@ def test_published_results_stand_beside_the_evaluations_at_the_same_steps() -> N
 def test_logged_values_are_averaged_between_evaluations() -> None:
     logged = {50: 1.0, 100: 3.0, 101: 5.0, 350: 7.0}
     assert mean_by_interval(logged, [100, 200, 300, 400]) == {100: 2.0, 200: 5.0, 400: 7.0}
+
+
+def test_what_a_resumed_run_logged_last_counts(tmp_path: Path) -> None:
+    (run,) = study(environments=["Pendulum-v1"], algorithms=["sac"], seeds=[1], scalars=["a/b"]).runs()
+    folder = RunFolder(tmp_path, run)
+    # The zoo gives each attempt a folder with the next number; one that was killed may have logged more steps
+    for attempt, values in {9: {100: 1.0, 200: 2.0, 300: 3.0}, 10: {200: 20.0}}.items():
+        with SummaryWriter(str(folder.root / "tensorboard" / f"SAC_{attempt}")) as writer:
+            for step, value in values.items():
+                writer.add_scalar("a/b", value, step)
+        (written,) = (folder.root / "tensorboard" / f"SAC_{attempt}").iterdir()
+        written.rename(written.with_name(f"events.out.tfevents.{1790000000 + attempt}.machine.1.0"))
+    assert read_scalars(folder) == {"a/b": {100: 1.0, 200: 20.0, 300: 3.0}}
+    with pytest.raises(ValueError, match=r"scalars=\['c/d'\] are not logged; there are a/b"):
+        read_scalars(RunFolder(tmp_path, run.model_copy(update={"scalars": ["c/d"]})))
+
+
+def test_a_curve_ends_where_its_first_seed_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = _results(sac=[9.0, 11.0], cold=[2.0])
+    curves = results["curves"]
+    further = curves[(curves["algo"] == "cold") | (curves["seed"] == "1")].assign(step="800")
+    results["curves"] = pd.concat([curves, further])
+    drawn = []
+    lineplot = sns.lineplot
+
+    def record(**look: Any) -> Any:
+        drawn.append(look["data"])
+        return lineplot(**look)
+
+    monkeypatch.setattr(sns, "lineplot", record)
+    figure.draw(study(environments=["Reacher-v5"], final={}), results, tmp_path / "figure.png")
+    data = pd.concat(drawn).drop_duplicates()  # once for the seeds, once for their mean
+    assert sorted(zip(data["algo"], data["seed"], data["step"], strict=True)) == [
+        *[("cold", "1", 400), ("cold", "1", 800)],
+        *[("sac", "1", 400), ("sac", "2", 400)],
+    ]
 
 
 # The table of studies

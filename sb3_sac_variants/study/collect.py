@@ -83,7 +83,7 @@ def _read(folder: RunFolder) -> dict[str, list[dict[str, Any]]]:
     tests = [dict(zip(("world", "actions"), name.split("/"), strict=True)) | play for name, play in plays.items()]
     scalars = [
         {"step": step, "name": name, "value": f"{value:.6g}"}
-        for name, logged in _read_scalars(folder).items()
+        for name, logged in read_scalars(folder).items()
         for step, value in mean_by_interval(logged, steps).items()
     ]
     return {"curves": curves, "scalars": scalars, "tests": tests, "summary": [summary]}
@@ -94,7 +94,8 @@ def _spread(values: np.ndarray | None) -> dict[str, Any]:
     return {"episodes": len(values), "return_mean": f"{values.mean():.6g}", "return_std": f"{values.std():.6g}"}
 
 
-def _read_scalars(folder: RunFolder) -> dict[str, dict[float, float]]:
+def read_scalars(folder: RunFolder) -> dict[str, dict[float, float]]:
+    """Read what a run has logged of the scalars that its studies ask for, by steps of the environment."""
     run, logged = folder.run, defaultdict[str, dict[float, float]](dict)
     if run.scalars:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore
