@@ -89,11 +89,10 @@ def test_zip_of_stable_baselines3(algorithm: type, tmp_path: Path) -> None:
         algorithm.load(tmp_path / "ppo")
 
 
-def test_unknown_arguments_of_load(saved: Path) -> None:
-    with pytest.raises(
-        TypeError, match=r"SACv2\.load\(\) got unknown arguments \['bath_size'\]: pass names of the algo"
-    ):
-        SACv2.load(saved, bath_size=3)
+@pytest.mark.parametrize("name", ["bath_size", "lr_schedule"])
+def test_unknown_arguments_of_load(name: str, saved: Path) -> None:
+    with pytest.raises(TypeError, match=rf"SACv2\.load\(\) got unknown arguments \['{name}'\]: pass names of the algo"):
+        SACv2.load(saved, **{name: 3})
 
 
 def test_values_without_a_meaning_in_load(saved: Path) -> None:

@@ -2,9 +2,9 @@
 The equations of multi-agent soft actor-critic, one pure function each.
 
 Those of the critics are the same as for a single agent: :mod:`sb3_sac_variants.common.equations.losses`. Shapes are
-checked as there. ``B`` is the batch size, ``N`` the number of
-agents, ``K`` the number of an agent's own actions that an expectation runs over (1 for a sampled action, ``|A|`` for an
-exact sum over discrete actions); alpha_i is agent i's temperature, beta the coefficient of the cross-entropy.
+checked as there. ``B`` is the batch size, ``N`` the number of agents, ``K`` the number of an agent's own actions that
+an expectation runs over (1 for a sampled action, ``|A|`` for an exact sum over discrete actions); alpha_i is agent i's
+temperature, beta the coefficient of the cross-entropy.
 
 Losses are summed over the agents, so that each agent's gradient is what it would be were it alone.
 """

@@ -48,7 +48,7 @@ _WITH_CLASSES = ("policy_class", "replay_buffer_class", "policy_kwargs", "replay
 #: attributes that a model without an environment does not have yet
 _SPACES = ("observation_space", "action_space")
 #: attributes that are made anew from others
-_DERIVED = ("lr_schedule", "_qf_lr_schedule", "_ent_coef_lr_schedule")
+DERIVED = ("lr_schedule", "_qf_lr_schedule", "_ent_coef_lr_schedule")
 
 
 class ModelFile:
@@ -165,7 +165,7 @@ class ModelFile:
             raise NotAllowed("an environment, which would be made")  # an id may have a module imported
         numbers = _argument_names(cls)  # which plain numbers will do for; other attributes keep their kind
         custom = {name: plain(value) if name in numbers else value for name, value in custom.items()}
-        objects = {**dict.fromkeys(_DERIVED), **custom}
+        objects = {**dict.fromkeys(DERIVED), **custom}
         policy_class = objects.get("policy_class") or self._object("policy_class", trusted)
         known = {*_SPACES, *vars(cls(policy_class, None, device="cpu", _init_setup_model=False))}
         unknown = []

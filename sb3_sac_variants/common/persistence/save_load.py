@@ -16,7 +16,7 @@ import torch as th
 from sb3_sac_variants.common.checks.validation import check_range, parse_ent_coef
 from sb3_sac_variants.common.persistence.by_name import of_script_by_name
 from sb3_sac_variants.common.persistence.files import HASH, Path, describe, loading_errors, refuse, written_whole
-from sb3_sac_variants.common.persistence.model_file import BY_NAME, ModelFile, is_pickled
+from sb3_sac_variants.common.persistence.model_file import BY_NAME, DERIVED, ModelFile, is_pickled
 
 
 def save_model(model: Any, save: Callable[..., None], path: Path, exclude: Any, include: Any) -> None:
@@ -86,7 +86,7 @@ def load_model(cls: Any, load: Callable[..., Any], path: Path, trusted: bool, **
     named = ("env", "device", "custom_objects", "print_system_info", "force_reset")
     if "stats_window_size" in arguments:
         arguments["_stats_window_size"] = arguments.pop("stats_window_size")
-    unknown = sorted(set(arguments) - set(named) - set(file.saved) - {"seed"})
+    unknown = sorted(set(arguments) - set(named) - (set(file.saved) - set(DERIVED)) - {"seed"})
     if unknown:
         raise TypeError(
             f"{cls.__name__}.load() got unknown arguments {unknown}: pass names of the algorithm's arguments"
