@@ -13,7 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import nn
 
 from sb3_sac_variants import SQL, SACv1, SACv2
@@ -180,6 +180,12 @@ def several(n_envs: int = 2, **kwargs: Any) -> DummyVecEnv:
     :return: that many of them
     """
     return make_vec_env(SpacesEnv, n_envs, env_kwargs=kwargs)
+
+
+def several_agents(n_envs: int = 1) -> VecEnv:
+    """Simple Spread's three agents; the test is skipped without the extra ``multiagent``."""
+    pytest.importorskip("mpe2", reason="needs the extra 'multiagent'")
+    return make_vec_env("SimpleSpread-v3", n_envs)
 
 
 def as_arrays(value: Any) -> Any:

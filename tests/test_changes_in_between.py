@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from helpers import DICTIONARY, VECTOR, SpacesEnv, every_algorithm, flat_parameters, make
+from helpers import DICTIONARY, VECTOR, SpacesEnv, every_algorithm, flat_parameters, make, several_agents
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
@@ -208,7 +207,7 @@ def move_last_layer(network: nn.Module) -> None:
 @pytest.mark.parametrize("algorithm", [SACv1, SACv2, SQL, MASAC])
 @pytest.mark.parametrize("replace", [replace_target, replace_network, replace_last_layer])
 def test_targets_follow_what_a_callback_has_replaced(algorithm: type, replace: Callable[[Any], None]) -> None:
-    env = make_vec_env("SimpleSpread-v3", 1) if algorithm is MASAC else None
+    env = several_agents() if algorithm is MASAC else None
     model = make(algorithm, env, tau=0.5)
     model.learn(40, callback=ChangesAt(20, replace))
     online, target = (getattr(model, name) for name in followed_network(model))
@@ -342,7 +341,7 @@ def test_a_normalisation_of_the_users_own_is_asked(kind: str, switched_on: bool)
 
 @pytest.mark.parametrize("n_envs", [1, 2])
 def test_the_weight_of_the_cross_entropy_may_be_annealed(n_envs: int) -> None:
-    model = make(MASAC, make_vec_env("SimpleSpread-v3", n_envs))
+    model = make(MASAC, several_agents(n_envs))
     model.learn(20)
     before = model.engine_signature()
     model.ce_coef, model.ce_convention = 0.25, "similarity"
@@ -521,7 +520,7 @@ def test_the_engine_may_be_changed() -> None:
     ],
 )
 def test_a_choice_is_looked_at_when_it_changes(algorithm: type, name: str) -> None:
-    model = make(algorithm, make_vec_env("SimpleSpread-v3", 1) if algorithm is MASAC else None)
+    model = make(algorithm, several_agents() if algorithm is MASAC else None)
     model.learn(10)
     setattr(model, name, "nonsense")
     with pytest.raises(ValueError, match=f"{name}='nonsense' is not known: pass one of "):

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch as th
 from cuda_graph_double import Graph, install
-from helpers import DICTIONARY, IMAGE, SpacesEnv, flat_parameters, goal_env, make, n_updates
+from helpers import DICTIONARY, IMAGE, SpacesEnv, flat_parameters, goal_env, make, n_updates, several_agents
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
@@ -61,7 +60,7 @@ RUNS: dict[str, tuple[type, dict[str, Any], Callable[[], Any]]] = {
     "SACv2 SGD": (SACv2, optimizer(th.optim.SGD), SpacesEnv),
     "SQL": (SQL, {}, SpacesEnv),
     "SQL discrete": (SQL, {"ent_coef": 0.3}, lambda: gym.make("CartPole-v1")),
-    "MASAC": (MASAC, {"ce_coef": 0.05}, lambda: make_vec_env("SimpleSpread-v3", 1)),
+    "MASAC": (MASAC, {"ce_coef": 0.05}, several_agents),
 }
 
 

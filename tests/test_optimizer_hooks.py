@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch as th
 from cuda_graph_double import install
-from helpers import ALGORITHMS, make
-from stable_baselines3.common.env_util import make_vec_env
+from helpers import ALGORITHMS, make, several_agents
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
@@ -72,7 +71,7 @@ def watch() -> Iterator[Callable[..., list[None]]]:
 @pytest.mark.parametrize("algorithm", [*ALGORITHMS, MASAC])
 @pytest.mark.parametrize("kind", [*STEP_CALLS, *GRADIENT_CALLS])
 def test_everything_is_called_at_each_eager_step(algorithm: type, kind: str, watch: Any) -> None:
-    env = make_vec_env("SimpleSpread-v3", 1) if algorithm is MASAC else None
+    env = several_agents() if algorithm is MASAC else None
     model = make(algorithm, env, engine="eager").learn(20)
     calls = watch(kind, model.critic.optimizer)
     model.train(3, batch_size=4)

@@ -7,8 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from helpers import SpacesEnv, flat_parameters
-from stable_baselines3.common.env_util import make_vec_env
+from helpers import SpacesEnv, flat_parameters, several_agents
 from stable_baselines3.common.logger import Logger
 from torch import nn
 
@@ -33,7 +32,7 @@ def rounding_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make(cls: type, precision: str, engine: str = "eager", env: Any = None) -> Any:
-    env = make_vec_env("SimpleSpread-v3", 1) if cls is MASAC else env or SpacesEnv()
+    env = several_agents() if cls is MASAC else env or SpacesEnv()
     arguments: dict[str, Any] = {"policy_kwargs": {"net_arch": NET_ARCH}, "learning_starts": 0, "batch_size": 32}
     if cls is SQL:
         arguments.update(n_value_particles=4, n_svgd_particles=4)

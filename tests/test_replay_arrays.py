@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium import spaces
-from helpers import ACTION, DICTIONARY, IMAGE, VECTOR, SpacesEnv, make, several
+from helpers import ACTION, DICTIONARY, IMAGE, VECTOR, SpacesEnv, make, several, several_agents
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
-from stable_baselines3.common.env_util import make_vec_env
 from test_replay_buffer import SPACES, add, expected_rows, make_buffer, rows, walk
 
 from sb3_sac_variants import MASAC, SACv2
@@ -99,8 +98,7 @@ def test_arrays_of_a_run(space: spaces.Space, optimize_memory_usage: bool) -> No
 
 @pytest.mark.parametrize("n_envs", [1, 2])
 def test_rewards_of_each_agent(n_envs: int) -> None:
-    pytest.importorskip("mpe2")
-    model = make(MASAC, make_vec_env("SimpleSpread-v3", n_envs), gradient_steps=-1).learn(20)
+    model = make(MASAC, several_agents(n_envs), gradient_steps=-1).learn(20)
     assert model.replay_buffer.rewards.shape == (100 // n_envs, n_envs, 3)
     assert model.replay_buffer.rewards[: 20 // n_envs].all()
     assert not model.replay_buffer.rewards[20 // n_envs :].any()

@@ -25,10 +25,10 @@ from helpers import (
     make,
     n_updates,
     several,
+    several_agents,
 )
 from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import obs_as_tensor
@@ -387,7 +387,7 @@ def test_shape_of_the_action_noise(shape: tuple[int, ...], good: bool, n_envs: i
 @pytest.mark.parametrize("n_envs", [2, 3])
 def test_shape_of_the_action_noise_of_several_agents(n_envs: int) -> None:
     # With three environments NumPy would add one environment's noise to one agent in all of them
-    env = make_vec_env("SimpleSpread-v3", n_envs)
+    env = several_agents(n_envs)
     model = make(MASAC, env, action_noise=NormalActionNoise(np.zeros(5), np.ones(5)), gradient_steps=-1)
     with pytest.raises(ValueError, match=r"shape \(5,\), and actions have \(3, 5\)"):
         model.learn(30)

@@ -18,6 +18,7 @@ from helpers import (
     every_gaussian_algorithm,
     make,
     several,
+    several_agents,
 )
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
@@ -79,7 +80,7 @@ def test_losses_in_a_callback(algorithm: type, way: str) -> None:
 
 def test_losses_of_agents_in_a_callback() -> None:
     callback = Reads("index")
-    make(MASAC, "SimpleSpread-v3").learn(20, callback=callback)
+    make(MASAC, several_agents()).learn(20, callback=callback)
     assert np.all(np.array(callback.found) > 0)
 
 
@@ -321,6 +322,8 @@ def test_double_precision(algorithm: type, env: Any, policy: str) -> None:
     ],
 )
 def test_a_default_type_that_changes_after_construction(algorithm: type, env: Any, kwargs: dict[str, Any]) -> None:
+    if algorithm is MASAC:
+        pytest.importorskip("mpe2")
     models = []
     for dtype in (th.float32, th.float64):
         model = make(algorithm, make_vec_env(env, seed=0), **kwargs)
