@@ -151,6 +151,8 @@ def test_target_entropy(target_entropy, space, expected):
         (1.2, spaces.Discrete(3), "target_entropy=1.2 cannot be reached"),
         (math.nan, spaces.Discrete(3), "target_entropy=nan cannot be reached"),
         ("auto_x", spaces.Discrete(3), "target_entropy='auto_x' is not an entropy: pass 'auto', 'auto_<ratio>'"),
+        ("auto_0_5", spaces.Discrete(3), "target_entropy='auto_0_5' is not an entropy"),
+        (True, spaces.Discrete(3), "target_entropy=True is not an entropy"),
         ("automatic", spaces.Discrete(3), "target_entropy='automatic' is not an entropy"),
         (None, spaces.Discrete(3), "target_entropy=None is not an entropy"),
         ("auto_0.9", spaces.Box(-1, 1, (2,)), "target_entropy='auto_0.9' is not an entropy: pass 'auto' or a number"),

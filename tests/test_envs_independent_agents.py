@@ -51,9 +51,10 @@ def test_a_single_agents_algorithm_learns_for_all() -> None:
     [
         (lambda: SpacesEnv(), r"observation_space=.*ParallelEnvAdapter"),
         (lambda: SpacesEnv(AgentsEnv().observation_space, spaces.Box(-1.0, 1.0, (2,))), r"action_space=.*Adapter"),
-        (lambda: SpacesEnv(AgentsEnv().observation_space, UNLIKE), "bounds"),
+        (lambda: SpacesEnv(AgentsEnv(2).observation_space, UNLIKE), "bounds"),
+        (lambda: SpacesEnv(AgentsEnv(4).observation_space, AgentsEnv(2).action_space), "different numbers of agents"),
     ],
-    ids=["observation", "action", "bounds"],
+    ids=["observation", "action", "bounds", "numbers"],
 )
 def test_spaces_without_like_agents_are_refused(env, message) -> None:
     with pytest.raises(ValueError, match=message):
@@ -74,6 +75,50 @@ def test_missing_agent_rewards_are_named_with_the_remedy() -> None:
         ValueError, match=r"(?s)info has no 'agent_rewards', only \[.*'other'.*\]: .*ParallelEnvAdapter"
     ):
         env.step(np.zeros((3, 2)))
+
+
+class UnequalRewards(AgentsEnv):
+    """One reward too many in one environment, one too few in another: together there are as many as agents."""
+
+    def step(self, action):
+        *results, _ = super().step(action)
+        return *results, {"agent_rewards": np.zeros(4 if self.np_random_seed == 9 else 2)}
+
+
+def test_rewards_never_reach_another_agent() -> None:
+    env = IndependentAgents(DummyVecEnv([UnequalRewards, UnequalRewards]))
+    env.seed(9)  # and 10
+    env.reset()
+    with pytest.raises(ValueError, match=r"=array\(\[0., 0., 0., 0.\]\) must be 3 finite numbers"):
+        env.step(np.zeros((6, 2)))
+
+
+class ManyOptions(AgentsEnv):
+    """Remembers the options of its last reset."""
+
+    def reset(self, *, seed=None, options=None):
+        self.options = options
+        return super().reset(seed=seed)
+
+
+def test_options_and_seeds_are_those_of_each_environment() -> None:
+    env = IndependentAgents(DummyVecEnv([ManyOptions, ManyOptions]))
+    assert env.seed(5) == [5, 5, 5, 6, 6, 6]
+    for options, expected in [
+        ([{"of": 0}] * 3 + [{"of": 1}] * 3, [{"of": 0}, {"of": 1}]),
+        ({"of": 2}, [{"of": 2}] * 2),
+        (None, [None] * 2),
+    ]:
+        env.set_options(options)
+        env.reset()
+        assert env.venv.get_attr("options") == expected
+
+
+@pytest.mark.parametrize("options", [[{}], [{"of": 0}, {"of": 1}] * 3, [{}] * 9], ids=len)
+def test_options_that_agents_do_not_share_are_refused(options) -> None:
+    env = IndependentAgents(DummyVecEnv([ManyOptions, ManyOptions]))
+    with pytest.raises(ValueError, match=r"options=.* must be 6 dictionaries, the same for the 3 agents"):
+        env.set_options(options)
 
 
 def test_a_single_environment_is_refused_with_the_remedy() -> None:

@@ -261,6 +261,19 @@ class TestAgentsComingAndGoing:
         with pytest.raises(RuntimeError, match=rf"no {name} for \['right'\]"):
             env.step(actions(0, 0, 0))
 
+    @pytest.mark.parametrize("reward", [np.ones(1), "one", [1.0, 2.0]], ids=str)
+    def test_a_reward_that_is_no_number(self, reward):
+        class Odd(Corridor):
+            def step(self, actions):
+                results = super().step(actions)
+                results[1]["left"] = reward
+                return results
+
+        env = ParallelEnvAdapter(Odd())
+        env.reset()
+        with pytest.raises(ValueError, match=r"(?s)gave rewards=\{.*\}: let its step\(\) give one number"):
+            env.step(actions(0, 0, 0))
+
     def test_an_agent_that_comes_late(self):
         class Late(Corridor):
             def reset(self, seed=None, options=None):

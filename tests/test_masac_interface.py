@@ -58,7 +58,7 @@ def test_any_number_of_agents_learns(kind: str, n_agents: int, shared: tuple[str
     assert model.log_ent_coef.shape == (n_agents,)
     assert model.n_agents == n_agents
     obs = np.zeros((2, n_agents, 4), dtype=np.float32)
-    assert model.q_value(obs, model.predict(obs)[0]).size == 2 * n_agents
+    assert model.q_value(obs, model.predict(obs)[0]).shape == model.soft_value(obs).shape == (2, n_agents)
 
 
 def test_a_shared_actor_tells_the_agents_apart_and_has_one_network() -> None:
@@ -104,6 +104,26 @@ def test_values_are_those_of_each_agent() -> None:
         expected = model.critic.evaluate(th.tensor(obs), th.tensor(actions)).amin(dim=0).numpy()
     np.testing.assert_allclose(model.q_value(obs, actions), expected, rtol=1e-5)
     assert model.q_value(obs, actions).shape == model.soft_value(obs).shape == (5, 3)
+
+
+def test_soft_values_follow_beta_at_once() -> None:
+    model, other = make(ent_coef=0.5, ce_coef=0.1, seed=0), make(ent_coef=0.5, seed=0)
+    obs = np.random.default_rng(0).normal(size=(5, 3, 4)).astype(np.float32)
+    assert not np.allclose(model.soft_value(obs), other.soft_value(obs))
+    model.ce_coef = 0.0
+    np.testing.assert_array_equal(model.soft_value(obs), other.soft_value(obs))
+    model.ce_coef = "x"
+    with pytest.raises(ValueError, match="ce_coef='x' is not allowed: pass a number"):
+        model.soft_value(obs)
+
+
+def test_a_fixed_temperature_set_as_a_tensor() -> None:
+    model = make(ent_coef=0.5)
+    model.ent_coef_tensor = model.ent_coef_tensor * 0.5
+    assert model.ent_coef == 0.25
+    assert model.ent_coef_tensor.tolist() == [0.25] * 3
+    with pytest.raises(ValueError, match=r"ent_coef_tensor=tensor.*the same for all agents: pass a number"):
+        model.ent_coef_tensor = th.tensor([0.1, 0.2, 0.3])
 
 
 def test_callbacks_and_evaluation_see_the_mean_over_agents(tmp_path: Path) -> None:
@@ -253,8 +273,22 @@ def test_logs_what_the_agents_are_at() -> None:
 
 @pytest.mark.parametrize("arguments", [{"ce_coef": -0.3}, {"ce_coef": 0.3, "ce_convention": "similarity"}], ids=str)
 def test_collapse_is_warned_of_when_the_model_is_made(arguments: dict[str, Any]) -> None:
-    with pytest.warns(UserWarning, match=r"(?s)ce_coef=-?0\.3.*ce_ratio.* is 1\.2.*Pass a smaller ce_coef"):
+    with pytest.warns(UserWarning, match=r"(?s)ce_coef=-?0\.3.*ce_ratio.* is 1\.2.*Pass a ce_coef closer to 0, a"):
         make(ent_coef=0.5, **arguments)
+
+
+def test_the_warning_of_collapse_names_what_helps() -> None:
+    with pytest.warns(UserWarning, match="closer to 0$"):  # whatever the temperature is
+        make(ent_coef=1000.0, ce_coef=-0.6, ce_relative=True)
+
+
+@pytest.mark.parametrize(("kind", "target"), [("continuous", 1.0), ("discrete", 1.609)])  # hardly to be reached
+def test_a_temperature_that_runs_away_is_seen_among_others(kind: str, target: float) -> None:
+    model = make(env_of(kind), target_entropy=target)
+    model.log_ent_coef.data[:] = th.tensor([0.0, -2.0, 10.0])
+    with pytest.warns(UserWarning, match=r"runs away: ent_coef is 2\.2e\+04"):
+        values = logged(model)
+    assert values["train/ent_coef_max"] > 2.9 * values["train/ent_coef"]
 
 
 def test_collapse_is_warned_of_once_when_the_temperature_has_fallen() -> None:
@@ -314,7 +348,19 @@ def test_missing_agent_rewards_are_named_with_the_remedy() -> None:
         make(WithoutAgentRewards()).learn(2)
 
 
-@pytest.mark.parametrize("rewards", [[1.0, 2.0], [[1.0, 2.0, 3.0]], [1.0, np.nan, 2.0], [1.0, np.inf, 0.0]], ids=str)
+BAD_REWARDS = [
+    [1.0, 2.0],
+    [[1.0, 2.0, 3.0]],
+    [1.0, np.nan, 2.0],
+    [1.0, np.inf, 0.0],
+    ["a", "b", "c"],
+    {"left": 1.0},
+    [[1.0], [1.0, 2.0], 3.0],
+    1.0,
+]
+
+
+@pytest.mark.parametrize("rewards", BAD_REWARDS, ids=str)
 def test_agent_rewards_of_a_wrong_kind_are_refused(rewards: Any) -> None:
     space = spaces.Box(-1.0, 1.0, (3, 2))
     buffer = AgentReplayBuffer(10, space, space, device="cpu")
@@ -366,6 +412,10 @@ BAD_ARGUMENTS: list[tuple[str, Any, str]] = [
     ("target_entropy", "auto_-2", "auto_<factor>"),
     ("target_entropy", 1.5, "pass 'auto' or a number"),
     ("target_entropy", "half", "pass 'auto' or a number"),
+    ("target_entropy", "auto_0_5", "auto_<factor>"),
+    ("target_entropy", True, "pass 'auto' or a number"),
+    ("ent_coef", "auto_0_1", "'auto_<initial value>'"),
+    ("ent_coef", "1_0", "'auto_<initial value>'"),
     ("policy", "CnnPolicy", "pass one of 'MlpPolicy'"),
 ]
 

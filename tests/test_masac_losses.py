@@ -282,7 +282,7 @@ def test_floors_by_name(text: str, floor: tuple[str, float]) -> None:
     assert parse_floor(text) == floor
 
 
-@pytest.mark.parametrize("text", ["", "sum", "product_", "joint_0", "joint_1", "joint_x", "product_nan", None, 0.05])
+@pytest.mark.parametrize("text", ["", "sum", "product_", "joint_0", "joint_1", "joint_x", "joint_0.5_2", None, 0.05])
 @pytest.mark.parametrize("may_be_none", [False, True])
 def test_unknown_floors_are_refused(text: Any, may_be_none: bool) -> None:
     with refused(ValueError, "ce_floor", text, "pass 'product' or 'joint'"):

@@ -147,6 +147,8 @@ class PlainAgents:
         self.step(self.actors)
         losses["actor_loss"] = actor_loss.item()
         losses["entropy"] = sum(entropy.item() for entropy in entropies) / N
+        losses["entropy_min"] = min(entropy.item() for entropy in entropies)
+        losses["ent_coef_max"] = max(alphas)
         if model.temperature.learned:
             for log_alpha, entropy in zip(self.log_alpha, entropies, strict=True):
                 loss = -log_alpha.exp() * (model.target_entropy - entropy)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -10,6 +10,8 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_normalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+
+from .agent_rewards import read_agent_rewards
 
 _ADAPTER = "wrap a PettingZoo ParallelEnv in ParallelEnvAdapter"
 
@@ -30,8 +32,8 @@ class IndependentAgents(VecEnvWrapper):
     :param venv: environments with observations ``(N, d)``, actions ``(N, D)`` or MultiDiscrete ``[n] * N``, and
         ``info["agent_rewards"]``
     :raises TypeError: if it is no ``VecEnv``
-    :raises ValueError: if spaces are none of these, the bounds of the agents' actions differ, or there is a
-        ``VecNormalize`` in it, which would hand out original rewards and observations of all agents together
+    :raises ValueError: if spaces are none of these or of different N, the bounds of the agents' actions differ, or
+        there is a ``VecNormalize`` in it, which would hand out original rewards and observations of all agents together
     """
 
     def __init__(self, venv: VecEnv) -> None:
@@ -44,8 +46,14 @@ class IndependentAgents(VecEnvWrapper):
             )
         observation_space = _observation_space_of_one(venv.observation_space)
         action_space = _action_space_of_one(venv.action_space)
+        assert venv.observation_space.shape is not None
         assert venv.action_space.shape is not None
         self.n_agents = venv.action_space.shape[0]
+        if venv.observation_space.shape[0] != self.n_agents:
+            raise ValueError(
+                f"observation_space={venv.observation_space} and action_space={venv.action_space} have rows for "
+                f"different numbers of agents: {_ADAPTER}"
+            )
         super().__init__(venv, observation_space, action_space)
         self.num_envs = venv.num_envs * self.n_agents
 
@@ -61,19 +69,41 @@ class IndependentAgents(VecEnvWrapper):
         self.venv.step_async(actions.reshape(self.venv.num_envs, *self.venv.action_space.shape))
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Wait for what they led to: each agent's observation, own reward, whether its episode ended, information."""
+        """
+        Wait for what they led to: each agent's observation, own reward, whether its episode ended, information.
+
+        :raises ValueError: if an environment does not say N finite rewards
+        """
         observations, _, dones, infos = self.venv.step_wait()
         own_infos: list[dict[str, Any]] = []
         for info in infos:
-            if "agent_rewards" not in info:
-                raise ValueError(f"info has no 'agent_rewards', only {sorted(map(str, info))}: {_ADAPTER}")
             for agent in range(self.n_agents):
                 own = dict(info)
                 if "terminal_observation" in info:
                     own["terminal_observation"] = info["terminal_observation"][agent]
                 own_infos.append(own)
-        rewards = np.concatenate([info["agent_rewards"] for info in infos])
+        rewards = np.concatenate([read_agent_rewards(info, self.n_agents) for info in infos])
         return self._rows(observations), rewards, np.repeat(dones, self.n_agents), own_infos
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seed the environments, at their next reset; give the seed of each agent's."""
+        return [number for number in self.venv.seed(seed) for _ in range(self.n_agents)]
+
+    def set_options(self, options: list[dict[str, Any]] | dict[str, Any] | None = None) -> None:
+        """
+        Set the options of the environments' next reset.
+
+        :param options: for all environments, or a list with those of each agent's
+        :raises ValueError: if there are not as many as agents, or agents of one environment have different ones
+        """
+        if isinstance(options, list):
+            given, options = options, options[:: self.n_agents]
+            if given != [option for option in options for _ in range(self.n_agents)] or len(given) != self.num_envs:
+                raise ValueError(
+                    f"options={given!r} must be {self.num_envs} dictionaries, the same for the {self.n_agents} agents "
+                    "of an environment: pass those, or one dictionary for all"
+                )
+        self.venv.set_options(options)
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """Read an attribute of each agent's environment; ``indices`` number the agents through all environments."""

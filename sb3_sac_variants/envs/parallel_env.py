@@ -12,6 +12,8 @@ from gymnasium import spaces
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
+from .agent_rewards import AGENT_REWARDS, as_numbers
+
 # Without mpe2's own "human", whose window draws and waits once for every agent, Gymnasium supplies the window.
 _SIMPLE_SPREAD_METADATA = {"render_modes": ["rgb_array"], "render_fps": 10}
 
@@ -40,7 +42,9 @@ class ParallelEnvAdapter(gym.Env[NDArray[Any], NDArray[Any]]):
         whose agents leave one by one raises RuntimeError when they do.
     :param pad: Whether agents may have vectors of different lengths, or different numbers of actions. Observations get
         zeros at their end; of an action the numbers that an agent has no use for are dropped, and a discrete action
-        that it does not have is its action 0.
+        that it does not have is its action 0. To a policy all are alike: its entropy counts numbers and actions that
+        do nothing, and equal probabilities make action 0 the likeliest. ``target_entropy="auto"`` is that of the
+        largest agent; a number above it leaves the smaller ones less deterministic.
     :raises TypeError: If it is not a ParallelEnv
     :raises ValueError: If it has no agents, if spaces are none of these kinds, or not alike
     """
@@ -90,7 +94,8 @@ class ParallelEnvAdapter(gym.Env[NDArray[Any], NDArray[Any]]):
         :param action: Actions of shape (n_agents, d), where values out of bounds are the environment's to judge, or
             numbers of discrete actions, shape (n_agents,)
         :return: Observations (n_agents, d), mean reward, terminated, truncated, info with ``agent_rewards``
-        :raises ValueError: If the actions have another shape, are not finite, or are no numbers of discrete actions
+        :raises ValueError: If the actions have another shape, are not finite, or are no numbers of discrete actions;
+            if a reward is not one number
         :raises RuntimeError: If some agents leave before others
         :raises gymnasium.error.ResetNeeded: Before the first reset and after the end of an episode
         """
@@ -105,8 +110,12 @@ class ParallelEnvAdapter(gym.Env[NDArray[Any], NDArray[Any]]):
             raise self._leaving_error(f"of {list(self.agents)} only {ended} ended in this step")
         self._needs_reset = bool(ended)
 
-        agent_rewards = np.array([rewards[agent] for agent in self.agents], dtype=np.float64)
-        info = {"agent_rewards": agent_rewards.astype(np.float32), **self._agent_infos(infos)}
+        agent_rewards = as_numbers([rewards[agent] for agent in self.agents], self.n_agents, np.float64)
+        if agent_rewards is None:
+            raise ValueError(
+                f"{self.parallel_env} gave rewards={rewards!r}: let its step() give one number for each agent"
+            )
+        info = {AGENT_REWARDS: agent_rewards.astype(np.float32), **self._agent_infos(infos)}
         terminated = all(bool(terminations[agent]) for agent in self.agents)
         truncated = self._needs_reset and not terminated
         return self._stack(observations), float(agent_rewards.mean()), terminated, truncated, info

@@ -5,9 +5,7 @@ from typing import Any
 import numpy as np
 
 from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
-
-#: what an environment puts each agent's own reward under
-AGENT_REWARDS = "agent_rewards"
+from sb3_sac_variants.envs.agent_rewards import read_agent_rewards
 
 
 class AgentReplayBuffer(TensorReplayBuffer):
@@ -42,22 +40,7 @@ class AgentReplayBuffer(TensorReplayBuffer):
 
         :param reward: not stored
         :param infos: with "agent_rewards", ``(n_agents,)``, besides
-        :raises ValueError: if an info has no such rewards
+        :raises ValueError: if an info has no such rewards, or not that many finite numbers
         """
-        rewards = np.stack([self._agent_rewards(info) for info in infos])
+        rewards = np.stack([read_agent_rewards(info, self.n_agents) for info in infos])
         super().add(obs, next_obs, action, rewards, done, infos)
-
-    def _agent_rewards(self, info: dict[str, Any]) -> np.ndarray:
-        remedy = (
-            "wrap a PettingZoo ParallelEnv in sb3_sac_variants.envs.ParallelEnvAdapter, or have the environment put an "
-            "array of the agents' rewards there"
-        )
-        if AGENT_REWARDS not in info:
-            raise ValueError(f"info has no {AGENT_REWARDS!r}, only {sorted(map(str, info))}: {remedy}")
-        rewards = np.asarray(info[AGENT_REWARDS], dtype=np.float32)
-        if rewards.shape != (self.n_agents,) or not np.isfinite(rewards).all():
-            raise ValueError(
-                f"info[{AGENT_REWARDS!r}]={info[AGENT_REWARDS]!r} must be {self.n_agents} finite numbers, one for each "
-                f"agent: {remedy}"
-            )
-        return rewards

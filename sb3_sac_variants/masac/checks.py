@@ -7,6 +7,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize
 
 from sb3_sac_variants.common.checks.compatibility import check_subclass
+from sb3_sac_variants.common.checks.validation import as_float
 from sb3_sac_variants.common.gradient_step.target_entropy import parse_target_entropy
 from sb3_sac_variants.masac.buffers import AgentReplayBuffer
 
@@ -82,7 +83,7 @@ def parse_agent_target_entropy(target_entropy: Any, action_space: spaces.Space) 
     if isinstance(one, spaces.Box) and isinstance(target_entropy, str) and target_entropy.startswith("auto_"):
         dim = one.shape[0]
         try:
-            return parse_target_entropy(-dim * float(target_entropy[len("auto_") :]), one)
+            return parse_target_entropy(-dim * as_float(target_entropy[len("auto_") :]), one)
         except ValueError as error:
             raise ValueError(
                 f"target_entropy={target_entropy!r} is not known: pass 'auto', 'auto_<factor>' with a factor of "

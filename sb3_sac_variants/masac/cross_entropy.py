@@ -24,15 +24,15 @@ from typing import NamedTuple
 
 import torch as th
 
-from sb3_sac_variants.common.checks.validation import LARGEST, check_choice, check_range
+from sb3_sac_variants.common.checks.validation import LARGEST, as_float, check_choice, check_range
 from sb3_sac_variants.common.equations.losses import check_shape
 from sb3_sac_variants.common.networks.actors import gaussian_log_prob, log_det_tanh
 
 #: uniform share eps of a floor that does not name its own
 DEFAULT_SHARE = 0.05
-#: for beta < 0, log pi^j counts up to this for each action dimension: beyond, policies would be paid for collapsing to
-#: a point. A Gaussian of standard deviation 0.05 in the middle of [-1, 1] has this density at its mean. No probability
-#: of a discrete action comes near.
+#: for beta < 0, log pi^j counts up to this times the number of dimensions: beyond, policies would be paid for
+#: collapsing to a point. A Gaussian of standard deviation 0.05 in the middle of [-1, 1] has this density at its mean.
+#: No probability of a discrete action comes near.
 LOG_DENSITY_LIMIT = 2.0
 
 CONVENTIONS = ("objective", "similarity")
@@ -70,7 +70,7 @@ def parse_floor(ce_floor: str, may_be_none: bool = False) -> Floor:
         )
     kind, _, text = ce_floor.partition("_") if isinstance(ce_floor, str) else ("", "", "")
     try:
-        share = float(text) if text else DEFAULT_SHARE
+        share = as_float(text) if text else DEFAULT_SHARE
     except ValueError:
         share = math.nan
     if kind not in FLOORS or ce_floor == f"{kind}_" or not 0 < share < 1:
@@ -129,7 +129,8 @@ def policy_divergence(log_density: th.Tensor, weights: th.Tensor) -> th.Tensor:
 
     It is 0 where they are the same, log 2 where they share no action. With m = (pi^i + pi^j)/2 it is the mean over the
     ordered pairs of E_{a ~ pi^i} log(pi^i(a)/m(a)) = E[log 2 - softplus(log pi^j(a) - log pi^i(a))]: exact for discrete
-    actions, an estimate at sampled ones.
+    actions, an estimate at sampled ones. Each policy has to be weighed in the same place: with ``ce_obs="own"`` pi^i is
+    at o^i and pi^j at o^j in its turn, and where agents observe different things the mean is not that of one place.
 
     :param log_density: log pi^j_d at agent i's own actions, ``(B, N, N, K, D)``
     :param weights: of agent i's own actions, ``(B, N, K)``

@@ -62,8 +62,9 @@ class MASAC(MaxEntAlgorithm):
     The environment is a :class:`~sb3_sac_variants.envs.ParallelEnvAdapter`, or another one with observations
     ``(N, d)``, actions ``(N, D)`` or MultiDiscrete ``[n] * N``, and the agents' rewards in ``info["agent_rewards"]``.
     On discrete actions every expectation over an agent's own action is an exact sum, with one action drawn of each
-    other agent. ``VecNormalize`` may normalise observations, but not rewards, of which it knows only the mean.
-    :meth:`q_value` and :meth:`soft_value` give ``(n, N)``, a value for each agent.
+    other agent. Wrappers may change observations and actions; rewards, of which Gymnasium's see only the mean, are
+    changed inside, in the PettingZoo environment, or by ``reward_scale``. ``VecNormalize`` with ``norm_reward=True`` is
+    refused. :meth:`q_value` and :meth:`soft_value` give ``(n, N)``, a value for each agent.
 
     The sign of beta: the source of the term says in words that beta > 0 makes policies alike; its objective and closed
     form say that it makes them different, and so it is measured. ``ce_convention`` chooses between the two.
@@ -75,14 +76,15 @@ class MASAC(MaxEntAlgorithm):
 
     :param target_entropy: H of each agent, in nats: "auto" for -D, "auto_0.5" for half of that, or a number; on
         discrete actions "auto" for 0.7 log|A|, "auto_0.5" for half of log|A|
-    :param ce_coef: beta, in units of reward; 0 leaves the cross-entropy out
+    :param ce_coef: beta, in units of reward; 0 leaves the cross-entropy out, and gives the other ``ce_`` arguments
+        nothing to do. It may be changed at any time
     :param ce_convention: "objective": beta > 0 makes policies differ; "similarity": beta > 0 makes them alike
     :param ce_obs: where pi^j is evaluated: "theirs", at agent j's observation (the state is what all observe), or
         "own", at agent i's (would j do the same in my place?), which costs N times the actors
     :param ce_floor: how pi^j is mixed with a uniform density, without which beta > 0 has no optimum: "product" in each
         dimension, "joint" in all at once; "product_0.1" for another uniform share than 0.05. For beta < 0,
-        log pi^j also counts no more than 2 nats a dimension. On discrete actions the optimum exists without it, and
-        "none" leaves it out; with a floor the term is bounded, whatever the policies do to each other
+        log pi^j also counts no more than 2 nats times the number of dimensions. On discrete actions the optimum exists
+        without it, and "none" leaves it out; with a floor the term is bounded, whatever the policies do to each other
     :param ce_center: whether to subtract the batch's mean from the term, which shifts Q by mean/(1 - gamma) otherwise;
         :meth:`soft_value` subtracts that of the observations it is given
     :param ce_relative: whether ``ce_coef`` is in units of the temperature: beta_i = ce_coef * alpha_i
@@ -198,6 +200,11 @@ class MASAC(MaxEntAlgorithm):
         assert self.action_space.shape is not None
         return int(self.action_space.shape[0])
 
+    @property
+    def value_shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """A value for each agent."""
+        return (self.n_agents,)
+
     # ---------------------------------------------------------------- construction
 
     @classmethod
@@ -275,11 +282,14 @@ class MASAC(MaxEntAlgorithm):
 
         # Target Q-functions
         self.critic_target_tracker.step()
+        entropy = -own_expectation(sample, sample.log_prob).mean(dim=0)
         return {
             "critic_loss": critic_loss,
             "actor_loss": actor_loss,
             "ent_coef": alpha.mean(),
-            "entropy": -own_expectation(sample, sample.log_prob).mean(),
+            "ent_coef_max": alpha.max(),
+            "entropy": entropy.mean(),
+            "entropy_min": entropy.min(),
             "q_mean": q_mean,
             "td_error": td_error,
             "ce_ratio": self.cross_entropy.ratio(alpha),
@@ -304,14 +314,17 @@ class MASAC(MaxEntAlgorithm):
 
     def _soft_value(self, obs: th.Tensor | TensorDict, noise: th.Tensor) -> th.Tensor:
         assert isinstance(obs, th.Tensor)
+        self._setup_cross_entropy()
         sample = self.actor.sample(obs, noise)
         return self._value(self.critic.min_q(obs, sample), obs, sample, self.temperature.value)[0]
 
     # ---------------------------------------------------------------- watching and saving
 
     def _watch(self, metrics: dict[str, float]) -> None:
-        super()._watch(metrics)
         if metrics:
+            # Means over the agents would hide the one whose temperature runs away
+            extremes = {"ent_coef": metrics["ent_coef_max"], "entropy": metrics["entropy_min"]}
+            super()._watch(metrics | extremes)
             self._warn_of_collapse(metrics["ce_ratio"])
 
     def _warn_of_collapse(self, ratio: float) -> None:
@@ -322,11 +335,12 @@ class MASAC(MaxEntAlgorithm):
         """
         if self.cross_entropy.coefficient < 0 and ratio >= 1 and not self._warned_of_collapse:
             self._warned_of_collapse = True
+            others = "" if self.ce_relative else ", a larger ent_coef, or ce_relative=True, which lets beta follow it"
             warnings.warn(
                 f"ce_coef={self.ce_coef} with ce_convention={self.ce_convention!r} draws {self.n_agents} policies "
                 f"together more strongly than the entropy keeps them apart: ce_ratio = |beta| (N - 1)/alpha is "
-                f"{ratio:.3g}, and from 1 on policies that agree collapse to a point. Pass a smaller ce_coef, a larger "
-                "ent_coef, or ce_relative=True, which lets beta follow the temperature",
+                f"{ratio:.3g}, and from 1 on policies that agree collapse to a point. Pass a ce_coef closer to 0"
+                + others,
                 stacklevel=2,
             )
 

@@ -16,7 +16,7 @@ Observation = np.ndarray | dict[str, np.ndarray]
 
 def q_value(model: Any, observation: Observation, action: np.ndarray) -> np.ndarray:
     """
-    Q(s, a), the minimum over the critics, ``(n,)``, for analysis and plots.
+    Q(s, a), the minimum over the critics, ``(n,)``, or ``(n, N)`` with N agents, for analysis and plots.
 
     :param observation: one observation or n of them (normalised, where VecNormalize is used)
     :param action: actions as the environment takes them, ``(n, *action_shape)``
@@ -27,18 +27,19 @@ def q_value(model: Any, observation: Observation, action: np.ndarray) -> np.ndar
     actions = th.as_tensor(_checked_actions(model, action, batch_size(obs)), device=model.device)
     with th.no_grad():
         q_values = model.critic.evaluate(obs, actions.reshape(-1, get_action_dim(model.action_space)))
-    return q_values.amin(dim=0).squeeze(1).cpu().numpy()
+    return _by_state(model, q_values.amin(dim=0))
 
 
 def soft_value(model: Any, observation: Observation, n_samples: int = 64) -> np.ndarray:
     """
-    Soft state value V(s), ``(n,)``, for analysis and plots.
+    Soft state value V(s), ``(n,)``, or ``(n, N)`` with N agents, for analysis and plots.
 
     It is that of the value network where the algorithm has one, else the mean of min Q - alpha log pi over sampled
-    actions, or its exact sum over discrete ones. The random state of the training stays untouched.
+    actions, or its exact sum over discrete ones (with several agents over an agent's own, and the mean over the others'
+    sampled ones). The random state of the training stays untouched.
 
     :param observation: one observation or n of them (normalised, where VecNormalize is used)
-    :param n_samples: continuous actions to sample for each observation
+    :param n_samples: actions to sample for each observation, where some are sampled
     """
     check_range("n_samples", n_samples, 1, integer=True)
     model.policy.find_modules()
@@ -48,7 +49,12 @@ def soft_value(model: Any, observation: Observation, n_samples: int = 64) -> np.
     with th.no_grad():
         noise = model._draw_inspection_noise(n_samples, batch_size(obs), generator)
         values = th.stack([model._soft_value(obs, sample_noise) for sample_noise in noise])
-    return values.mean(dim=0).squeeze(1).cpu().numpy()
+    return _by_state(model, values.mean(dim=0))
+
+
+def _by_state(model: Any, values: th.Tensor) -> np.ndarray:
+    """A number for each state, or one for each of its agents."""
+    return values.reshape(-1, *model.value_shape).cpu().numpy()
 
 
 def _checked_actions(model: Any, action: np.ndarray, count: int) -> np.ndarray:

@@ -94,6 +94,8 @@ class MaxEntAlgorithm(MaxEntRollout):
     unsupported_arguments: ClassVar[dict[str, tuple[Any, str]]] = {}
     #: pairs of networks (online, target)
     tracked_networks: ClassVar[dict[str, str]]
+    #: shape of the value of a state
+    value_shape: tuple[int, ...] = ()
     #: attributes that a gradient step reads as plain values
     update_constants: ClassVar[tuple[str, ...]] = (
         "gamma",
@@ -260,6 +262,11 @@ class MaxEntAlgorithm(MaxEntRollout):
 
     @ent_coef_tensor.setter
     def ent_coef_tensor(self, value: th.Tensor | float) -> None:
+        if isinstance(value, th.Tensor) and value.numel() != 1:  # of several agents
+            different = value.unique()
+            if len(different) != 1:
+                raise ValueError(f"ent_coef_tensor={value!r} has not one value, the same for all agents: pass a number")
+            value = different
         self.ent_coef = value.item() if hasattr(value, "item") else value
 
     @property

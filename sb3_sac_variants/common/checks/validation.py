@@ -87,6 +87,19 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic | np.ndarray | th.Tensor) and value.ndim == 0 else value
 
 
+def as_float(value: Any) -> float:
+    """
+    Make a float of an argument. Unlike ``float()`` refuse switches, and underscores between digits: "0_5" would be 5.
+
+    :param value: a number, or text
+    :return: the number
+    :raises ValueError: if it is none; or TypeError, or OverflowError
+    """
+    if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+        raise ValueError
+    return float(value)
+
+
 def check_bool(name: str, value: Any) -> None:
     """
     Check a switch: any string would count as True.
@@ -193,11 +206,9 @@ def parse_ent_coef(ent_coef: str | float) -> tuple[float, bool]:
             text = ent_coef[len("auto") :]
             if text and not text.startswith("_"):
                 raise ValueError
-            value = float(text[1:]) if text else 1.0
-        elif isinstance(ent_coef, bool):
-            raise TypeError
+            value = as_float(text[1:]) if text else 1.0
         else:
-            value = float(ent_coef)
+            value = as_float(ent_coef)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"ent_coef={ent_coef!r} is not a temperature: {remedy}") from None
     if not 0 <= value <= LARGEST or (learned and value == 0):

@@ -14,7 +14,7 @@ from typing import Any
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 
-from sb3_sac_variants.common.checks.validation import LARGEST
+from sb3_sac_variants.common.checks.validation import LARGEST, as_float
 
 #: default target for discrete actions, as a fraction of the uniform policy's entropy log|A|
 DISCRETE_ENTROPY_RATIO = 0.7
@@ -45,7 +45,7 @@ def parse_target_entropy(target_entropy: Any, action_space: spaces.Space) -> flo
     if not isinstance(action_space, spaces.Box) and isinstance(text, str) and text.startswith("auto_"):
         unit, text = highest, text[len("auto_") :]
     try:
-        value = unit * float(text)
+        value = unit * as_float(text)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"target_entropy={target_entropy!r} is not an entropy: {remedy}") from None
     if value != default and not lowest < value <= highest:  # of a single action the default is 0, the lowest

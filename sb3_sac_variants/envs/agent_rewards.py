@@ -1,0 +1,50 @@
+"""Where environments of several agents put each agent's own reward, and what is wrong if it is not there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+#: the key in ``info``
+AGENT_REWARDS = "agent_rewards"
+
+
+def as_numbers(values: Any, count: int, dtype: type[np.floating]) -> np.ndarray | None:
+    """
+    Make an array of what should be numbers.
+
+    :param values: anything
+    :param count: how many there must be
+    :param dtype: of the array
+    :return: the array, ``(count,)``; None if they are something else
+    """
+    try:
+        array = np.asarray(values, dtype=dtype)
+    except (TypeError, ValueError):  # ragged, or no numbers
+        return None
+    return array if array.shape == (count,) else None
+
+
+def read_agent_rewards(info: dict[str, Any], n_agents: int) -> np.ndarray:
+    """
+    Read each agent's own reward from what an environment said of a step.
+
+    :param info: of one environment
+    :param n_agents: number of agents N
+    :return: float32, ``(N,)``
+    :raises ValueError: if there are no rewards in it, or not N finite numbers
+    """
+    remedy = (
+        "wrap a PettingZoo ParallelEnv in sb3_sac_variants.envs.ParallelEnvAdapter, or have the environment put an "
+        "array of the agents' rewards there"
+    )
+    if AGENT_REWARDS not in info:
+        raise ValueError(f"info has no {AGENT_REWARDS!r}, only {sorted(map(str, info))}: {remedy}")
+    rewards = as_numbers(info[AGENT_REWARDS], n_agents, np.float32)
+    if rewards is None or not np.isfinite(rewards).all():
+        raise ValueError(
+            f"info[{AGENT_REWARDS!r}]={info[AGENT_REWARDS]!r} must be {n_agents} finite numbers, one for each agent: "
+            f"{remedy}"
+        )
+    return rewards
