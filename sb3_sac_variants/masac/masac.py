@@ -54,7 +54,8 @@ class MASAC(MaxEntAlgorithm):
     """
     Soft actor-critic for several agents.
 
-    Each agent acts on its own observation, and learns from critics that see the observations and actions of all.
+    Each agent acts on its own observation, and learns from critics that see the observations and actions of all (Lowe
+    et al. 2017, arXiv 1706.02275).
     Optionally the cross-entropy between their policies is part of the objective,
 
     J(pi^i) = E sum_t gamma^t (r^i + alpha_i H(pi^i) + beta sum_{j != i} CE(pi^i, pi^j)).
