@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ import pytest
 import seaborn as sns
 import yaml
 from scipy import stats
+from stable_baselines3 import SAC
 from studies import FIELDS, study
 from torch.utils.tensorboard import SummaryWriter
 
 from sb3_sac_variants.study import figure
 from sb3_sac_variants.study.collect import COLUMNS, KEYS, Results, mean_by_interval, read_scalars
+from sb3_sac_variants.study.evaluate import play
 from sb3_sac_variants.study.figure import colours
 from sb3_sac_variants.study.progress import Progress
 from sb3_sac_variants.study.report import final_table, published_table
@@ -29,6 +32,7 @@ from sb3_sac_variants.study.run_folder import RunFolder, State
 from sb3_sac_variants.study.statistics import bootstrap_interval, iqm, not_below
 from sb3_sac_variants.study.studies import (
     CHECKPOINT_CALLBACK,
+    FINAL_SEED,
     Run,
     load_studies,
     merge_runs,
@@ -221,6 +225,9 @@ def test_runs_take_the_most_special_parameters() -> None:
         ({"algorithms": {"sac": {"parms": {}}}}, "parms"),
         ({"algorithms": {"sac": {"agents": 0}}}, "agents=0"),
         ({"algorithms": []}, "algorithms"),
+        ({"environments": [{"Pendulum-v1": {}}]}, "environments="),
+        ({"name": "other"}, "none of them a name"),
+        ({"tests": {"worlds": {"mass/2": {}}}}, "mass/2"),
         ({"baseline": "td3"}, "'td3'"),
         ({"algorithms": {"sac": None, "cold": {"baseline": "td3"}}}, "'td3'"),
         ({"final": {"threshold": "90"}}, "threshold='90'"),
@@ -274,7 +281,7 @@ def test_command_is_the_zoos_own() -> None:
     )  # fmt: skip
     assert shlex.join(run.zoo_command(device="cuda")) == (
         "python -m rl_zoo3.train --algo sac_v2 --env Pendulum-v1 -n 400 -params 'ent_coef:\"auto_0.1\"' "
-        "'policy_kwargs:dict(net_arch=[64,64])' tau:0.01 --seed 3 --eval-freq 200 --eval-episodes 5 --num-threads 1 "
+        "'policy_kwargs:{\"net_arch\": [64, 64]}' tau:0.01 --seed 3 --eval-freq 200 --eval-episodes 5 --num-threads 1 "
         "--device cuda --verbose 0 -f cold/Pendulum-v1/seed3"
     )
 
@@ -283,7 +290,7 @@ def test_the_evaluation_plays_in_the_environment_of_training() -> None:
     world = {"Pendulum-v1": {"env_kwargs": {"g": 9.0}}}
     command = study(environments=world, algorithms=["sac_v2"], baseline=None).runs()[0].zoo_command()
     assert command[command.index("--eval-env-kwargs") + 1] == "g:9.0"
-    assert "env_kwargs:dict(g=9.0)" in command
+    assert 'env_kwargs:{"g": 9.0}' in command
 
 
 def test_checkpoints_go_into_the_callback_entry_beside_the_users_own() -> None:
@@ -317,15 +324,14 @@ def test_agents_that_are_environments_of_their_own_count_steps_and_episodes_each
     assert returns.tolist() == [1, 2, 2, 2]
 
 
-def save_final(folder: RunFolder, returns: list[float], deterministic: bool = True, **tests: list[float]) -> None:
-    plays = {"final": {"deterministic": deterministic, "params": {}, "returns": returns}}
+def save_final(folder: RunFolder, returns: list[float], deterministic: bool = True, seed: int = FINAL_SEED) -> None:
+    plays = {"final": {"seed": seed, "deterministic": deterministic, "params": {}, "returns": returns}}
     folder.plays_file.write_text(json.dumps(plays))
 
 
 @pytest.mark.parametrize(
     "value",
-    [1, 1e-3, True, None, "it's", [1, ["a"]], {"a": {"b": [0.5]}}, {"lambda": 1, "a": 2}, {"a": {1: {0.5: True}}},
-     [float("inf"), -float("inf")]],
+    [1, 1e-3, True, None, "it's", [1, ["a"]], {"a": {"b": [0.5]}}, {"lambda": 1, "a": 2}, {"a": {1: {0.5: True}}}],
 )  # fmt: skip
 def test_expressions_evaluate_to_the_value(value: Any) -> None:
     assert eval(python_expression(value)) == value
@@ -409,16 +415,39 @@ def test_arguments_are_compared_as_the_zoo_saves_them(trained: RunFolder) -> Non
     assert folder.conflicts() == []
     save_arguments(folder, run, f"{{{kwargs}, callback: [a.B, {{{checkpoint}}}]}}")
     assert len(folder.conflicts()) == 1
+    save_arguments(folder, run, f"{{{kwargs}}}")
+    file = folder.zoo / "Pendulum-v1" / "args.yml"
+    file.write_text(file.read_text().replace("- env_kwargs\n    - null", "- env_kwargs\n    - {g: 9.0}"))  # by hand
+    assert folder.conflicts() == ["env_kwargs is {'g': '9.0'}, wanted null"]
 
 
 def test_the_final_evaluation_must_be_the_one_asked_for(trained: RunFolder) -> None:
-    for returns, deterministic, state in [
-        ([1.0] * 3, True, State.TRAINED),
-        ([1.0] * 4, False, State.TRAINED),
-        ([1.0] * 5, True, State.FINISHED),
+    for returns, deterministic, seed, state in [
+        ([1.0] * 3, True, FINAL_SEED, State.TRAINED),
+        ([1.0] * 4, False, FINAL_SEED, State.TRAINED),
+        ([1.0] * 4, True, 1, State.TRAINED),
+        ([1.0] * 5, True, FINAL_SEED, State.FINISHED),
     ]:
-        save_final(trained, returns, deterministic)
+        save_final(trained, returns, deterministic, seed)
         assert trained.state() is state
+
+
+def test_models_of_all_seeds_meet_the_same_initial_states(tmp_path: Path) -> None:
+    """While it is loaded, a model seeds its environment and the random numbers as in training."""
+    returns = []
+    for run in study(algorithms=["sac"], environments=["Pendulum-v1"], params={}).runs():
+        folder = RunFolder(tmp_path, run)
+        (folder.zoo / "Pendulum-v1").mkdir(parents=True)
+        (folder.zoo / "Pendulum-v1" / "config.yml").write_text(yaml.dump(OrderedDict()))
+        model = SAC("MlpPolicy", "Pendulum-v1", seed=run.seed, policy_kwargs={"net_arch": [4]}, device="cpu")
+        for parameter in model.policy.parameters():
+            parameter.data.fill_(0.01)
+        model.save(folder.model)
+        for deterministic in (True, False):
+            returns.append(play(folder, "cpu", 5, 2, deterministic, {})["returns"])
+    assert returns[0] == returns[2]
+    assert returns[1] == returns[3]
+    assert len({tuple(each) for each in returns}) == 2
 
 
 def test_a_run_is_finished_only_with_the_tests_that_are_asked_for(trained: RunFolder) -> None:
@@ -430,7 +459,7 @@ def test_a_run_is_finished_only_with_the_tests_that_are_asked_for(trained: RunFo
     assert folder.state() is State.TRAINED
     assert list(folder.missing_plays()) == ["heavy/mean"]
     plays = json.loads(folder.plays_file.read_text())
-    made = {"deterministic": True, "params": {"env_kwargs": {"g": 9.0}}, "returns": [1.0, 2.0]}
+    made = {"seed": FINAL_SEED, "deterministic": True, "params": {"env_kwargs": {"g": 9.0}}, "returns": [1.0, 2.0]}
     folder.plays_file.write_text(json.dumps({**plays, "heavy/mean": made}))
     assert folder.state() is State.TRAINED  # another world
     folder.plays_file.write_text(json.dumps({**plays, "heavy/mean": {**made, "params": worlds["heavy"]}}))

@@ -28,7 +28,7 @@ from sb3_sac_variants.study.studies import parse_study
 CHECKOUT = Path(__file__).parents[1]
 # Write the files that the zoo and the final evaluation would write; the parameter `act` makes training hang or fail.
 FAKE_TRAIN = """
-import argparse, json, pathlib, signal, sys, time, zipfile
+import argparse, collections, json, pathlib, signal, sys, time, zipfile
 import numpy, yaml
 parser = argparse.ArgumentParser()
 for name in ("--algo", "--env", "--device", "-f"): parser.add_argument(name)
@@ -41,8 +41,8 @@ zoo = pathlib.Path(args.f, args.algo, args.env + "_1")
 (zoo / args.env).mkdir(parents=True)
 saved = dict(algo=args.algo, env=args.env, seed=args.seed, n_timesteps=args.n, eval_freq=args.eval_freq,
              eval_episodes=args.eval_episodes, hyperparams=params or None, device=args.device, num_threads=1,
-             tensorboard_log="")
-(zoo / args.env / "args.yml").write_text(yaml.dump(saved))
+             env_kwargs=None, tensorboard_log="")
+(zoo / args.env / "args.yml").write_text(yaml.dump(collections.OrderedDict(saved)))
 def evaluate(steps):
     results = numpy.full((len(steps), args.eval_episodes), float(args.seed))
     numpy.savez(zoo / "evaluations.npz", timesteps=steps, results=results, ep_lengths=results)
@@ -73,14 +73,13 @@ with zipfile.ZipFile(zoo / (args["env"] + ".zip"), "w") as archive: archive.writ
 print("resumed")
 """
 FAKE_EVALUATE = """
-import json, pathlib, sys, yaml
-wanted = yaml.safe_load(sys.argv[1])
-folder, plays = pathlib.Path(wanted["folder"]), wanted["plays"]
-seed = int(folder.name.removeprefix("seed"))
-file = folder / "plays.json"
-made = json.loads(file.read_text()) if file.exists() else {}
-made |= {name: {**play, "returns": [-float(seed)] * play["episodes"]} for name, play in plays.items()}
-file.write_text(json.dumps(made))
+import pathlib, sys, yaml
+from sb3_sac_variants.study.run_folder import RunFolder, read_json, write_json
+from sb3_sac_variants.study.studies import Run
+folder = RunFolder(pathlib.Path(), Run.model_validate(yaml.safe_load(sys.argv[1])))
+plays = folder.missing_plays()
+made = {name: {**play, "returns": [-float(folder.run.seed)] * play["episodes"]} for name, play in plays.items()}
+write_json(folder.plays_file, read_json(folder.plays_file) | made)
 """
 HARNESS = """
 import sys
@@ -142,7 +141,7 @@ class Zoo:
 @pytest.fixture
 def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Zoo:
     zoo = Zoo(tmp_path, capsys)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "fake"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "fake"), str(CHECKOUT)]))
     monkeypatch.setenv("SB3_SAC_VARIANTS_NO_ZOO", "1")
     monkeypatch.setattr(execute, "RESUME_COMMAND", ["", str(tmp_path / "resume.py")])
     monkeypatch.setattr(execute, "EVALUATE_COMMAND", ["", str(tmp_path / "evaluate.py")])
@@ -225,7 +224,7 @@ def commands_running() -> list[str]:
 
 
 def test_time_of_an_attempt_that_was_killed_counts(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execute, "NOTE_SECONDS", 0.0)
+    monkeypatch.setattr(execute, "NOTE_TICKS", 1)
     zoo.declare(environments=["Pendulum-v1"], params={"act": "hang"}, algorithms=["sac_v2"], baseline=None, seeds=[1])
     resources = execute.Resources(resumable=frozenset(["sac_v2"]))
 
@@ -287,7 +286,20 @@ def test_a_run_with_other_settings_is_neither_used_nor_overwritten(zoo: Zoo) -> 
     assert "eval_episodes is 3, wanted 7" in output
     assert "hyperparams is" in output
     missing = collect(zoo.study, zoo.out, read("tiny", zoo.folder))[1]
-    assert [entry.split(": ")[1] for entry in missing] == ["other settings"] * 2
+    assert [entry.split(": ")[2] for entry in missing] == ["other settings"] * 2
+
+
+def test_results_of_other_settings_are_not_reported(zoo: Zoo) -> None:
+    zoo.declare(algorithms=["sac"], seeds=[1])
+    zoo.run()
+    assert zoo.report()[0] == 0
+    for other in ({"params": {"gamma": 0.9}}, {"final": {"episodes": 9}}):
+        zoo.declare(algorithms=["sac"], seeds=[1], **other)
+        code, output = zoo.report("--check")
+        assert code == 1
+        assert "missing tiny/sac/Pendulum-v1/seed1" in output
+        zoo.declare(algorithms=["sac"], seeds=[1])
+        assert zoo.report()[0] == 0
 
 
 def test_more_final_episodes_and_tests_need_no_new_training(zoo: Zoo) -> None:
@@ -324,6 +336,29 @@ def test_dry_run_and_wrong_names_start_nothing(zoo: Zoo) -> None:
     assert commands.main(["status", str(zoo.folder / "no.yml")]) == 2
     assert "no.yml" in zoo.capsys.readouterr().out
     assert not zoo.out.exists()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no terminal of this system hangs up")
+@pytest.mark.parametrize(("ignored", "ended"), [(False, True), (True, False)], ids=["terminal", "nohup"])
+def test_a_study_outlives_its_terminal_under_nohup(zoo: Zoo, ignored: bool, ended: bool) -> None:
+    zoo.declare(environments=["Pendulum-v1"], algorithms={"sac": {"params": {"act": "hang"}}}, baseline=None, seeds=[1])
+    folder = zoo.folders()[0]
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        process = zoo.start()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    try:
+        wait_for(lambda: folder.log.exists() and "hanging" in folder.log_tail())
+        process.send_signal(signal.SIGHUP)
+        if ended:
+            assert process.wait(60) == 130
+        else:
+            time.sleep(2.0)
+            assert process.poll() is None
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
 
 
 @pytest.mark.slow

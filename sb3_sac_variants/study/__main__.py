@@ -7,11 +7,9 @@ tables and figures.
 
 import argparse
 import difflib
-import json
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -32,13 +30,6 @@ except ModuleNotFoundError as error:
 
 #: Without a terminal, progress is printed this often.
 REPORT_SECONDS = 60.0
-
-_ASK_ZOO = """
-import json, gymnasium, rl_zoo3.import_envs
-from rl_zoo3.utils import ALGOS
-algos = {name: hasattr(algo, "save_checkpoint") for name, algo in ALGOS.items()}
-print(json.dumps({"algorithms": algos, "environments": list(gymnasium.registry)}))
-"""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -76,11 +67,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if args.jobs is None:
             args.jobs = max(1, cores // max(args.threads, 1))
-        for name in ("jobs", "threads"):
-            if getattr(args, name) < 1:
-                parser.error(f"--{name} {getattr(args, name)} must be at least 1")
-        if args.gpus < 0:
-            parser.error(f"--gpus {args.gpus:g} must be 0 or more")
+        for name, least in {"jobs": 1, "threads": 1, "gpus": 0}.items():
+            if getattr(args, name) < least:
+                parser.error(f"--{name} {getattr(args, name):g} must be at least {least}")
         if args.gpus and not args.address:
             parser.error("--gpus is for Ray; pass --address, or --device cuda --jobs N to share this machine's GPU")
         args.device = args.device or ("cuda" if args.gpus else "cpu")
@@ -126,22 +115,21 @@ def train(folders: dict[RunFolder, State], args: argparse.Namespace) -> int:
     resources = Resources(args.device, args.threads, ask_zoo([folder.run for folder in work]) if work else frozenset())
     if args.dry_run:
         for folder, state in folders.items():
-            print(f"{state.value:22} {', '.join(folder.run.ids)}")
+            print(f"{state.words:22} {', '.join(folder.run.ids)}")
             if folder in work and state is not State.TRAINED:
                 print(f"    {shlex.join(resources.command(folder.run))}")
         return 0
     stop = threading.Event()
-    # A closed terminal and a batch system's signal end the runs as Ctrl-C does.
-    signals = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if sys.platform != "win32" else [])]
     cluster = (args.address, args.out, resources, args.gpus)
     backend = RayCluster(*cluster) if args.address else Local(args.jobs, resources)
-    handlers = {number: signal.signal(number, lambda *_: stop.set()) for number in signals}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        # A closed terminal and a batch system's signal end the runs as Ctrl-C does, unless nohup has them ignored.
+        if (number := getattr(signal, name, None)) and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: stop.set())
     try:
         finished = follow(folders, {backend.submit(folder): folder for folder in work}, stop)
     finally:
         backend.close()
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
     if stop.is_set():
         print("Interrupted. Start again with the same command to go on.")
         return 130
@@ -151,7 +139,7 @@ def train(folders: dict[RunFolder, State], args: argparse.Namespace) -> int:
 def follow(folders: dict[RunFolder, State], futures: dict[Future[None], RunFolder], stop: threading.Event) -> bool:
     """Show progress until all runs are over or the user asks to stop, and say whether all are finished."""
     console, progress, printed = Console(highlight=False, markup=False), Progress(folders), time.monotonic()
-    with Live(progress, console=console, refresh_per_second=1, auto_refresh=console.is_terminal) as live:
+    with Live(progress, console=console, refresh_per_second=1, auto_refresh=console.is_terminal):
         while futures and not stop.is_set():
             over, _ = wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in over:
@@ -167,24 +155,23 @@ def follow(folders: dict[RunFolder, State], futures: dict[Future[None], RunFolde
             if not console.is_terminal and time.monotonic() - printed > REPORT_SECONDS:
                 console.print(progress.line(), soft_wrap=True)
                 printed = time.monotonic()
-        live.refresh()
     print(end="" if console.is_terminal else "\n")
     return all(state is State.FINISHED for state in progress.states.values())
 
 
 def ask_zoo(runs: list[Run]) -> frozenset[str]:
-    """Ask the zoo, in a process of its own, which algorithms save checkpoints; refuse names that it does not know."""
-    zoo = subprocess.run([sys.executable, "-c", _ASK_ZOO], capture_output=True, text=True, check=False)
-    if zoo.returncode != 0:
-        raise ValueError(f'the RL Zoo fails; try pip install "sb3-sac-variants[study]":\n{zoo.stderr.strip()}')
-    known = json.loads(zoo.stdout.splitlines()[-1])
+    """Ask the zoo which algorithms save checkpoints; refuse names that it does not know."""
+    import gymnasium
+    import rl_zoo3.import_envs  # noqa: F401
+    from rl_zoo3.utils import ALGOS
+
     for run in runs:
-        for key, name in {"algorithms": run.algo, "environments": run.env}.items():
-            if name not in known[key]:
-                close = " or ".join(difflib.get_close_matches(name, known[key]))
+        for key, name, known in (("algorithms", run.algo, ALGOS), ("environments", run.env, gymnasium.registry)):
+            if name not in known:
+                close = " or ".join(difflib.get_close_matches(name, known))
                 remedy = f"did you mean {close}?" if close else "install the package that brings it, or mend the name"
                 raise ValueError(f"study {run.studies[0]!r}: {key}={name!r} is unknown to the RL Zoo; {remedy}")
-    return frozenset(name for name, resumable in known["algorithms"].items() if resumable)
+    return frozenset(name for name, algo in ALGOS.items() if hasattr(algo, "save_checkpoint"))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ included, so that a run whose node has died goes on from there when Ray starts t
 """
 
 import contextlib
+import shutil
 import tempfile
 from concurrent.futures import Future
 from pathlib import Path, PurePosixPath
@@ -100,7 +101,7 @@ def pack(root: Path) -> dict[str, bytes]:
     while True:
         with contextlib.suppress(FileNotFoundError):
             found = sorted(root.rglob("*"))
-            paths = [path for path in found if path.is_file() and path.suffix != ".tmp"]
+            paths = [path for path in found if path.is_file() and path.suffix not in (".tmp", ".partial")]
             files = {str(path.relative_to(root)): path.read_bytes() for path in paths}
             if sorted(root.rglob("*")) == found:
                 return files
@@ -112,8 +113,6 @@ def unpack(files: dict[str, bytes], root: Path) -> None:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, files[name])
-    for path in root.glob("**/checkpoint/version-*/*"):
-        if str(path.relative_to(root)) not in files:
-            path.unlink()
-            with contextlib.suppress(OSError):  # others are still in it
-                path.parent.rmdir()
+    for version in root.glob("**/checkpoint/version-*"):
+        if not any(PurePosixPath(name).is_relative_to(version.relative_to(root)) for name in files):
+            shutil.rmtree(version)

@@ -35,11 +35,11 @@ def collect(study: Study, out: Path, stored: Results) -> tuple[Results, list[str
         if (state := folder.state()) is State.FINISHED:
             for kind, found in _read(folder).items():
                 rows[kind] += [dict(zip(KEYS, key, strict=True)) | row for row in found]
-        elif key in old:
+        elif state is State.TO_DO and key in old:
             for kind, frame in stored.items():
                 rows[kind] += frame[frame.set_index(KEYS).index == key].to_dict("records")
         else:
-            missing.append(f"{run.ids[0]}: {state.value}")
+            missing.append(f"{study.name}: missing {run.ids[0]}: {state.words}")
     return {kind: pd.DataFrame(rows[kind], columns=COLUMNS[kind]).astype(str) for kind in COLUMNS}, missing
 
 

@@ -1,5 +1,7 @@
 """One run from its start, or from its last checkpoint, to the evaluation of its model; several on this machine."""
 
+import contextlib
+import itertools
 import os
 import sys
 import threading
@@ -15,12 +17,9 @@ from sb3_sac_variants.study.provenance import describe
 from sb3_sac_variants.study.run_folder import RunFolder, State
 from sb3_sac_variants.study.studies import Run
 
-# Of the environment and of the policy's noise in evaluations of the saved model; the same for all algorithms, so that
-# they meet the same initial states, and far from the seeds of training.
-FINAL_SEED = 10_000
 POLL_SECONDS = 0.5
 TERMINATION_SECONDS = 10.0
-NOTE_SECONDS = 60.0
+NOTE_TICKS = 120
 
 RESUME_COMMAND = ["python", "-m", "sb3_sac_variants.zoo", "resume"]
 EVALUATE_COMMAND = ["python", "-m", "sb3_sac_variants.study.evaluate"]
@@ -97,11 +96,9 @@ def execute(folder: RunFolder, resources: Resources, tick: Callable[[], None]) -
     if not folder.is_trained():
         _train(folder, resources, tick)
     folder.write_record(state="trained")
-    if plays := folder.missing_plays():
-        run = folder.run
-        wanted = {"folder": str(run.folder), "algo": run.algo, "env": run.env, "seed": FINAL_SEED, "plays": plays}
-        wanted |= {"device": resources.device, "threads": resources.threads, "modules": run.modules()}
-        _call([*EVALUATE_COMMAND, yaml.safe_dump(wanted)], folder, resources, tick)
+    if folder.missing_plays():
+        arguments = [yaml.safe_dump(folder.run.model_dump()), resources.device, str(resources.threads)]
+        _call([*EVALUATE_COMMAND, *arguments], folder, resources, tick)
     folder.write_record(state="finished")
 
 
@@ -111,18 +108,15 @@ def _train(folder: RunFolder, resources: Resources, tick: Callable[[], None]) ->
     if resumed:
         command = [*RESUME_COMMAND, str(folder.run.zoo_folder), "--import", *folder.run.modules()]
     folder.write_record(state="running", resumed=resumed, device=resources.device, **describe())
-    noted = time.monotonic()
+    earlier, start, ticks = folder.record().get("wall_seconds", 0.0), time.monotonic(), itertools.count(1)
 
-    def note(seconds: float, **fields: str) -> None:
-        # Now and then, so that the time of a run that is killed counts too
-        nonlocal noted
-        if (now := time.monotonic()) - noted >= seconds:
-            folder.write_record(wall_seconds=folder.record().get("wall_seconds", 0.0) + now - noted, **fields)
-            noted = now
+    def note(**fields: str) -> None:
+        folder.write_record(wall_seconds=earlier + time.monotonic() - start, **fields)
 
     def tick_and_note() -> None:
         tick()
-        note(NOTE_SECONDS)
+        if next(ticks) % NOTE_TICKS == 0:  # so that the time of a run that is killed counts too
+            note()
 
     try:
         _call(command, folder, resources, tick_and_note)
@@ -134,7 +128,7 @@ def _train(folder: RunFolder, resources: Resources, tick: Callable[[], None]) ->
             raise RunFailed(f"{error}\nIt went on from a checkpoint: remove {folder.root} to start it anew") from error
         raise
     finally:
-        note(0.0, state=state)
+        note(state=state)
 
 
 def _call(command: list[str], folder: RunFolder, resources: Resources, tick: Callable[[], None]) -> None:
@@ -153,11 +147,10 @@ def _call(command: list[str], folder: RunFolder, resources: Resources, tick: Cal
             time.sleep(POLL_SECONDS)
     finally:
         process.terminate()
-        try:
+        with contextlib.suppress(TimeoutExpired):
             process.wait(TERMINATION_SECONDS)
-        except TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()
+        process.wait()
     if process.returncode != 0:
         log_file = folder.run.folder / folder.log.name
         raise RunFailed(f"exit status {process.returncode}, the end of {log_file}:\n{folder.log_tail()}")

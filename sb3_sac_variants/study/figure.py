@@ -1,5 +1,6 @@
 """The figure of a study: learning curves with intervals."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from sb3_sac_variants.study.statistics import bootstrap_interval, iqm
 from sb3_sac_variants.study.studies import Study
 
 # Okabe and Ito's palette, told apart with any colour vision, without its yellow, which is faint on white.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+PALETTE = ("#CC79A7", "#56B4E9", "#E69F00", "#0072B2", "#D55E00", "#009E73", "#000000")
 # The same algorithm looks the same in every figure.
 COLOURS = {"sac_v1": "#0072B2", "sac_v2": "#D55E00", "sql": "#009E73", "sac": "#000000", "dqn": "#000000"}
 
@@ -33,10 +34,8 @@ def draw(study: Study, results: Results, path: Path) -> None:
     # A single panel alone would be blown up to the width of the page.
     figure = Figure(figsize=(4.4 * max(columns, 1.5), 3 * rows + 0.6), layout="constrained")
     handles: dict[str, Any] = {}
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for panel in grid[len(panels) :]:
-        panel.set_visible(False)
-    for panel, (name, env) in zip(grid, panels, strict=False):
+    for number, (name, env) in enumerate(panels, 1):
+        panel = figure.add_subplot(rows, columns, number)
         _draw_panel(panel, study, data[(data["name"] == name) & (data["env"] == env)])
         panel.set(title=env, xlabel="environment steps", ylabel=name, xlim=(0, study.steps))
         if name == "return":
@@ -79,8 +78,6 @@ def _draw_marks(panel: Any, study: Study, env: str) -> None:
 
 def colours(names: list[str]) -> dict[str, str]:
     """Colours by name; none twice while there are enough of them."""
-    fixed = {name: COLOURS[name] for name in names if name in COLOURS}
-    # First what is no other algorithm's colour.
-    free = sorted((c for c in PALETTE if c not in fixed.values()), key=lambda c: c in COLOURS.values()) or PALETTE
-    others = (name for name in names if name not in fixed)
-    return {**fixed, **{name: free[i % len(free)] for i, name in enumerate(others)}}
+    taken = [COLOURS.get(name) for name in names]
+    free = itertools.cycle([colour for colour in PALETTE if colour not in taken] or PALETTE)
+    return {name: colour or next(free) for name, colour in zip(names, taken, strict=True)}

@@ -10,16 +10,6 @@ from rich.text import Text
 
 from sb3_sac_variants.study.run_folder import RunFolder, State
 
-SIGNS = {
-    State.FINISHED: ("✓", "green"),
-    State.TRAINED: ("e", "cyan"),
-    State.FAILED: ("✗", "red"),
-    State.CONFLICT: ("≠", "red"),
-    State.INTERRUPTED: ("‖", "yellow"),
-    State.RUNNING: ("▶", "cyan"),
-    State.TO_DO: ("·", "dim"),
-}
-
 
 class Progress:
     """What is known of the runs, and how it is shown."""
@@ -54,8 +44,7 @@ class Progress:
         done, total = sum(self._steps.values()), sum(folder.run.steps for folder in self.states)
         counts = Counter(self.states.values())
         parts = [f"{counts[State.FINISHED]} of {len(self.states)} runs finished"]
-        parts += [f"{counts[state]} {state.value}" for state in State
-                  if counts[state] and state not in (State.FINISHED, State.TO_DO)]  # fmt: skip
+        parts += [f"{counts[state]} {state.words}" for state in [*State][1:-1] if counts[state]]
         parts.append(f"{100 * done / total:.0f} % of the steps")
         if speed := (done - self._steps_at_start) / max(time.monotonic() - self._started, 1e-9):
             minutes = (total - done) / speed / 60
@@ -71,8 +60,8 @@ class Progress:
         for (name, env), folders in groups.items():
             done = sum(self._steps[folder] for folder in folders) / sum(folder.run.steps for folder in folders)
             last = [found["results"][-1].mean() for folder in folders if (found := folder.evaluations())]
-            seeds = Text.assemble(*(SIGNS[self.states[folder]] for folder in folders))
+            seeds = Text.assemble(*(self.states[folder].value[1:] for folder in folders))
             mean = f"{sum(last) / len(last):.1f}" if last else ""
             table.add_row(name, env, seeds, ProgressBar(1.0, done, width=10), f"{100 * done:.0f} %", mean)
-        legend = ", ".join(f"{sign} {state.value}" for state, (sign, _) in SIGNS.items())
+        legend = ", ".join(f"{sign} {words}" for words, sign, _ in (state.value for state in State))
         return Group(table, Text(legend, style="dim"), Text(self.line()))

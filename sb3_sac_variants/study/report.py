@@ -17,7 +17,6 @@ def report(study: Study, args: argparse.Namespace) -> list[str]:
     results, missing = read(study.name, folder), list[str]()
     if not args.redraw:
         results, missing = collect(study, args.out, results)
-        missing = [f"{study.name}: missing {run}" for run in missing]
     if not len(results["summary"]):
         return missing or [f"{study.name}: no results in {folder}"]
     if not args.redraw:

@@ -21,31 +21,21 @@ from sb3_sac_variants.study.studies import CHECKPOINT_CALLBACK, Run
 FRESH_SECONDS = 600.0
 
 
-class State(str, Enum):
-    """What is to be done with a run."""
+class State(Enum):
+    """What is to be done with a run, in words, and as a sign with its colour."""
 
-    TO_DO = "to do"
-    RUNNING = "running"
-    INTERRUPTED = "interrupted"
-    FAILED = "failed"
-    TRAINED = "trained, not evaluated"
-    FINISHED = "finished"
-    CONFLICT = "other settings"
+    FINISHED = "finished", "✓", "green"
+    TRAINED = "trained, not evaluated", "e", "cyan"
+    FAILED = "failed", "✗", "red"
+    CONFLICT = "other settings", "≠", "red"
+    INTERRUPTED = "interrupted", "‖", "yellow"
+    RUNNING = "running", "▶", "cyan"
+    TO_DO = "to do", "·", "dim"
 
-
-class ZooLoader(yaml.SafeLoader):
-    """Reads the zoo's ``args.yml``, whose Python tags a safe loader refuses, without running code named in the file."""
-
-
-def _construct_python(loader: yaml.SafeLoader, kind: str, node: yaml.Node) -> Any:
-    if isinstance(node, yaml.SequenceNode):
-        items = loader.construct_sequence(node, deep=True)
-        return dict(items[0]) if kind == "object/apply:collections.OrderedDict" else tuple(items)
-    # A class or a function: its name says enough to compare it.
-    return kind
-
-
-ZooLoader.add_multi_constructor("tag:yaml.org,2002:python/", _construct_python)
+    @property
+    def words(self) -> str:
+        """As tables and messages say it."""
+        return self.value[0]
 
 
 class RunFolder:
@@ -85,7 +75,7 @@ class RunFolder:
     def returns(self, name: str) -> np.ndarray | None:
         """Returns, of shape (episodes,), of an evaluation in ``run.plays()``, if it was made as it is wanted now."""
         play, made = json.loads(json.dumps(self.run.plays()[name])), read_json(self.plays_file).get(name)
-        if made is None or any(made[key] != play[key] for key in ("deterministic", "params")):
+        if made is None or any(made.get(key) != play[key] for key in ("seed", "deterministic", "params")):
             return None
         returns = np.asarray(made["returns"], dtype=np.float64)
         return returns[:: self.run.agents] if len(returns) >= play["episodes"] else None
@@ -95,19 +85,20 @@ class RunFolder:
         return {name: play for name, play in self.run.plays().items() if self.returns(name) is None}
 
     def zoo_arguments(self) -> dict[str, Any]:
-        """The arguments that the zoo was started with, from its ``args.yml``; empty before training starts."""
+        """The arguments that the zoo was started with, as text, from its ``args.yml``; empty before training starts."""
         file = self.zoo / self.run.env_name / "args.yml"
-        return dict(yaml.load(file.read_text(encoding="utf-8"), Loader=ZooLoader) or {}) if file.exists() else {}
+        # The base loader reads everything as text, Python objects too: an ordered dictionary as a list of its pairs.
+        return dict(yaml.load(file.read_text(encoding="utf-8"), yaml.BaseLoader)[0]) if file.exists() else {}
 
     def conflicts(self) -> list[str]:
         """Settings in which the run on disk differs from the run that is wanted, one line for each."""
-        arguments, wanted = self.zoo_arguments(), self.run.arguments()
+        arguments, wanted = self.zoo_arguments(), yaml.load(yaml.safe_dump(self.run.arguments()), yaml.BaseLoader)
         if not arguments:
             return []
         for settings in (arguments, wanted):
-            settings["hyperparams"] = _without_checkpoints(settings["hyperparams"] or {})
+            settings["hyperparams"] = _without_checkpoints(settings["hyperparams"])
         differences = [
-            f"{key} is {arguments[key]!r}, wanted {value!r}"
+            f"{key} is {arguments[key]}, wanted {value}"
             for key, value in wanted.items()
             if not _agree(arguments[key], value) or (key == "hyperparams" and set(arguments[key]) != set(value))
         ]
@@ -152,11 +143,8 @@ class RunFolder:
             return State.CONFLICT
         if trained:
             return State.TRAINED if self.missing_plays() else State.FINISHED
-        try:
-            last_write = max(path.stat().st_mtime for path in self.root.rglob("*"))
-        except FileNotFoundError:  # a checkpoint is just being replaced
-            return State.RUNNING
-        return State.RUNNING if not record and time.time() - last_write < FRESH_SECONDS else State.INTERRUPTED
+        fresh = any(time.time() - path.stat().st_mtime < FRESH_SECONDS for path in self.zoo.glob("*"))
+        return State.RUNNING if fresh and not record else State.INTERRUPTED
 
     def steps_done(self) -> int:
         """Environment steps so far, from the last evaluation and the episodes in the monitor files."""
@@ -178,13 +166,12 @@ class RunFolder:
             self.root.rename(next(path for path in map(self.root.with_name, names) if not path.exists()))
 
 
-def _without_checkpoints(hyperparams: Mapping[str, Any]) -> dict[str, Any]:
+def _without_checkpoints(hyperparams: Any) -> dict[str, Any]:
     # Checkpoints change nothing about a run.
-    callbacks = hyperparams.get("callback") or []
+    settings = hyperparams if isinstance(hyperparams, dict) else {}  # the zoo writes null for none
+    callbacks = settings.get("callback", [])
     callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-    kept = [entry for entry in callbacks if not (isinstance(entry, Mapping) and CHECKPOINT_CALLBACK in entry)]
-    rest = {key: value for key, value in hyperparams.items() if key != "callback"}
-    return {**rest, "callback": kept} if kept else rest
+    return {**settings, "callback": [entry for entry in callbacks if CHECKPOINT_CALLBACK not in entry]}
 
 
 def _agree(found: Any, wanted: Any) -> bool:

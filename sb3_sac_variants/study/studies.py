@@ -1,10 +1,7 @@
 """The file of studies: read, check, and turn into runs, each with the RL Zoo's command for it."""
 
 import fnmatch
-import json
-import keyword
-import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -13,10 +10,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, NonNegat
 
 #: Saves the checkpoints from which a run goes on; the zoo takes it in its ``callback`` entry.
 CHECKPOINT_CALLBACK = "sb3_sac_variants.common.callbacks.RunCheckpointCallback"
+#: Of the environment and of the policy's noise in evaluations of the saved model; the same for all runs, so that they
+#: meet the same initial states, and far from the seeds of training.
+FINAL_SEED = 20_000
 
 
 def _as_mapping(value: Any) -> Any:
-    if isinstance(value, list):
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
         value = dict.fromkeys(_different(value))
     return {name: {} if entry is None else entry for name, entry in value.items()} if isinstance(value, dict) else value
 
@@ -58,7 +58,7 @@ class Tests(Checked):
 
     episodes: PositiveInt = 10
     actions: list[Literal["mean", "sampled"]] = ["mean"]
-    worlds: dict[str, Params]
+    worlds: dict[Name, Params]
 
 
 class Settings(Checked):
@@ -113,29 +113,29 @@ class Run(Settings):
             "n_timesteps": self.steps * self.agents,
             "eval_freq": self.eval_freq,  # the zoo counts calls of the environment here
             "eval_episodes": self.eval_episodes * self.agents,
+            "env_kwargs": None,  # the zoo's own option; ours are among the hyperparameters
             "hyperparams": dict(self.params),
         }
 
     def plays(self) -> dict[str, dict[str, Any]]:
         """How the saved model is evaluated: ``final`` and, by ``world/actions``, the tests."""
-        final = {"episodes": self.final.episodes * self.agents, "deterministic": self.final.deterministic, "params": {}}
-        episodes = self.tests.episodes * self.agents
-        return {"final": final} | {
-            f"{world}/{actions}": {"episodes": episodes, "deterministic": actions == "mean", "params": params}
+        plays: dict[str, tuple[int, bool, Params]] = {"final": (self.final.episodes, self.final.deterministic, {})} | {
+            f"{world}/{actions}": (self.tests.episodes, actions == "mean", params)
             for world, params in self.tests.worlds.items()
             for actions in self.tests.actions
+        }
+        return {
+            name: {"seed": FINAL_SEED, "episodes": episodes * self.agents, "deterministic": mean, "params": params}
+            for name, (episodes, mean, params) in plays.items()
         }
 
     def modules(self) -> list[str]:
         """Modules of the classes that the settings name: the user's own, if they are of no library."""
-        found = []
-        for settings in (self.params, *self.tests.worlds.values()):
-            for key in ("policy", "env_wrapper", "vec_env_wrapper", "callback"):
-                named = settings.get(key) or []
-                for entry in named if isinstance(named, list) else [named]:
-                    names = entry if isinstance(entry, Mapping) else [entry]
-                    found += [name.rpartition(".")[0] for name in names if isinstance(name, str) and "." in name]
-        return list(dict.fromkeys(found))
+        keys = ("policy", "env_wrapper", "vec_env_wrapper", "callback")
+        named = [settings.get(key) for settings in (self.params, *self.tests.worlds.values()) for key in keys]
+        entries = [entry for value in named for entry in (value if isinstance(value, list) else [value])]
+        names = [name for entry in entries for name in (entry if isinstance(entry, Mapping) else [entry])]
+        return list(dict.fromkeys(name.rpartition(".")[0] for name in names if isinstance(name, str) and "." in name))
 
     def zoo_command(self, device: str = "cpu", threads: int = 1, checkpoints: bool = False) -> list[str]:
         """The zoo's command for the run, with or without checkpoints, to be started in the folder of all runs."""
@@ -222,8 +222,8 @@ def load_studies(path: Path, names: Collection[str] = ()) -> list[Study]:
 
 def parse_study(name: str, fields: Mapping[str, Any]) -> Study:
     """Check one study of the file; errors name the field and its value."""
-    if not isinstance(fields, Mapping):
-        raise ValueError(f"study {name!r} must be a mapping of fields, got {fields!r}")
+    if not isinstance(fields, Mapping) or "name" in fields:
+        raise ValueError(f"study {name!r} must be a mapping of fields, none of them a name, got {fields!r}")
     try:
         return Study.model_validate({**fields, "name": name})
     except ValidationError as error:
@@ -259,13 +259,10 @@ def merge_runs(studies: Iterable[Study]) -> list[Run]:
     return list(merged.values())
 
 
-def select(runs: Iterable[Run], patterns: Iterable[str]) -> list[Run]:
+def select(runs: Sequence[Run], patterns: Sequence[str]) -> list[Run]:
     """Keep the runs that match every pattern, in a whole id (``half_cheetah/sac_v1/*/seed1``) or one of its parts."""
-    for pattern in patterns:
-        runs = [
-            run for run in runs if any(fnmatch.filter([name, *name.split("/"), run.env], pattern) for name in run.ids)
-        ]
-    return list(runs)
+    names = {run.folder: [run.env, *run.ids, *"/".join(run.ids).split("/")] for run in runs}
+    return [run for run in runs if all(fnmatch.filter(names[run.folder], pattern) for pattern in patterns)]
 
 
 def _settings(option: str, settings: Mapping[str, Any]) -> list[str]:
@@ -274,15 +271,7 @@ def _settings(option: str, settings: Mapping[str, Any]) -> list[str]:
 
 
 def python_expression(value: Any) -> str:
-    """Write a value as the Python expression that the zoo's ``-params`` evaluates: ``dict(net_arch=[64,64])``."""
-    if isinstance(value, Mapping):
-        items = {key: python_expression(item) for key, item in value.items()}
-        if all(isinstance(key, str) and key.isidentifier() and not keyword.iskeyword(key) for key in items):
-            return f"dict({','.join(f'{key}={item}' for key, item in items.items())})"
-        return f"{{{','.join(f'{python_expression(key)}:{item}' for key, item in items.items())}}}"
-    if isinstance(value, list):
-        return f"[{','.join(map(python_expression, value))}]"
-    if isinstance(value, float) and not math.isfinite(value):
-        return f'float("{value}")'
+    """Write a value as the Python expression that the zoo's ``-params`` evaluates: ``{"net_arch": [64, 64]}``."""
+    text = repr(value)
     # A shell user quotes the whole argument with the other kind of quotes.
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+    return text if '"' in text else text.replace("'", '"')
