@@ -36,7 +36,7 @@ NET_ARCH = [128, 128]
 
 
 def make_sql(seed: int) -> SQL:
-    """Soft Q-learning, with the particles of the authors' code."""
+    """Soft Q-learning, with as many particles of the sampler as in the authors' code, and twice those of the value."""
     return SQL(**SHARED, n_value_particles=32, policy_kwargs={"net_arch": NET_ARCH}, seed=seed)
 
 

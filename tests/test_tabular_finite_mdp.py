@@ -7,8 +7,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from stable_baselines3.common.monitor import Monitor
 
-from sb3_sac_variants.tabular import FiniteMDP, soft_policy_iteration, soft_q_iteration
+from sb3_sac_variants.tabular import FiniteMDP, soft_policy_evaluation, soft_policy_iteration, soft_q_iteration
 
 
 def make(name: str, **kwargs: Any) -> gymnasium.Env:
@@ -208,6 +209,12 @@ def test_bad_arrays_are_refused(arguments: tuple, error: type[Exception], messag
         FiniteMDP(*arguments)
 
 
+class Negated(gymnasium.Wrapper):
+    def step(self, action: Any) -> Any:
+        obs, reward, *rest = super().step(action)
+        return obs, -float(reward), *rest
+
+
 def fickle_taxi() -> gymnasium.Env:
     env = make("Taxi")
     env.unwrapped.fickle_passenger = True
@@ -221,6 +228,8 @@ def fickle_taxi() -> gymnasium.Env:
         (lambda: make("Blackjack"), ValueError, "has no transition table P"),
         (lambda: make("CartPole"), ValueError, "has no transition table P"),
         (lambda: gymnasium.wrappers.TransformReward(make("CliffWalking"), np.sign), ValueError, "in TransformReward"),
+        (lambda: gymnasium.wrappers.NormalizeReward(make("FrozenLake")), ValueError, "in NormalizeReward"),
+        (lambda: Negated(make("FrozenLake")), ValueError, r"in Negated, whose step\(\).*pass env.unwrapped"),
         (fickle_taxi, ValueError, "fickle_passenger=True"),
         (lambda: Table({}), ValueError, "has no transition table P"),
         (lambda: Table({0: {0: [(1.0, 0, 0.0, False)]}, 2: {}}), ValueError, "number the states and actions"),
@@ -237,3 +246,19 @@ def test_environments_without_a_faithful_table_are_refused(env: Any, error: type
 def test_wrappers_that_leave_the_dynamics_alone_are_taken() -> None:
     env = gymnasium.wrappers.TransformObservation(make("FrozenLake"), lambda s: np.eye(16)[s], None)
     assert FiniteMDP.from_gymnasium(env, 0.9).n_states == 16
+    assert FiniteMDP.from_gymnasium(Monitor(gymnasium.wrappers.TimeLimit(env, 5)), 0.9).n_states == 16
+
+
+@pytest.mark.parametrize("n_states", [3, 50])  # one product, or successors that are gathered
+def test_values_of_another_shape_are_refused(n_states: int) -> None:
+    mdp = FiniteMDP(np.eye(n_states)[:, None, :], np.zeros((n_states, 1)), 0.9)
+    assert mdp.backup([1.0] * n_states).shape == (n_states, 1)
+    for v in (np.zeros(n_states + 1), np.zeros(n_states - 1), np.zeros((n_states, 1))):
+        with pytest.raises(ValueError, match=rf"v must have shape \(S,\) = \({n_states},\)"):
+            mdp.backup(v)
+
+
+def test_rows_are_divided_by_their_sums() -> None:
+    """What is above one by the tolerance would undo a discount that close to one."""
+    mdp = FiniteMDP([[[1 + 9e-9]]], [[1.0]], 1 - 1e-9)
+    assert soft_policy_evaluation(mdp, [[1.0]], 1.0).v[0] == pytest.approx(1e9, rel=1e-6)

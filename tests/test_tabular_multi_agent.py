@@ -97,7 +97,8 @@ def test_evaluation_is_the_fixed_point_of_the_equation_written_out(problem: Prob
             assert solution.q[(s, *actions)] == pytest.approx(expected, abs=1e-9)
     np.testing.assert_allclose(solution.v, v, atol=1e-9)
     np.testing.assert_allclose(solution.marginal_q, marginal_q, atol=1e-9)
-    np.testing.assert_array_equal(solution.policy, policies[agent])
+    expected_policy = np.where(game.terminal[:, None], 1 / game.n_actions, policies[agent])  # nobody acts at the end
+    np.testing.assert_array_equal(solution.policy, expected_policy)
 
 
 def test_this_step_pays_neither_entropy_nor_cross_entropy() -> None:
@@ -341,6 +342,10 @@ REWARD = np.array(GAME.reward)
 def test_zero_probabilities_need_no_floor_where_no_cross_entropy_asks_for_them() -> None:
     assert np.isfinite(agent_policy_evaluation(GAME, GREEDY, 0, 1.0).q).all()
     assert np.isfinite(agent_policy_evaluation(GAME, GREEDY, 0, 1.0, 0.1, ce_floor=1e-3).q).all()
+    at_the_end = random_game(np.random.default_rng(3), 2, 3, 2, 0.9, terminal=True)
+    policies = np.full((2, 3, 2), 0.5)
+    policies[:, 0] = [1.0, 0.0]
+    assert np.isfinite(agent_policy_evaluation(at_the_end, policies, 0, 1.0, 0.1).q).all()
     own_zero = np.stack([GREEDY[0], UNIFORM[1]])
     assert np.isfinite(agent_policy_evaluation(GAME, own_zero, 0, 1.0, 0.1).q).all()
 

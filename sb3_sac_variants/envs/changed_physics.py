@@ -1,6 +1,7 @@
 """MuJoCo environments whose bodies, ground, motors or joints differ from those of training."""
 
 import math
+from numbers import Real
 from typing import Any
 
 import gymnasium as gym
@@ -27,7 +28,7 @@ class ChangedPhysics(gym.Wrapper, gym.utils.RecordConstructorArgs):
     ) -> None:
         factors: dict[str, Any] = {"mass": mass, "friction": friction, "gear": gear, "damping": damping}
         for name, factor in factors.items():
-            if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < math.inf:
+            if isinstance(factor, bool) or not isinstance(factor, Real) or not 0 < float(factor) < math.inf:
                 raise ValueError(f"{name}={factor!r} must be a positive number; 1 leaves the environment as it is")
         gym.utils.RecordConstructorArgs.__init__(self, **factors)
         gym.Wrapper.__init__(self, env)

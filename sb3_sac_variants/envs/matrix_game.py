@@ -27,7 +27,8 @@ class MatrixGameEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
 
     def __init__(self, payoff: ArrayLike = PENALTY_GAME) -> None:
         try:
-            self.payoff = np.asarray(payoff, dtype=np.float64)
+            real = np.asarray(payoff).dtype.kind in "biuf"
+            self.payoff = np.array(payoff if real else (), dtype=np.float64)
         except (TypeError, ValueError, OverflowError):
             self.payoff = np.empty(0)
         if self.payoff.size == 0 or len(set(self.payoff.shape)) != 1 or not np.isfinite(self.payoff).all():

@@ -48,7 +48,7 @@ class ParticleOptions:
     @property
     def n_updated(self) -> int:
         """Number of particles that are updated."""
-        return int(self.n_svgd_particles * self.svgd_update_ratio)
+        return int(self.n_svgd_particles * self.svgd_update_ratio + 1e-9)  # 0.29 of 100 is 28.999999999999996
 
 
 class SampledActions:

@@ -32,6 +32,9 @@ from sb3_sac_variants.sql.policies import (
     SteinActor,
 )
 
+#: temperature below which Q/alpha is no number in single precision
+SMALLEST = float(np.finfo(np.float32).tiny)
+
 
 class SQL(MaxEntAlgorithm):
     """
@@ -179,8 +182,10 @@ class SQL(MaxEntAlgorithm):
         self._action_kind.check(self.particle_options, self.ent_coef, self.action_space)
 
     def _check_temperature(self, value: float) -> None:
-        if value == 0:
-            raise ValueError(f"ent_coef={value!r} is not allowed: exp(Q/ent_coef) needs one greater than 0")
+        if value < SMALLEST:
+            raise ValueError(
+                f"ent_coef={value!r} is not allowed: exp(Q/ent_coef) needs one greater than 0, {SMALLEST:.2g} at least"
+            )
 
     def _setup_model(self) -> None:
         super()._setup_model()

@@ -8,7 +8,8 @@ wrong value; the message names the argument, its value and the remedy.
 
 import math
 import numbers
-from typing import Any
+import operator
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -102,6 +103,17 @@ def positive_integer(name: str, value: Any) -> int:
     if value <= 0:
         raise ValueError(f"{name} must be positive, got {value}; pass 1 or more")
     return int(value)
+
+
+def agent_index(agent: SupportsIndex, n_agents: int) -> int:
+    """Give the number of an agent, from 0."""
+    try:
+        index = operator.index(agent)
+    except TypeError as error:
+        raise TypeError(f"agent must be an integer, got {agent!r}; number the agents from 0") from error
+    if not 0 <= index < n_agents:
+        raise ValueError(f"agent must lie between 0 and {n_agents - 1}, got {index}; number the agents from 0")
+    return index
 
 
 def temperature(value: Any) -> float:

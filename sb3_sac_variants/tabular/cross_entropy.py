@@ -1,7 +1,6 @@
 """Cross-entropy between the policies of several agents: the term it adds to an agent's reward, and what it does."""
 
-import operator
-from typing import Literal, SupportsIndex
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -40,7 +39,7 @@ def cross_entropy_bonus(
     floor = checks.real_number("ce_floor", ce_floor)
     if not 0 <= floor < 1:
         raise ValueError(f"ce_floor must lie in [0, 1), got {floor:g}; it is a share of probability, such as 0.05")
-    others = np.delete(policies, _agent_index(agent, n_agents), axis=0)
+    others = np.delete(policies, checks.agent_index(agent, n_agents), axis=0)
     if beta == 0:
         return np.zeros(policies.shape[1:])
     others = (1 - floor) * others + floor / n_actions
@@ -94,17 +93,6 @@ def _relative_entropy(p: FloatArray, q: FloatArray) -> FloatArray:
     """sum_a p log(p / q) over the last axis, where q > 0 wherever p > 0."""
     ratio = np.divide(p, q, out=np.ones_like(p), where=p > 0)
     return (p * np.log(ratio)).sum(-1)
-
-
-def _agent_index(agent: SupportsIndex, n_agents: int) -> int:
-    """Check the number of an agent."""
-    try:
-        index = operator.index(agent)
-    except TypeError as error:
-        raise TypeError(f"agent must be an integer, got {agent!r}; number the agents from 0") from error
-    if not 0 <= index < n_agents:
-        raise ValueError(f"agent must lie between 0 and {n_agents - 1}, got {index}; number the agents from 0")
-    return index
 
 
 def _signed_coefficient(ce_coef: float, ce_convention: CrossEntropyConvention) -> float:

@@ -26,12 +26,12 @@ class FiniteMDP:
     state here has value 0, neither reward nor entropy. An ordinary absorbing state would go on collecting
     :math:`\alpha \log A` at every step, up to :math:`\alpha \log A / (1 - \gamma)` in all.
     So an end costs the entropy that could still have come: at a high temperature policies keep away from it, and as
-    alpha grows they become uniform only in a process without terminal states.
+    alpha grows they become uniform, in general, only in a process without terminal states.
 
     Terminal states keep their rows (one state, one row everywhere): each absorbs, with reward 0; their ``q`` and ``v``
     are 0 and their ``policy``, which no step ever asks for, is uniform.
 
-    :param transition: ``P(s'|s, a)``, shape (S, A, S); every row sums to one
+    :param transition: ``P(s'|s, a)``, shape (S, A, S); every row sums to one, and is divided by what its sum is
     :param reward: r(s, a), the expected reward of a step, shape (S, A)
     :param gamma: Discount factor in [0, 1)
     :param terminal: Boolean mask of the states in which the episode is over, shape (S,); None for none.
@@ -49,9 +49,9 @@ class FiniteMDP:
         gamma: float,
         terminal: ArrayLike | None = None,
     ) -> None:
-        self.transition: FloatArray = checks.read_only(
-            checks.probability_array("transition", transition, "(S, A, S)"), transition
-        )
+        rows = checks.probability_array("transition", transition, "(S, A, S)")
+        # A sum above one by the tolerance would undo a discount close to one
+        self.transition: FloatArray = checks.read_only(rows / rows.sum(-1, keepdims=True), transition)
         n_states, n_actions, n_successors = self.transition.shape
         if n_successors != n_states:
             raise ValueError(
@@ -107,13 +107,13 @@ class FiniteMDP:
         leads to one more terminal state instead, appended as the last: S is then one more than the environment has.
         Which states can be visited follows from the start distribution, ``env.unwrapped.initial_state_distrib``.
 
-        :param env: The environment; wrappers that change observations or count steps do not matter
+        :param env: The environment; Gymnasium's wrappers that change observations, record or count steps do not matter
         :param gamma: Discount factor in [0, 1)
         :return: The process
         :raises TypeError: ``env`` is not a Gymnasium environment
         :raises ValueError: ``env`` has no table ``P``, as Blackjack and all environments that are not tables, or no
-            start distribution; or ``P`` does not describe how the environment steps (a wrapper changes rewards or
-            actions, Taxi's passenger is fickle); or gamma is outside [0, 1)
+            start distribution; or ``P`` may not describe how the environment steps (a wrapper has a step of its own,
+            Taxi's passenger is fickle); or gamma is outside [0, 1)
         """
         from sb3_sac_variants.tabular.toy_text import read_table
 
@@ -136,7 +136,11 @@ class FiniteMDP:
 
         :param v: A number for each state, shape (S,)
         :return: Its expectation one step later, shape (S, A)
+        :raises ValueError: another shape
         """
+        v = np.asarray(v, dtype=np.float64)
+        if v.shape != (self.n_states,):
+            raise ValueError(f"v must have shape (S,) = ({self.n_states},), got {v.shape}; pass one number a state")
         if self._outcomes is None:
             expectation = self._probabilities @ v
         else:
@@ -149,6 +153,7 @@ class FiniteMDP:
 
         :param v: State values, 0 in terminal states, shape (S,)
         :return: State-action values, shape (S, A)
+        :raises ValueError: another shape
         """
         return self.reward + self.gamma * self.expected_next(v)
 

@@ -59,8 +59,9 @@ class FiniteMarkovGame:
         :param agent: i, from 0
         :return: Shape (S, A), or with the same further axes behind
         """
+        index = checks.agent_index(agent, self.n_agents)
         for other in reversed(range(self.n_agents)):
-            if other != agent:
+            if other != index:
                 values = np.einsum("sa,sa...->s...", policies[other], np.moveaxis(values, 1 + other, 1))
         return values
 

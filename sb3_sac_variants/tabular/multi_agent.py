@@ -98,7 +98,8 @@ def agent_policy_evaluation(
     :param agent: i, from 0
     :param alpha: Temperature of agent i, positive
     :param ce_coef: beta; it, ``ce_convention`` and ``ce_floor`` are those of :func:`cross_entropy_bonus`
-    :return: ``q`` (S, A, ..., A), ``marginal_q`` (S, A), the ``policy`` (S, A) as given, ``v`` (S,)
+    :return: ``q`` (S, A, ..., A), ``marginal_q`` (S, A), the ``policy`` (S, A) as given (uniform in terminal states),
+        ``v`` (S,)
     :raises ValueError: see :func:`cross_entropy_bonus`; or alpha <= 0
     """
     policies = _checked_policies(game, policies)
@@ -202,7 +203,7 @@ def alternating_improvement(
     if initial_policies is None:
         policies = np.full((game.n_agents, game.n_states, game.n_actions), 1 / game.n_actions)
     else:
-        policies = _checked_policies(game, initial_policies).copy()
+        policies = _checked_policies(game, initial_policies)
 
     cross_entropy = (ce_coef, ce_convention, ce_floor)
     history: list[float] = []
@@ -237,6 +238,8 @@ def _induced_mdp(
 
 
 def _checked_policies(game: FiniteMarkovGame, policies: ArrayLike) -> FloatArray:
-    """Check the policies of all agents of a game."""
+    """Check the policies of all agents of a game; a copy, uniform where an episode is over and nobody acts."""
     shape = (game.n_agents, game.n_states, game.n_actions)
-    return checks.probability_array("policies", policies, "(N, S, A)", shape)
+    checked = checks.probability_array("policies", policies, "(N, S, A)", shape).copy()
+    checked[:, game.terminal] = 1 / game.n_actions
+    return checked

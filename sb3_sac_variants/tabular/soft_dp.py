@@ -148,8 +148,8 @@ def soft_policy_iteration(
     """
     Evaluate and improve in turn until q stands still (Haarnoja et al. 2018, Theorem 1).
 
-    Each round raises q everywhere or leaves it; near the end the number of correct digits doubles, so that a few rounds
-    suffice at any gamma.
+    Each round raises q everywhere or leaves it, and near the end the number of correct digits doubles. Usually a few
+    rounds suffice, whatever gamma is; as in hard policy iteration it may be one for each state of a long chain.
 
     :param mdp: The process
     :param alpha: Temperature, positive
@@ -171,8 +171,10 @@ def soft_policy_iteration(
         policy = _softmax(q_history[-1], alpha)
         q_history.append(mdp.backup(_evaluate(mdp, policy, alpha)))
         gain = q_history[-1] - q_history[-2]
-        # In exact arithmetic no entry falls, so a round that gains nothing in sum has reached rounding.
-        if np.max(gain) <= tolerance or np.sum(gain) <= 0:
+        # In exact arithmetic no entry falls, so a round that gains nothing in sum has reached rounding: each entry's
+        # own, which large ones elsewhere in the process do not hide.
+        size = np.abs(mdp.reward) + mdp.gamma * mdp.expected_next(np.abs(q_history[-1]).max(-1))
+        if np.max(gain) <= tolerance or np.sum(gain / np.maximum(size, tolerance)) <= 0:
             break
     q = q_history[-1]
     rounds = np.stack(q_history)
@@ -189,7 +191,7 @@ def soft_q_iteration(
     Haarnoja et al. 2017, Theorem 3. As alpha falls to 0 this becomes value iteration.
 
     The backup contracts at rate gamma, so q is then within ``tolerance * gamma / (1 - gamma)`` of the optimum, and the
-    number of sweeps is known in advance; at gamma near 1 :func:`soft_policy_iteration` needs far fewer.
+    number of sweeps is known in advance; at gamma near 1 :func:`soft_policy_iteration` usually needs far fewer.
 
     :param mdp: The process
     :param alpha: Temperature, positive
@@ -209,7 +211,10 @@ def soft_q_iteration(
     sweeps_needed = math.inf
     while len(history) < sweeps_needed:
         new_q = mdp.backup(_soft_value(q, alpha, mdp.terminal))
-        change = float(np.abs(new_q - q).max())
+        with np.errstate(over="ignore"):
+            change = float(np.abs(new_q - q).max())
+        if not math.isfinite(change):
+            raise ValueError(f"initial_q with entries up to {np.abs(q).max():g} gives values beyond float64: scale it")
         q = new_q
         history.append(change)
         if change <= tolerance:
@@ -226,6 +231,8 @@ def _soft_value(q: FloatArray, alpha: float, terminal: BoolArray) -> FloatArray:
     # whose exponential is 0 in any case.
     with np.errstate(over="ignore", under="ignore"):
         v = best + alpha * np.log(np.exp((q - best[:, None]) / alpha).sum(-1))
+    if not np.isfinite(v).all():
+        raise ValueError(f"alpha={alpha:g} and q up to {best.max():g} give values beyond float64: scale both down")
     v[terminal] = 0
     return v
 

@@ -4,8 +4,29 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium import wrappers
+from stable_baselines3.common.monitor import Monitor
 
 from sb3_sac_variants.tabular.checks import BoolArray, FloatArray
+
+#: How wrappers step that change neither rewards nor actions
+_STEPS = {
+    wrapper.step
+    for wrapper in (
+        gymnasium.Wrapper,
+        gymnasium.ObservationWrapper,
+        wrappers.Autoreset,
+        wrappers.HumanRendering,
+        wrappers.OrderEnforcing,
+        wrappers.PassiveEnvChecker,
+        wrappers.RecordEpisodeStatistics,
+        wrappers.RecordVideo,
+        wrappers.RenderCollection,
+        wrappers.TimeAwareObservation,
+        wrappers.TimeLimit,
+        Monitor,
+    )
+}
 
 
 def read_table(env: "gymnasium.Env[Any, Any]") -> tuple[FloatArray, FloatArray, BoolArray]:
@@ -64,10 +85,10 @@ def _table_of(env: "gymnasium.Env[Any, Any]") -> dict[int, dict[int, list[tuple[
         )
     layer: gymnasium.Env[Any, Any] = env
     while isinstance(layer, gymnasium.Wrapper):
-        if isinstance(layer, (gymnasium.RewardWrapper, gymnasium.ActionWrapper)):
+        if type(layer).step not in _STEPS:
             raise ValueError(
-                f"env is wrapped in {type(layer).__name__}, which its transition table does not show; pass the "
-                f"environment without it and change the reward or the actions of the arrays instead"
+                f"env is wrapped in {type(layer).__name__}, whose step() its transition table does not show; pass "
+                f"env.unwrapped, and change the reward or the actions of the arrays instead"
             )
         layer = layer.env
     if getattr(env.unwrapped, "fickle_passenger", False):
