@@ -413,19 +413,18 @@ def test_policy_iteration_needs_few_rounds_at_any_discount(gamma: float) -> None
 
 def test_rounding_of_large_values_does_not_hide_what_small_ones_gain() -> None:
     """Beside states that pay 1e12, which round to some 0.01, a chain of 30 states whose last step pays 40."""
-    n, chain = 70, 40
-    transition, reward = np.zeros((n, 2, n)), np.full((n, 2), 1e12)
-    rng = np.random.default_rng(0)
-    transition[:chain, :, :chain] = rng.dirichlet(np.ones(chain), size=(chain, 2))
-    for state in range(chain, n):
-        transition[state, 0, min(state + 1, n - 1)] = 1
-        transition[state, 1, chain] = 1
-    reward[chain:] = [[-1.0, 0.0]]
-    reward[n - 1, 0] = 40.0
-    mdp = FiniteMDP(transition, reward, 0.99)
-    small = FiniteMDP(transition[chain:, :, chain:], reward[chain:], 0.99)
-    found, expected = soft_policy_iteration(mdp, 1e-3), soft_q_iteration(small, 1e-3)
-    np.testing.assert_allclose(found.q[chain:], expected.q, atol=1e-4)
+    chain, end = 40, 70
+    transition, reward = np.zeros((71, 4, 71)), np.zeros((71, 4))
+    transition[:chain, :, :chain] = np.random.default_rng(0).dirichlet(np.ones(chain), size=(chain, 4))
+    reward[:chain] = 1e12
+    for state in range(chain, end):
+        transition[state, 0, state + 1] = transition[state, 1:, end] = 1  # go on at a cost, or leave
+    reward[chain:end, 0] = -1.0
+    reward[end - 1, 0] = 40.0
+    transition[end, :, end] = 1
+    found = soft_policy_iteration(FiniteMDP(transition, reward, 0.99, np.arange(71) == end), 1e-3)
+    small = FiniteMDP(transition[chain:, :, chain:], reward[chain:], 0.99, np.arange(31) == 30)
+    np.testing.assert_allclose(found.q[chain:], soft_q_iteration(small, 1e-3).q, atol=1e-4)
 
 
 def test_arguments_stay_as_they_are() -> None:
@@ -468,7 +467,11 @@ def test_alpha_must_be_positive_and_finite(call, alpha: float) -> None:  # type:
         (lambda: soft_q_iteration(MDP, "auto"), TypeError, "alpha must be a real number, got 'auto'"),
         (lambda: soft_q_iteration(MDP, True), TypeError, "alpha must be a real number, got True"),
         (lambda: soft_q_iteration(MDP, 1e308), ValueError, r"alpha=1e\+308 .* beyond float64"),
-        (lambda: soft_q_iteration(MDP, 1.0, initial_q=np.full((2, 3), [[1e308], [-1e308]])), ValueError, "beyond float64"),
+        (
+            lambda: soft_q_iteration(MDP, 1.0, initial_q=np.full((2, 3), [[1.7e308], [-1.7e308]])),
+            ValueError,
+            "beyond float64",
+        ),
         (lambda: soft_policy_improvement(np.zeros((2, 3)), 1.7e308), ValueError, r"alpha=1.7e\+308 .*beyond float64"),
         (lambda: soft_q_iteration(MDP, 1.0, tolerance=0.0), ValueError, "tolerance must be positive, got 0"),
         (lambda: soft_policy_iteration(MDP, 1.0, tolerance=-1), ValueError, "tolerance must be positive, got -1"),

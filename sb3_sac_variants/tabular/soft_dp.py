@@ -273,7 +273,7 @@ def _sweeps_needed(gamma: float, first_change: float, tolerance: float) -> int:
     """
     if gamma == 0:
         return 2
-    return 1 + math.ceil((math.log(tolerance) - math.log(2 * first_change)) / math.log(gamma))
+    return 1 + math.ceil((math.log(tolerance) - math.log(2) - math.log(first_change)) / math.log(gamma))
 
 
 def _checked_temperature(mdp: FiniteMDP, alpha: float) -> float:
