@@ -441,6 +441,7 @@ def test_arguments_stay_as_they_are() -> None:
 
 
 MDP = FiniteMDP(np.full((2, 3, 2), 0.5), np.ones((2, 3)), 0.9)
+TO_FIRST = FiniteMDP([[[1, 0]], [[1, 0]]], [[0], [0]], 0.9)
 UNIFORM = np.full((2, 3), 1 / 3)
 
 
