@@ -469,7 +469,7 @@ def test_alpha_must_be_positive_and_finite(call, alpha: float) -> None:  # type:
         (lambda: soft_q_iteration(MDP, True), TypeError, "alpha must be a real number, got True"),
         (lambda: soft_q_iteration(MDP, 1e308), ValueError, r"alpha=1e\+308 .* beyond float64"),
         (
-            lambda: soft_q_iteration(MDP, 1.0, initial_q=np.full((2, 3), [[1.7e308], [-1.7e308]])),
+            lambda: soft_q_iteration(TO_FIRST, 1.0, initial_q=[[1.7e308], [-1.7e308]]),
             ValueError,
             "beyond float64",
         ),
