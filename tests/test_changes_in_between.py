@@ -336,6 +336,33 @@ def test_a_normalisation_of_the_users_own_is_asked(kind: str, switched_on: bool)
     assert 1.0 < max(float(one.abs().max()) for one in observations) <= 2.0
 
 
+@pytest.mark.parametrize("part", ["mu", "critic", "temperature"])
+def test_parts_that_no_optimizer_steps_are_refused(part: str) -> None:
+    model = make(SACv2).learn(20)
+    if part == "mu":
+        model.actor.mu = nn.Linear(model.actor.mu.in_features, model.actor.mu.out_features)
+    elif part == "critic":
+        layer = model.critic.q_networks.layers[0]
+        layer.weight = nn.Parameter(layer.weight.detach().clone())
+    else:
+        model.temperature.log_ent_coef = nn.Parameter(th.zeros(1))
+    with pytest.raises(ValueError, match=r"steps parameters that are not the .*make it a new one"):
+        model.learn(5, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("algorithm", [SACv1, SACv2, SQL, MASAC])
+def test_a_target_entropy_is_looked_at_when_it_changes(algorithm: type) -> None:
+    env = {MASAC: several_agents, SQL: lambda: "CartPole-v1"}.get(algorithm, SpacesEnv)()
+    model = make(algorithm, env, ent_coef="auto").learn(10)
+    expected, model.target_entropy = model.target_entropy, "auto"
+    model.train(1, 4)
+    assert model.target_entropy == expected
+    for value in ("nonsense", None, float("nan"), 50.0):
+        model.target_entropy = value
+        with pytest.raises(ValueError, match=f"target_entropy={value}|target_entropy='nonsense'"):
+            model.train(1, 4)
+
+
 # ---------------------------------------------------------------- several agents
 
 

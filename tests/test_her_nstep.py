@@ -1,5 +1,6 @@
 """Hindsight experience replay and n-step returns."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch as th
 from gymnasium import spaces
 from helpers import SpacesEnv, every_algorithm, goal_env, make, n_updates
 from stable_baselines3 import HerReplayBuffer
-from stable_baselines3.common.buffers import NStepReplayBuffer
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -145,6 +146,44 @@ def test_n_step_buffer_of_the_user(algorithm: type) -> None:
     model = make(algorithm, replay_buffer_class=NStepReplayBuffer, replay_buffer_kwargs=kwargs).learn(20)
     discounts = model.draw_batch(100)[0].discounts
     assert set(np.round(discounts.unique().numpy(), 4)) <= {np.float32(0.9), np.float32(0.81)}
+
+
+@every_algorithm
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_steps": 5, "replay_buffer_class": NStepReplayBuffer}, "n_steps=5 and 3 of the replay buffer contradict"),
+        (
+            {"gamma": 0.9, "replay_buffer_class": NStepReplayBuffer},
+            "gamma=0.9 and 0.99 of the replay buffer",
+        ),
+        ({"n_steps": 5, "replay_buffer_kwargs": {"n_steps": 2}}, "n_steps=5 and 2 of the replay buffer contradict"),
+        ({"n_steps": 5, "replay_buffer_kwargs": {"gamma": 0.5}}, "gamma=0.99 and 0.5 of the replay buffer contradict"),
+        ({"n_steps": 5, "optimize_memory_usage": True}, "optimize_memory_usage=True does not go with n-step returns"),
+        ({"replay_buffer_class": ReplayBuffer, "optimize_memory_usage": True}, "leave replay_buffer_class out"),
+    ],
+    ids=str,
+)
+def test_what_contradicts_n_step_returns_is_refused(algorithm: type, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(algorithm, **arguments)
+
+
+@every_algorithm
+def test_n_step_returns_follow_gamma(algorithm: type) -> None:
+    model = make(algorithm, n_steps=3, gamma=0.9).learn(20)
+    model.gamma = 0.5
+    model.train(1, 4)
+    assert set(model.draw_batch(100)[0].discounts.unique().tolist()) <= {0.5, 0.25, 0.125}
+
+
+@every_algorithm
+def test_the_buffer_of_the_user_comes_back(algorithm: type, tmp_path: Path) -> None:
+    kwargs = {"n_steps": 2, "gamma": 0.99}
+    model = make(algorithm, replay_buffer_class=NStepReplayBuffer, replay_buffer_kwargs=kwargs).learn(20)
+    model.save_replay_buffer(tmp_path / "buffer")
+    model.load_replay_buffer(tmp_path / "buffer")
+    assert model.replay_buffer.n_steps == 2
 
 
 @every_algorithm

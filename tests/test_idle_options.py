@@ -54,6 +54,14 @@ def test_a_single_discrete_action_has_an_entropy_to_aim_at(algorithm: Any, tmp_p
     assert algorithm.load(tmp_path / "model").target_entropy == model.target_entropy == 0
 
 
+@pytest.mark.parametrize("name", ["log_std_init", "use_expln", "clip_mean", "use_sde"])
+def test_what_of_the_policys_arguments_is_for_gsde_is_warned_of_without_it(name: str) -> None:
+    value = {"log_std_init": -1.0, "clip_mean": 0.5}.get(name, True)
+    with pytest.warns(UserWarning, match=f"policy_kwargs {name}={value} has no effect without use_sde=True") as caught:
+        make(SACv2, policy_kwargs={name: value})
+    assert len(caught) == 1
+
+
 @pytest.mark.parametrize(("name", "value"), [("sde_sample_freq", 4), ("use_sde_at_warmup", True)])
 @pytest.mark.parametrize(("algorithm", "env"), CASES)
 def test_what_is_for_gsde_is_warned_of_without_it(algorithm: Any, env: Any, name: str, value: Any) -> None:

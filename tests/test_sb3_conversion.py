@@ -382,6 +382,68 @@ def test_all_obstacles_are_named_at_once():
         ours.to_sb3()
 
 
+class OtherTargets(SACv2):
+    """An algorithm of one's own."""
+
+    def bootstrap_q(self, *args):
+        return super().bootstrap_q(*args)
+
+
+class Prioritized(TensorReplayBuffer):
+    """A replay that is told the errors of its transitions."""
+
+    def update_priorities(self, indices, errors):
+        pass
+
+
+def test_algorithms_and_replays_of_ones_own_are_obstacles():
+    ours = OtherTargets("MlpPolicy", SpacesEnv(), ent_coef=0.1, buffer_size=100)
+    with pytest.raises(ValueError, match=r"no counterpart of the bootstrap_q of OtherTargets.*exact=False"):
+        ours.to_sb3()
+    with pytest.raises(ValueError, match=r"replay_buffer_class=Prioritized \(SAC draws all transitions alike\)"):
+        make_ours(ent_coef=0.1, replay_buffer_class=Prioritized).to_sb3()
+
+
+def test_the_fixed_temperature_is_that_which_sac_trains_with(tmp_path):
+    sac = SAC("MlpPolicy", SpacesEnv(), ent_coef=0.2, buffer_size=100, target_entropy=5.0)
+    assert SACv2.from_sb3(sac).ent_coef == 0.2
+    sac.ent_coef = 0.9  # without effect there
+    assert SACv2.from_sb3(sac).ent_coef == pytest.approx(0.2)
+    sac.ent_coef_tensor = th.tensor(0.05)
+    sac.save(tmp_path / "sac")
+    for source in (sac, tmp_path / "sac"):
+        assert SACv2.from_sb3(source).ent_coef == pytest.approx(0.05)
+    assert SACv2.from_sb3(sac, ent_coef=0.3).ent_coef == 0.3
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "expected"),
+    [
+        (None, (3, 0.99)),
+        ({"n_steps": 4, "gamma": 0.9}, (4, 0.9)),
+        ({"n_steps": 3}, (3, 0.99)),
+    ],
+)
+def test_an_n_step_buffer_that_was_passed_is_taken_over(kwargs, expected):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sac = SAC(
+            "MlpPolicy",
+            SpacesEnv(),
+            n_steps=3,
+            replay_buffer_class=NStepReplayBuffer,
+            replay_buffer_kwargs=kwargs,
+            buffer_size=100,
+        )
+    buffer = SACv2.from_sb3(sac).replay_buffer
+    assert (buffer.n_steps, buffer.gamma) == expected == (sac.replay_buffer.n_steps, sac.replay_buffer.gamma)
+
+
+def test_use_sde_belongs_to_the_networks():
+    with pytest.raises(ValueError, match="use_sde=True cannot be changed here"):
+        SACv2.from_sb3(SAC("MlpPolicy", SpacesEnv(), buffer_size=100), use_sde=True)
+
+
 def test_options_that_change_no_number_are_no_obstacle():
     make_ours(ent_coef=0.1, ent_coef_loss="alpha", update_order="paper").to_sb3()
 

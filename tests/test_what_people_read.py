@@ -16,6 +16,7 @@ from helpers import (
     assert_same_parameters,
     every_algorithm,
     every_gaussian_algorithm,
+    flat_parameters,
     make,
     several,
     several_agents,
@@ -338,6 +339,45 @@ def test_a_default_type_that_changes_after_construction(algorithm: type, env: An
 
 
 # ---------------------------------------------------------------- networks
+
+
+@pytest.mark.parametrize("algorithm", [SACv1, SACv2])
+def test_log_prob_of_an_action_is_that_of_training(algorithm: type) -> None:
+    actor = make(algorithm).actor
+    with th.no_grad():
+        actor.mu.bias.fill_(12.0)
+        th.manual_seed(0)
+        actions, log_prob = actor.action_log_prob(th.zeros(4, 3))
+        th.manual_seed(0)
+        sample = actor.sample(th.zeros(4, 3), th.randn(4, 2))
+    assert log_prob.shape == (4,)
+    th.testing.assert_close(log_prob, sample.log_prob[:, 0])
+    th.testing.assert_close(actions, sample.actions)
+    assert (log_prob > 30).all()  # 1e-6 inside the logarithm keeps it below
+
+
+@every_algorithm
+def test_all_layers_can_be_drawn_anew(algorithm: type) -> None:
+    model = make(algorithm, net_arch=[8, 4])
+    before = flat_parameters(model)
+    for module in model.policy.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    after = flat_parameters(model)
+    weights = [name for name in before if name.endswith("weight")]
+    assert weights
+    assert not any(th.equal(before[name], after[name]) for name in weights)
+
+
+@every_algorithm
+def test_actions_in_another_shape_have_no_value(algorithm: type) -> None:
+    model = make(algorithm)
+    observations, actions = np.zeros((3, 3), np.float32), np.zeros((3, 2), np.float32)
+    assert model.q_value(observations, actions).shape == (3,)
+    assert model.q_value(observations[0], actions[0]).shape == model.q_value(observations[0], actions[:1]).shape == (1,)
+    for wrong in (actions.T, actions.flatten(), actions[:2]):
+        with pytest.raises(ValueError, match=r"has not the shape \(3, 2\)"):
+            model.q_value(observations, wrong)
 
 
 @every_algorithm

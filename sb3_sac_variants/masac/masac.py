@@ -215,13 +215,13 @@ class MASAC(MaxEntAlgorithm):
         super()._check_env(env)
 
     def _check_arguments(self) -> None:
-        action_space = getattr(self, "action_space", None)
-        if action_space is not None:  # without an environment there is none
-            self.target_entropy = parse_agent_target_entropy(self.target_entropy, action_space)
         check_agent_replay_buffer(self)
         check_reward_normalization(self._vec_normalize_env)
         super()._check_arguments()
         self._setup_cross_entropy()
+
+    def _parse_target_entropy(self) -> float:
+        return parse_agent_target_entropy(self.target_entropy, self.action_space)
 
     def _setup_cross_entropy(self) -> None:
         """Make the term, or make it anew where its arguments have changed: a callback may anneal beta."""

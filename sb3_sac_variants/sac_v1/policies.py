@@ -17,7 +17,7 @@ from sb3_sac_variants.common.networks.actors import SquashedGaussianActor, gauss
 from sb3_sac_variants.common.networks.critics import stacked_mlp
 from sb3_sac_variants.common.networks.discrete import CategoricalActor
 from sb3_sac_variants.common.networks.policies import MaxEntPolicy
-from sb3_sac_variants.common.networks.preprocessing import FeatureNetwork, batch_size
+from sb3_sac_variants.common.networks.preprocessing import FeatureNetwork
 
 
 class ValueNetwork(FeatureNetwork):
@@ -58,13 +58,6 @@ class GaussianMixtureActor(SquashedGaussianActor):
     def noise_shape(self, batch_size: int) -> tuple[int, ...]:
         """Noise of :meth:`sample`: a number for each action dimension and one that picks the component."""
         return (batch_size, self.action_dim + 1)
-
-    def action_log_prob(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
-        """As SB3's ``Actor``: actions drawn from the mixture, ``(B, action_dim)``, and log-densities, ``(B,)``."""
-        noise = th.randn(self.noise_shape(batch_size(obs)), dtype=self.dtype, device=self.device)
-        sample = self.sample(obs, noise)
-        assert sample.actions is not None
-        return sample.actions, sample.log_prob.squeeze(1)
 
     def mixture(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """Log-weights ``(B, K)``, means ``(B, K, action_dim)`` and log standard deviations, likewise, in each state."""

@@ -83,10 +83,22 @@ def from_sb3(
     arguments = _shared_arguments(sac)
     if arguments["replay_buffer_class"] in (ReplayBuffer, DictReplayBuffer):
         arguments["replay_buffer_class"] = None
-    elif arguments["replay_buffer_class"] is NStepReplayBuffer and sac.n_steps > 1:
-        arguments["replay_buffer_class"] = None
-        for name in ("n_steps", "gamma"):  # SB3 put them there
-            arguments["replay_buffer_kwargs"].pop(name)
+    elif arguments["replay_buffer_class"] is NStepReplayBuffer:
+        # What counts there is the buffer's, whatever the arguments n_steps and gamma say
+        buffer: Any = sac.replay_buffer
+        own = {name: getattr(buffer, name) for name in ("n_steps", "gamma")}
+        if own == {"n_steps": sac.n_steps, "gamma": sac.gamma}:
+            arguments["replay_buffer_class"] = None
+            for name in own:
+                arguments["replay_buffer_kwargs"].pop(name, None)
+        else:
+            arguments |= {"n_steps": 1, "replay_buffer_kwargs": {**arguments["replay_buffer_kwargs"], **own}}
+    if sac.log_ent_coef is None:
+        # What SAC trains with is its tensor: the argument may have been set since, without effect
+        used = sac.ent_coef_tensor
+        if not th.equal(used, th.full_like(used, float(arguments["ent_coef"]))):
+            arguments["ent_coef"] = used.item()
+        arguments["target_entropy"] = "auto"  # of no use there either
     arguments |= {"ent_coef_loss": "log_alpha", "update_order": "sb3", **kwargs}
     if arguments["target_update_interval"] != 1:
         warnings.warn(
@@ -158,11 +170,12 @@ def to_sb3(model: Any, exact: bool, **kwargs: Any) -> SAC:
 
 def _refuse_other_networks(kwargs: Named) -> None:
     """Refuse arguments that would build other networks."""
-    if "policy_kwargs" in kwargs:
-        raise ValueError(
-            f"policy_kwargs={kwargs['policy_kwargs']!r} cannot be changed here, they belong to the networks that are "
-            "taken over: leave them out"
-        )
+    for name in ("policy_kwargs", "use_sde"):
+        if name in kwargs:
+            raise ValueError(
+                f"{name}={kwargs[name]!r} cannot be changed here, it belongs to the networks that are taken over: "
+                "leave it out"
+            )
 
 
 def _find_sac(path: Path) -> ModelFile:
@@ -210,6 +223,12 @@ def _obstacles(model: Any) -> list[str]:
         obstacles.append(f"precision={model.precision!r} (SAC's is 'float32')")
     if model.log_ent_coef is not None and model.ent_coef_loss != "log_alpha":
         obstacles.append(f"ent_coef_loss={model.ent_coef_loss!r} (SAC's is 'log_alpha')")
+    methods = ("update", "bootstrap_q", "policy_q")
+    own = [name for name in methods if getattr(type(model), name).__module__ != f"{__package__}.sac_v2"]
+    if own:
+        obstacles.append(f"the {' and '.join(own)} of {type(model).__name__}")
+    if hasattr(model.replay_buffer, "update_priorities"):
+        obstacles.append(f"replay_buffer_class={type(model.replay_buffer).__name__} (SAC draws all transitions alike)")
     for name in ("qf_learning_rate", "ent_coef_learning_rate"):
         if getattr(model, name) is not None:
             obstacles.append(f"{name}={getattr(model, name)!r} (SAC has one rate for all)")

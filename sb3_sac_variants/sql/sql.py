@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
 
 from sb3_sac_variants.common.algorithm.arguments import EngineName, PrecisionName, TrainFreqUnit
 from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, Metrics, bellman_loss
-from sb3_sac_variants.common.checks.validation import parse_ent_coef
+from sb3_sac_variants.common.checks.validation import SMALLEST, parse_ent_coef
 from sb3_sac_variants.common.equations.losses import (
     energy_based_policy,
     importance_sampled_soft_value,
@@ -31,9 +31,6 @@ from sb3_sac_variants.sql.policies import (
     SQLPolicy,
     SteinActor,
 )
-
-#: temperature below which Q/alpha is no number in single precision
-SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 class SQL(MaxEntAlgorithm):

@@ -1,5 +1,6 @@
 """What the arguments of an algorithm may be, alone and together."""
 
+import inspect
 import os
 import warnings
 from typing import Any, Literal
@@ -26,7 +27,6 @@ from sb3_sac_variants.common.checks.validation import (
     parse_ent_coef,
     plain,
 )
-from sb3_sac_variants.common.gradient_step.target_entropy import parse_target_entropy
 
 EngineName = Literal["auto", "eager", "compile", "cudagraph"]
 PrecisionName = Literal["float32", "bfloat16"]
@@ -83,7 +83,6 @@ def check_arguments(model: Any) -> None:
             f"ent_coef_learning_rate={model.ent_coef_learning_rate} has no effect on the fixed ent_coef="
             f"{model.ent_coef!r}: leave it out, or pass ent_coef='auto'"
         )
-    model.target_entropy = parse_target_entropy(model.target_entropy, model.action_space)
     check_train_freq(model.train_freq, model.n_envs)
     check_policy_kwargs(model.policy_class, model.policy_kwargs, model.policy_aliases)
     check_features_extractor(model.policy_class, model.policy_kwargs, model.observation_space)
@@ -104,6 +103,7 @@ def check_settings(model: Any) -> None:
     check_range("gamma", plain(model.gamma), 0, 1)
     check_range("target_update_interval", plain(model.target_update_interval), 1, integer=True)
     check_range("reward_scale", plain(model.reward_scale), 0, low_open=True)
+    model.target_entropy = model._parse_target_entropy()
     for name, choices in model.choices.items():
         check_choice(name, getattr(model, name), choices)
 
@@ -118,6 +118,15 @@ def warn_of_idle_arguments(given: dict[str, Any], model: Any) -> None:
     :param model: an algorithm that is set up
     """
     fixed = not model.temperature.learned
+    policy_kwargs = given.get("policy_kwargs") or {}
+    policy_defaults = {"log_std_init": -3, "use_expln": False, "clip_mean": 2.0, "use_sde": False}
+    for name, usual in policy_defaults.items() if isinstance(model.action_space, spaces.Box) else ():
+        if not model.use_sde and policy_kwargs.get(name, usual) != usual:
+            warnings.warn(
+                f"policy_kwargs {name}={policy_kwargs[name]!r} has no effect without use_sde=True, an argument of the "
+                "algorithm: leave it out",
+                stacklevel=4,
+            )
     for name, default, idle, cause, remedy in (
         ("target_entropy", "auto", fixed, f"on the fixed ent_coef={model.ent_coef!r}", ", or pass 'auto', its default"),
         ("sde_sample_freq", -1, not model.use_sde, "without use_sde=True", ""),
@@ -128,13 +137,32 @@ def warn_of_idle_arguments(given: dict[str, Any], model: Any) -> None:
 
 
 def _check_n_steps(model: OffPolicyAlgorithm) -> None:
-    if model.n_steps == 1:
+    buffer_class, kwargs = model.replay_buffer_class, model.replay_buffer_kwargs
+    n_step_class = isinstance(buffer_class, type) and issubclass(buffer_class, NStepReplayBuffer)
+    if model.n_steps == 1 and not n_step_class:
         return
-    if model.replay_buffer_class is not None and not issubclass(model.replay_buffer_class, NStepReplayBuffer):
+    if buffer_class is not None and not n_step_class:
         raise ValueError(
-            f"n_steps={model.n_steps} does not go with replay_buffer_class={model.replay_buffer_class.__name__}, "
+            f"n_steps={model.n_steps} does not go with replay_buffer_class={buffer_class.__name__}, "
             "which would ignore it: pass n_steps=1, or leave replay_buffer_class out"
         )
+    # Of two that differ SB3 takes one, and says nothing
+    taken = {name: kwargs[name] for name in ("n_steps", "gamma") if name in kwargs}
+    if buffer_class is not None:  # it takes what it is given, whatever the model's own are, or else its defaults
+        known = inspect.signature(buffer_class).parameters
+        taken = {name: known[name].default for name in ("n_steps", "gamma") if name in known and name not in kwargs}
+        if "n_steps" in kwargs and model.n_steps > 1:
+            taken["n_steps"] = kwargs["n_steps"]
+        elif model.n_steps == 1:
+            taken.pop("n_steps", None)
+    for name, value in taken.items():
+        if value != getattr(model, name):
+            raise ValueError(
+                f"{name}={getattr(model, name)} and {value} of the replay buffer contradict each other: pass n_steps "
+                "and gamma, and leave replay_buffer_class and replay_buffer_kwargs out"
+            )
+    if model.optimize_memory_usage:
+        raise ValueError("optimize_memory_usage=True does not go with n-step returns: leave it out, or pass n_steps=1")
     if isinstance(model.observation_space, spaces.Dict):
         raise ValueError(
             f"n_steps={model.n_steps} is not supported for dictionary observations: pass n_steps=1, or flatten them "

@@ -62,7 +62,9 @@ def _checked_actions(model: Any, action: np.ndarray, count: int) -> np.ndarray:
     space, actions = model.action_space, np.asarray(action)
     wanted = f"pass one action of {space} for each of the {count} observations"
     kinds = "iuf" if isinstance(space, spaces.Box) else "iu"
-    if actions.dtype.kind not in kinds or actions.size != count * math.prod(space.shape):
+    shapes = [(count, *space.shape), *([space.shape] if count == 1 else [])]
+    fits = actions.shape in shapes or (math.prod(space.shape) == 1 and actions.size == count)
+    if actions.dtype.kind not in kinds or not fits:
         raise ValueError(f"action={action!r} has not the shape {(count, *space.shape)} or type {space.dtype}: {wanted}")
     if isinstance(space, spaces.Box):
         scaled = model.policy.scale_action(actions.reshape(count, *space.shape)).astype(np.float32)

@@ -38,7 +38,7 @@ from sb3_sac_variants.common.equations.losses import soft_bellman_error, td_erro
 from sb3_sac_variants.common.equations.types import Batch
 from sb3_sac_variants.common.gradient_step.learner import Learner
 from sb3_sac_variants.common.gradient_step.precision import matmul_precision
-from sb3_sac_variants.common.gradient_step.target_entropy import TemperatureMonitor
+from sb3_sac_variants.common.gradient_step.target_entropy import TemperatureMonitor, parse_target_entropy
 from sb3_sac_variants.common.gradient_step.targets import TargetTracker
 from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature, Temperature
 from sb3_sac_variants.common.gradient_step.updater import Updater
@@ -175,7 +175,8 @@ class MaxEntAlgorithm(MaxEntRollout):
 
         if _init_setup_model:
             self._setup_model()
-            warn_of_idle_arguments({"target_entropy": target_entropy, **off_policy_arguments}, self)
+            given = {"target_entropy": target_entropy, "policy_kwargs": policy_kwargs, **off_policy_arguments}
+            warn_of_idle_arguments(given, self)
 
     # ---------------------------------------------------------------- the algorithm's own
 
@@ -199,6 +200,10 @@ class MaxEntAlgorithm(MaxEntRollout):
     def _check_arguments(self) -> None:
         """Check the arguments; a subclass adds its own."""
         check_arguments(self)
+
+    def _parse_target_entropy(self) -> float:
+        """Read ``target_entropy`` as a number, in nats."""
+        return parse_target_entropy(self.target_entropy, self.action_space)
 
     def _setup_model(self) -> None:
         self._check_arguments()
@@ -305,6 +310,8 @@ class MaxEntAlgorithm(MaxEntRollout):
         """Sample the replay buffer and do the updates, as SB3's ``train``."""
         check_settings(self)
         check_range("batch_size", batch_size, 1, integer=True)
+        if self.n_steps > 1 and "gamma" not in self.replay_buffer_kwargs:
+            self.replay_buffer.gamma = self.gamma  # type: ignore[union-attr]  # which may have changed
         if self.updater.bind(self._networks()):
             self._fast_actor = None
             self.policy.find_modules()

@@ -267,6 +267,12 @@ def check_replay_buffer(model: Any) -> None:
         raise ValueError(
             f"{name} needs dictionary observations, not observation_space={observation_space}: leave it out"
         )
+    bootstraps = model.replay_buffer_kwargs.get("handle_timeout_termination", True)
+    if buffer_class is ReplayBuffer and model.optimize_memory_usage and bootstraps:
+        raise ValueError(
+            f"optimize_memory_usage=True does not go with {name}, which then cannot bootstrap through time limits: "
+            "leave replay_buffer_class out (the default replay buffer does both)"
+        )
     if issubclass(buffer_class, DictReplayBuffer) and model.optimize_memory_usage:
         raise ValueError(
             f"optimize_memory_usage=True does not go with {name}: leave one of them out (the default replay buffer "

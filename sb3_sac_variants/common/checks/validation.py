@@ -14,6 +14,8 @@ from sb3_sac_variants.common.checks.random_state import random_state, set_random
 
 #: what is beyond it becomes infinite in single precision: in the replay buffer, and in an update
 LARGEST = float(np.finfo(np.float32).max)
+#: smallest normal number of single precision
+SMALLEST = float(np.finfo(np.float32).tiny)
 #: up to which single precision tells integers apart
 FINEST = 2**24
 #: largest whole number among the arguments: with more steps a run would seem to hang, and more units fit no memory
@@ -211,7 +213,7 @@ def parse_ent_coef(ent_coef: str | float) -> tuple[float, bool]:
             value = as_float(ent_coef)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"ent_coef={ent_coef!r} is not a temperature: {remedy}") from None
-    if not 0 <= value <= LARGEST or (learned and value == 0):
+    if not 0 <= value <= LARGEST or (learned and value < SMALLEST):
         raise ValueError(f"ent_coef={ent_coef!r} is not a temperature: {remedy}")
     return value, learned
 

@@ -94,8 +94,8 @@ class Learner:
         """
         Whether :meth:`bind` has nothing to do.
 
-        That is: this module is what is trained here, with the same optimiser, which has its state, none of its
-        parameters was replaced, frozen or thawed, and nothing has changed that decides how a step is done.
+        That is: this module is what is trained here, with the same optimiser, which has its state and the same
+        parameters, none of them frozen or thawed, and nothing has changed that decides how a step is done.
         """
         if module is not self.module or module.optimizer is not self._optimizer:
             return False

@@ -67,9 +67,11 @@ class Updater:
         changed = [learner for learner in self._all_learners() if not learner.is_bound_to(modules[learner.name])]
         for learner in changed:
             learner.bind(modules[learner.name])
-        parts = parts_of(networks.values())
+        parts = parts_of(modules.values())
         replaced = not same_parts(parts, self._parts)
         if replaced:
+            for learner in self._all_learners():
+                learner.refresh()  # which refuses an optimiser that knows other parameters
             self._parts = parts
             for online, target in self.tracked_networks.items():
                 self.trackers[target].bind(networks[online], networks[target])

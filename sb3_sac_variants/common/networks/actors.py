@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from sb3_sac_variants.common.checks.validation import DivergedError
 from sb3_sac_variants.common.equations.types import PolicySample
 from sb3_sac_variants.common.networks.fast_inference import plain_linear
-from sb3_sac_variants.common.networks.preprocessing import FeatureNetwork, TraceablePreprocessing
+from sb3_sac_variants.common.networks.preprocessing import FeatureNetwork, TraceablePreprocessing, batch_size
 
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -131,6 +131,15 @@ class SquashedGaussianActor(TraceablePreprocessing, Actor):
             log_density = (-0.5 * noise.square() - LOG_SQRT_2PI - log_std).sum(dim=-1)
         log_prob = (log_density - log_det_tanh(u)).unsqueeze(1)
         return PolicySample(th.tanh(u), log_prob, th.ones_like(log_prob))
+
+    def action_log_prob(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor]:
+        """As SB3's ``Actor``: actions drawn, ``(B, action_dim)``, and log pi, ``(B,)``, as :meth:`sample` has it."""
+        if self.use_sde:  # with the exploration matrix of the rollout
+            return super().action_log_prob(obs)
+        noise = th.randn(self.noise_shape(batch_size(obs)), dtype=self.dtype, device=self.device)
+        sample = self.sample(obs, noise)
+        assert sample.actions is not None
+        return sample.actions, sample.log_prob.squeeze(1)
 
     def get_action_dist_params(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, dict[str, th.Tensor]]:
         """

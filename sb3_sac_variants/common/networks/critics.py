@@ -29,9 +29,15 @@ class StackedLinear(nn.Module):
 
     def __init__(self, n: int, in_features: int, out_features: int):
         super().__init__()
-        bound = 1.0 / math.sqrt(max(in_features, 1))
-        self.weight = nn.Parameter(th.empty(n, in_features, out_features).uniform_(-bound, bound))
-        self.bias = nn.Parameter(th.empty(n, 1, out_features).uniform_(-bound, bound))
+        self.weight = nn.Parameter(th.empty(n, in_features, out_features))
+        self.bias = nn.Parameter(th.empty(n, 1, out_features))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the parameters anew."""
+        bound = 1.0 / math.sqrt(max(self.weight.shape[1], 1))
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, inputs: th.Tensor) -> th.Tensor:
         """Evaluate all layers on ``(n, B, in_features)``, or on ``(B, in_features)`` that they share."""
