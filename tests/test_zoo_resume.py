@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 import torch as th
 import yaml
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 pytest.importorskip("rl_zoo3")
 
@@ -226,6 +228,60 @@ assert "rl_zoo3" not in sys.modules
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_model_without_a_checkpoint_is_not_trained_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    register()
+    monkeypatch.setitem(RUNS, "sac_v2", ("Pendulum-v1", {"callback": f"{__name__}.CrashCallback"}))
+    monkeypatch.setattr(sys, "argv", ["train", *arguments("sac_v2", tmp_path, "logs", 60)])
+    monkeypatch.setattr(sys.modules[__name__], "crash_at", 10**9)
+    train.train()
+    folder = run_folder("sac_v2", tmp_path / "logs")
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    with pytest.raises(ValueError, match=r"has a model, which a run from the start would replace, and no checkpoint"):
+        resume(folder)
+    assert before == {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_the_checkpoint_lies_where_the_callback_was_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = {CALLBACK: {"save_freq": 15, "path": str(tmp_path / "elsewhere")}}
+    monkeypatch.setitem(RUNS, "sac_v2", ("Pendulum-v1", {"callback": [elsewhere, f"{__name__}.CrashCallback"]}))
+    register()
+    monkeypatch.setattr(sys, "argv", ["train", *arguments("sac_v2", tmp_path, "logs", 120)])
+    monkeypatch.setattr(sys.modules[__name__], "crash_at", 90)
+    with pytest.raises(Crash):
+        train.train()
+    monkeypatch.setattr(sys.modules[__name__], "crash_at", 10**9)
+    resume(run_folder("sac_v2", tmp_path / "logs"))
+    assert (run_folder("sac_v2", tmp_path / "logs") / "Pendulum-v1.zip").is_file()
+
+
+class LockedEnv(gym.Wrapper):
+    """An environment whose state cannot be saved, as those of Box2D; episodes of ten steps."""
+
+    def __init__(self) -> None:
+        super().__init__(gym.wrappers.TimeLimit(gym.make("Pendulum-v1").unwrapped, 10))
+        self.lock = threading.Lock()
+
+
+@pytest.mark.parametrize("kind", [DummyVecEnv, SubprocVecEnv])
+def test_episodes_before_the_checkpoint_stay(kind: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoint is of step 90, in the end of an episode; the crash comes at step 99."""
+    monkeypatch.setitem(gym.registry, "Locked-v0", gym.envs.registration.EnvSpec("Locked-v0", LockedEnv))
+    monkeypatch.setitem(RUNS, "sac_v2", ("Locked-v0", {}))
+    register()
+    given = arguments("sac_v2", tmp_path, "logs", 120)
+    vec_env = ["--vec-env", "subproc" if kind is SubprocVecEnv else "dummy"]
+    monkeypatch.setattr(sys, "argv", ["train", *given, *vec_env])
+    monkeypatch.setattr(sys.modules[__name__], "crash_at", 99)
+    with pytest.raises(Crash):
+        train.train()
+    monkeypatch.setattr(sys.modules[__name__], "crash_at", 10**9)
+    folder = run_folder("sac_v2", tmp_path / "logs")
+    with pytest.warns(UserWarning, match="begin"):
+        resume(folder)
+    rows = [line.split(",") for line in (folder / "0.monitor.csv").read_text().splitlines()[2:]]
+    assert [row[1] for row in rows] == ["10"] * 12
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:

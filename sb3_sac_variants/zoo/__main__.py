@@ -1,7 +1,7 @@
 """The RL Zoo's commands with our algorithms, without the start-up hook.
 
 ``python -m sb3_sac_variants.zoo train --algo sac_v1 --env Pendulum-v1`` is
-``python -m rl_zoo3.train --algo sac_v1 --env Pendulum-v1``, and so for every other command of the zoo. One more,
+``python -m rl_zoo3.train --algo sac_v1 --env Pendulum-v1``, and so for the zoo's other commands below. One more,
 ``resume FOLDER``, goes on with a run that was interrupted.
 """
 

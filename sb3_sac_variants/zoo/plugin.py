@@ -136,7 +136,7 @@ def _fill(**tables: dict[str, Any]) -> None:
     for entry in _declared():
         try:
             values = {name: _resolve(getattr(entry.load(), name)) for name in tables}
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             faults.append(f"{entry.name!r}, since {entry.value!r} of {_package(entry)} is broken: {error!r}")
             continue
         for name, value in values.items():
@@ -217,7 +217,7 @@ def _with_checkpoints(create_callbacks: Callable[[Any], None]) -> Callable[[Any]
         from sb3_sac_variants.common.callbacks import RunCheckpointCallback
         from sb3_sac_variants.common.persistence.checkpoint_folder import MARK
 
-        if (Path(manager.trained_agent).parent / MARK).is_file():
+        if manager.trained_agent and (Path(manager.trained_agent).parent / MARK).is_file():
             raise ValueError(
                 f"trained_agent={manager.trained_agent!r} is part of a checkpoint, which -i would take for a new run: "
                 "python -m sb3_sac_variants.zoo resume FOLDER goes on with the run in that folder"

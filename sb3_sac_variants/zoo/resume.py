@@ -9,6 +9,7 @@ checkpoint, the run begins again.
 import argparse
 import ast
 import importlib
+import itertools
 import os
 import sys
 from collections import OrderedDict
@@ -194,15 +195,21 @@ class _Resumed(ExperimentManager):
             )
         self.save_path = str(self.run_folder)
         self.params_path = os.path.join(self.save_path, str(self.env_name))
-        self.checkpoint = self.run_folder / CHECKPOINT
-        self.has_checkpoint = (self.checkpoint / POINTER).is_file()
-        self.continue_training = self.continue_training or self.has_checkpoint
-        print(f"Going on with {self.save_path}" + ("" if self.has_checkpoint else " from the start: no checkpoint"))
 
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         file = Path(self.params_path) / "config.yml"
         saved = _read(file)
         _check_hyperparameters(file, saved)
+        self.checkpoint = _checkpoint_of(saved) or self.run_folder / CHECKPOINT
+        self.has_checkpoint = (self.checkpoint / POINTER).is_file()
+        self.continue_training = self.continue_training or self.has_checkpoint
+        model = self.run_folder / f"{self.env_name}.zip"
+        if model.is_file() and not self.has_checkpoint:
+            raise ValueError(
+                f"folder={self.save_path!r} has a model, which a run from the start would replace, and no checkpoint "
+                f"in {str(self.checkpoint)!r} to go on from: train anew elsewhere, or begin with this model (-i)"
+            )
+        print(f"Going on with {self.save_path}" + ("" if self.has_checkpoint else " from the start: no checkpoint"))
         return dict(saved), OrderedDict(saved)
 
     def create_envs(self, n_envs: int, eval_env: bool = False, no_log: bool = False) -> VecEnv:
@@ -235,8 +242,11 @@ class _Resumed(ExperimentManager):
         algorithm: Any = ALGOS[self.algo]
         model = algorithm.load_checkpoint(self.checkpoint, env, self.device)
         model.tensorboard_log, model.verbose = self.tensorboard_log, self.verbose
-        for monitor in getattr(env.unwrapped, "envs", []):
-            _forget_episodes_after(monitor)
+        steps, environments = model.num_timesteps // model.n_envs, getattr(env.unwrapped, "envs", [])
+        for file in self.run_folder.glob("*.monitor.csv"):
+            number = file.name.partition(".")[0]
+            own = environments[int(number)] if number.isdecimal() and int(number) < len(environments) else None
+            _forget_episodes_after(file, steps, own)
         return model
 
     def _save_config(self, saved_hyperparams: dict[str, Any]) -> None:
@@ -269,20 +279,30 @@ class _GoesOn:
         self._model.learn(left, reset_num_timesteps=False, **kwargs)
 
 
-def _forget_episodes_after(env: Any) -> None:
+def _checkpoint_of(hyperparams: dict[str, Any]) -> Path | None:
+    """Folder that a ``RunCheckpointCallback`` was told to save to; None for that of the run."""
+    entries = hyperparams.get("callback") or []
+    for entry in entries if isinstance(entries, list) else [entries]:
+        for name, arguments in entry.items() if isinstance(entry, dict) else ():
+            if name.endswith(".RunCheckpointCallback") and (arguments or {}).get("path"):
+                return Path(arguments["path"])
+    return None
+
+
+def _forget_episodes_after(file: Path, steps: int, env: Any) -> None:
     """Cut from a monitor's file the episodes that ended after the checkpoint: they are played again.
 
-    :param env: environment inside a ``Monitor``
+    :param file: what the monitor of one environment has written
+    :param steps: of this environment, until the checkpoint
+    :param env: the environment, where it is in this process: a monitor that was restored knows its episodes
     """
-    while not isinstance(env, Monitor):
-        if not hasattr(env, "env"):
-            return
-        env = env.env
-    if env.results_writer is None:
-        return
-    file = Path(env.results_writer.file_handler.name)
+    while env is not None and not isinstance(env, Monitor):
+        env = getattr(env, "env", None)
     lines = file.read_bytes().splitlines(keepends=True)
-    kept = 2 + len(env.get_episode_rewards())  # below a comment and the names of the columns
+    finished = [] if env is None else env.get_episode_rewards()
+    # Below a comment and the names of the columns: reward, length, time
+    ends = itertools.accumulate(int(line.split(b",")[1]) for line in lines[2:] if line.endswith(b"\n"))
+    kept = 2 + (len(finished) or sum(end <= steps for end in ends))
     os.truncate(file, sum(map(len, lines[:kept])))
 
 

@@ -55,6 +55,8 @@ def _with_heartbeats(create_study: Any, heartbeat: int) -> Any:
     :param heartbeat: Seconds between two signs of life
     """
     storages: Any = importlib.import_module("optuna.storages")
+    if not hasattr(storages, "RetryHeartbeatStaleTrialCallback"):
+        raise ImportError("tuning with several workers needs Optuna 5: pip install -U 'optuna>=5'")
     errors: Any = importlib.import_module("sqlalchemy.exc")
 
     def create(*, storage: str, **options: Any) -> Any:

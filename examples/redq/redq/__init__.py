@@ -3,6 +3,7 @@
 Paper: Chen et al. 2021, Randomized Ensembled Double Q-Learning, https://arxiv.org/abs/2101.05982.
 """
 
+import importlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,10 +71,15 @@ class REDQ(SACv2):
         return self.critic.sample_q(obs, sample).mean(dim=0)
 
 
-SAMPLERS = "sb3_sac_variants.zoo.samplers"
+def without_updates(name: str) -> Any:
+    """SACv2's sampler or converter, but for its one update a step: many are the point of REDQ."""
+    found = lambda: getattr(importlib.import_module("sb3_sac_variants.zoo.samplers"), name)  # noqa: E731  needs Optuna
+    return lambda *given: {key: value for key, value in found()(*given).items() if key != "gradient_steps"}
+
+
 ZOO = ZooAlgorithm(
     algorithm=REDQ,
     hyperparameters=Path(__file__).parent / "redq.yml",
-    sampler=f"{SAMPLERS}:sample_sac_v2_params",
-    converter=f"{SAMPLERS}:convert_sac_v2_params",
+    sampler=without_updates("sample_sac_v2_params"),
+    converter=without_updates("convert_sac_v2_params"),
 )

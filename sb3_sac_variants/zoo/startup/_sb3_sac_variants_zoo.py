@@ -61,7 +61,7 @@ def extend(module):
         from sb3_sac_variants.zoo import plugin
 
         plugin.extend(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Not a warning: a filter could turn it into an exception, inside the import of the zoo.
         print(
             f"sb3_sac_variants: {module.__name__} goes without sac_v1, sac_v2 and their like: {error!r}. "
