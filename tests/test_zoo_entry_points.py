@@ -80,11 +80,13 @@ def test_names_instead_of_objects(package: ModuleType, tmp_path: Path) -> None:
         ("their_package:NOTHING", "no attribute 'NOTHING'"),
         ("their_package:__name__", "no attribute 'algorithm'"),
         ("their_package:BROKEN", "No module named 'no_such_module'"),
+        ("leaving:THEIRS", "SystemExit('no licence')"),
     ],
 )
 def test_broken_declaration_is_named_and_costs_nobody_else_anything(
     value: str, why: str, package: ModuleType, tmp_path: Path
 ) -> None:
+    (tmp_path / "leaving.py").write_text("import sys\nsys.exit('no licence')")
     package.BROKEN = ZooAlgorithm("no_such_module:Algorithm", "x.yml")  # type: ignore[attr-defined]
     declare(tmp_path, "a-package", theirs=value, theirs_too="their_package:THEIRS")
     fault = rf"goes without 'theirs', since '{value}' of a-package is broken: "
