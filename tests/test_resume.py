@@ -194,6 +194,37 @@ def test_rendered_environment_resumes(tmp_path: Path) -> None:
     assert env.render().any()
 
 
+class RandomActions(SpacesEnv):
+    """An environment that draws from its action space."""
+
+    def step(self, action: np.ndarray) -> Any:
+        return super().step(self.action_space.sample())
+
+
+class RandomActionsOfClass(RandomActions):
+    """The action space is one of the class, and among no attributes of the environment."""
+
+    action_space = SpacesEnv().action_space
+
+    def __init__(self) -> None:
+        super().__init__()
+        vars(self).pop("action_space")
+
+
+@pytest.mark.parametrize("env_class", [RandomActions, RandomActionsOfClass])
+@pytest.mark.parametrize("learning_starts", [4, 40])
+def test_environment_that_draws_from_the_action_space_of_the_model_resumes(
+    env_class: type[gym.Env], learning_starts: int, tmp_path: Path
+) -> None:
+    def make_env() -> VecEnv:
+        return VecNormalize(DummyVecEnv([env_class, SpacesEnv]))
+
+    whole = evidence(make(SACv2, make_env(), learning_starts=learning_starts).learn(TOTAL))
+    resumed = interrupted_run(SACv2, tmp_path, make_env, learning_starts=learning_starts)
+    assert resumed.action_space is resumed.env.action_space is resumed.env.envs[0].action_space
+    np.testing.assert_equal(evidence(resumed), whole)
+
+
 class Inner(EzPickle):
     """Part of an environment. Pickled, it would begin anew."""
 
