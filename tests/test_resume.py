@@ -1,5 +1,7 @@
 """A run that is interrupted and resumed from its checkpoint gives the numbers of a run that was not, bit for bit."""
 
+import collections
+import enum
 import os
 import random
 import subprocess
@@ -421,3 +423,46 @@ def test_hindsight_episodes_are_cut_where_a_new_one_begins(tmp_path: Path) -> No
     with pytest.warns(UserWarning, match="last trajectory .* will be truncated"):
         buffer = SACv1.load_checkpoint(tmp_path, make_vec_env(goal_env, 2), device="cpu").replay_buffer
     assert (buffer.ep_length[: buffer.pos] > 0).all()
+
+
+# ---------------------------------------------------------------- callbacks
+
+
+class Mode(enum.IntEnum):
+    """A number that only this module knows."""
+
+    FAST = 1
+
+
+class Holder(BaseCallback):
+    """
+    :param value: what it remembers from then on
+    """
+
+    def __init__(self, value: Any):
+        super().__init__()
+        self.held = value
+        self.plain = [np.float64(1), {"a": (None, b"", np.zeros(2))}]
+
+    def _on_step(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [Mode.FAST],
+        collections.namedtuple("Pair", "a b")(1, 2),
+        collections.defaultdict(lambda: 0, {1: 2}),
+        np.ma.array([1.0, 2.0]),
+        type("Name", (str,), {})("x"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_attribute_of_a_callback_that_is_almost_plain_is_left_out(value: Any, tmp_path: Path) -> None:
+    model = make(SACv2).learn(12, callback=Holder(value))
+    with pytest.warns(UserWarning, match=r"Holder of a run resumed .* will begin anew with \['held'\], which"):
+        model.save_checkpoint(tmp_path)
+    callback = Holder("new")
+    SACv2.load_checkpoint(tmp_path, SpacesEnv(), "cpu").learn(1, callback=callback, reset_num_timesteps=False)
+    assert (callback.held, callback.n_calls) == ("new", 13)

@@ -22,7 +22,8 @@ from sb3_sac_variants.common.persistence.files import file_errors
 CallbackState = dict[str, Any]
 
 _NOT_STATE = ("globals", "locals", "model", "parent")
-_PLAIN = (type(None), bool, int, float, str, bytes, np.generic, np.ndarray)
+_PLAIN = (type(None), bool, int, float, str, bytes, np.ndarray)
+_CONTAINERS = (dict, list, tuple, set, collections.deque)
 
 
 def get_state(root: BaseCallback | None) -> dict[str, CallbackState]:
@@ -84,7 +85,15 @@ def _all(callback: Any, seen: list[Any]) -> Iterator[BaseCallback]:
 
 def _state(callback: BaseCallback) -> CallbackState:
     arguments = _arguments(callback)
-    attributes = {name: value for name, value in vars(callback).items() if name not in arguments and _is_plain(value)}
+    candidates = {name: value for name, value in vars(callback).items() if name not in arguments}
+    attributes = {name: value for name, value in candidates.items() if _is_plain(value)}
+    almost = [name for name, value in candidates.items() if name not in attributes and _is_plain(value, exactly=False)]
+    if almost:
+        warnings.warn(
+            f"{type(callback).__name__} of a run resumed from this checkpoint will begin anew with {almost}, which "
+            "hold objects of subclasses of plain types: convert them (int(value), dict(value)) to have them saved",
+            stacklevel=2,
+        )
     envs: dict[str, Any] = {}
     for name, value in vars(callback).items():
         if isinstance(value, VecEnv):
@@ -106,9 +115,13 @@ def _arguments(callback: BaseCallback) -> set[str]:
     )
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
-    if isinstance(value, list | tuple | set | collections.deque):
-        return all(map(_is_plain, value))
-    return isinstance(value, _PLAIN) and not getattr(getattr(value, "dtype", None), "hasobject", False)
+def _is_plain(value: Any, exactly: bool = True) -> bool:
+    """Whether a value is data that is read without trust; else, whether it is of subclasses of such data's types."""
+    if isinstance(value, _CONTAINERS):
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        return (not exactly or type(value) in _CONTAINERS) and all(_is_plain(part, exactly) for part in parts)
+    if isinstance(value, np.ndarray | np.generic) and (value.dtype.hasobject or value.dtype.names):
+        return False
+    if not exactly:
+        return isinstance(value, (*_PLAIN, np.generic))
+    return type(value) in _PLAIN or (isinstance(value, np.generic) and type(value) is value.dtype.type)
