@@ -466,3 +466,56 @@ def test_attribute_of_a_callback_that_is_almost_plain_is_left_out(value: Any, tm
     callback = Holder("new")
     SACv2.load_checkpoint(tmp_path, SpacesEnv(), "cpu").learn(1, callback=callback, reset_num_timesteps=False)
     assert (callback.held, callback.n_calls) == ("new", 13)
+
+
+class Counting(BaseCallback):
+    """
+    :param folder: from which it works a path out
+    :param limit: from which it works a list out
+    """
+
+    in_class = 0
+
+    def __init__(self, folder: str, limit: float):
+        super().__init__()
+        self.save_path, self.seen = os.path.join(folder, "best"), [0, float("nan")]
+        self.limits = [limit, np.array([limit])]
+
+    def _on_step(self) -> bool:
+        self.seen[0] += 1
+        self.in_class += 1
+        self.lazy = getattr(self, "lazy", 0) + 1
+        return True
+
+
+@pytest.mark.parametrize("before", [0, 5])
+def test_what_callbacks_remember(before: int, tmp_path: Path) -> None:
+    callback = Counting("old", 1)
+    make(SACv2).learn(before, callback=callback)
+    make(SACv2).learn(12, callback=callback).save_checkpoint(tmp_path)
+    resumed = SACv2.load_checkpoint(tmp_path, SpacesEnv(), "cpu")
+    callback = Counting("new", 2)
+    resumed.learn(1, callback=callback, reset_num_timesteps=False)
+    steps = before + 13
+    assert (callback.n_calls, callback.seen[0], callback.in_class, callback.lazy) == (steps,) * 4
+    assert (callback.save_path, callback.limits) == (os.path.join("new", "best"), [2, np.array([2])])
+    resumed.save_checkpoint(tmp_path)  # as if it had been so from the start
+    again = Counting("new", 2)
+    SACv2.load_checkpoint(tmp_path, SpacesEnv(), "cpu").learn(1, callback=again, reset_num_timesteps=False)
+    assert (again.n_calls, again.save_path) == (steps + 1, callback.save_path)
+
+
+def test_methods_of_a_callback_are_not_replaced(tmp_path: Path) -> None:
+    callback = Holder(1)
+    model = make(SACv2).learn(12, callback=callback)
+    vars(callback)["_on_step"] = 3
+    model.save_checkpoint(tmp_path)
+    SACv2.load_checkpoint(tmp_path, SpacesEnv(), "cpu").learn(1, callback=Holder(1), reset_num_timesteps=False)
+
+
+def test_limit_of_a_callback_may_change(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="in the middle of a step"):
+        make(SACv2).learn(100, callback=StopTrainingOnMaxEpisodes(2)).save_checkpoint(tmp_path)
+    resumed = SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu")
+    resumed.learn(100, callback=StopTrainingOnMaxEpisodes(5), reset_num_timesteps=False)
+    assert resumed.num_timesteps == 50
