@@ -4,6 +4,7 @@ import collections
 import enum
 import os
 import random
+import re
 import subprocess
 import sys
 import textwrap
@@ -423,6 +424,15 @@ def test_hindsight_episodes_are_cut_where_a_new_one_begins(tmp_path: Path) -> No
     with pytest.warns(UserWarning, match="last trajectory .* will be truncated"):
         buffer = SACv1.load_checkpoint(tmp_path, make_vec_env(goal_env, 2), device="cpu").replay_buffer
     assert (buffer.ep_length[: buffer.pos] > 0).all()
+
+
+def test_finished_run_that_overshot_is_taken_up_as_documented(tmp_path: Path) -> None:
+    make(SACv2, several(3)).learn(10).save_checkpoint(tmp_path)
+    model, total_timesteps = SACv2.load_checkpoint(tmp_path, several(3), device="cpu"), 10
+    recipe = re.search(r"model\.learn\(.*", str(SACv2.load_checkpoint.__doc__))
+    assert recipe
+    eval(recipe.group(), {"model": model, "total_timesteps": total_timesteps})
+    assert model.num_timesteps == 12
 
 
 # ---------------------------------------------------------------- callbacks
