@@ -529,3 +529,32 @@ def test_limit_of_a_callback_may_change(tmp_path: Path) -> None:
     resumed = SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu")
     resumed.learn(100, callback=StopTrainingOnMaxEpisodes(5), reset_num_timesteps=False)
     assert resumed.num_timesteps == 50
+
+
+class Rollouts(BaseCallback):
+    """Counts rollouts, and draws a random number in each."""
+
+    count = 0
+
+    def _on_rollout_start(self) -> None:
+        self.count += 1
+        np.random.rand()  # noqa: NPY002
+
+    def _on_step(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("progress_bar", [False, True])
+def test_rollout_of_the_checkpoint_starts_once_for_callbacks_before_it(progress_bar: bool, tmp_path: Path) -> None:
+    if progress_bar:  # SB3 puts the callbacks into a list in a list
+        pytest.importorskip("rich")
+    model, callbacks = make(SACv2), [Rollouts(), RunCheckpointCallback(tmp_path, 11), CrashAt(21)]
+    before = list(callbacks)
+    with pytest.raises(Crash):
+        model.learn(TOTAL, callback=callbacks, progress_bar=progress_bar)
+    assert callbacks == before
+    whole, resumed = Rollouts(), Rollouts()
+    model = SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu")
+    model.learn(TOTAL - model.num_timesteps, callback=resumed, reset_num_timesteps=False)
+    np.testing.assert_equal(evidence(model), evidence(make(SACv2).learn(TOTAL, callback=whole)))
+    assert resumed.count == whole.count
