@@ -95,6 +95,13 @@ def test_unknown_arguments_of_load(name: str, saved: Path) -> None:
         SACv2.load(saved, **{name: 3})
 
 
+def test_unknown_custom_objects(saved: Path) -> None:
+    with pytest.raises(TypeError, match=r"SACv2\.load\(\) got unknown custom_objects \['gama'\]: pass names of attr"):
+        SACv2.load(saved, custom_objects={"gama": 0.5})
+    # The zoo's
+    SACv2.load(saved, custom_objects={"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0})
+
+
 def test_values_without_a_meaning_in_load(saved: Path) -> None:
     with refused(ValueError, "batch_size", 0, "pass an integer at least 1"):
         SACv2.load(saved, batch_size=0)
