@@ -86,6 +86,11 @@ def load_model(cls: Any, load: Callable[..., Any], path: Path, trusted: bool, **
         if file.origin.startswith("stable_baselines3.sac"):
             remedy += ", or take it over with SACv2.from_sb3()"
         refuse(path, f"holds a model of another algorithm ({file.origin}), not {cls.__name__}: {remedy}")
+    needed = ["policy_class", "observation_space", "action_space", "use_sde", "ent_coef"]
+    needed.append("n_envs" if env is None else "verbose")
+    missing = [name for name in needed if name not in file.saved]
+    if missing:
+        refuse(path, f"was saved without {missing}, which a model needs: save it again, without exclude={missing}")
     named = ("env", "device", "custom_objects", "print_system_info", "force_reset")
     if "stats_window_size" in arguments:
         arguments["_stats_window_size"] = arguments.pop("stats_window_size")
