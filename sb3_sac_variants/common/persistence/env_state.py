@@ -80,10 +80,11 @@ def get_state(group: list[Any], everything: list[Any]) -> bytes:
     :return: their state
     :raises EnvironmentStateError: if it cannot be pickled
     """
-    buffer, spaces_there = io.BytesIO(), _spaces(group)
+    buffer = io.BytesIO()
     try:
-        ByNamePickler(buffer).dump(spaces_there)
-        _Pickler(buffer, [*everything, *spaces_there]).dump([_attributes(layer) for layer in group])
+        own_spaces = _spaces(group)
+        _Pickler(buffer, everything).dump(own_spaces)
+        _Pickler(buffer, [*everything, *own_spaces]).dump([_attributes(layer) for layer in group])
     except Exception as error:  # objects may raise anything when they are pickled
         name = _name(group[-1] if len(group) > 1 else group[0])
         raise EnvironmentStateError(f"{name} ({type(error).__name__}: {error})") from error
