@@ -95,6 +95,30 @@ def test_unknown_arguments_of_load(name: str, saved: Path) -> None:
         SACv2.load(saved, **{name: 3})
 
 
+@pytest.mark.parametrize(
+    ("name", "env"),
+    [("use_sde", None), ("ent_coef", None), ("action_space", None), ("n_envs", None), ("verbose", SpacesEnv())],
+)
+def test_model_saved_without_what_it_needs(name: str, env: Any, tmp_path: Path) -> None:
+    make(SACv2).save(tmp_path / "model", exclude=[name])
+    with pytest.raises(
+        ValueError, match=rf"path='.*' was saved without \['{name}'\], .*: save it again, without exclude="
+    ):
+        SACv2.load(tmp_path / "model", env=env)
+
+
+def test_parameters_of_other_networks_in_a_file(saved: Path) -> None:
+    with pytest.raises(ValueError, match=r"(?s)path_or_dict='.*' holds other networks .*Size\(\[16, 3\]\).*8, 3"):
+        make(SACv2, net_arch=[8]).set_parameters(saved)
+
+
+def test_unknown_custom_objects(saved: Path) -> None:
+    with pytest.raises(TypeError, match=r"SACv2\.load\(\) got unknown custom_objects \['gama'\]: pass names of attr"):
+        SACv2.load(saved, custom_objects={"gama": 0.5})
+    # The zoo's
+    SACv2.load(saved, custom_objects={"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0})
+
+
 def test_values_without_a_meaning_in_load(saved: Path) -> None:
     with refused(ValueError, "batch_size", 0, "pass an integer at least 1"):
         SACv2.load(saved, batch_size=0)

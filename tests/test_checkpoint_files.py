@@ -1,6 +1,8 @@
 """Checkpoints are written whole or not at all, and what is none is refused."""
 
+import errno
 import json
+import os
 import pickle
 import signal
 import subprocess
@@ -240,6 +242,42 @@ def test_path_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"path='.*file' is a file: pass a folder"):
         make(SACv2).save_checkpoint(tmp_path / "file")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EIO])
+def test_file_system_without_locks(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*args: Any) -> None:
+        raise OSError(code, "no locks")
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", flock)
+    model = make(SACv2).learn(12)
+    if code == errno.EIO:
+        with pytest.raises(OSError, match="no locks"):
+            model.save_checkpoint(tmp_path)
+        return
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"path='.*' is on a file system without locks: that two runs") as caught:
+            model.save_checkpoint(tmp_path)
+        assert len(caught) == 1
+    assert len(list(tmp_path.glob("version-*"))) == 1
+    assert SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu").num_timesteps == 12
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("name", [MARK, POINTER])
+def test_pipe_in_the_place_of_a_file(name: str, tmp_path: Path) -> None:
+    make(SACv2).learn(12).save_checkpoint(tmp_path)
+    (file,) = tmp_path.rglob(name)
+    file.unlink()
+    os.mkfifo(file)
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(20)  # in the place of waiting for ever
+    try:
+        with pytest.raises(ValueError, match=rf"path='.*' is damaged \({name} is no file\)"):
+            SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize("save_freq", [0, -5, 1.5, None])

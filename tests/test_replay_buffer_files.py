@@ -93,6 +93,16 @@ def test_hindsight_buffer_is_saved_without_its_environment(algorithm: type, tmp_
     loaded.learn(10, reset_num_timesteps=False)
 
 
+def test_buffer_without_hindsight_is_none_for_a_model_with_it(tmp_path: pathlib.Path) -> None:
+    make(SACv1, goal_env(), "MultiInputPolicy").learn(12).save_replay_buffer(tmp_path / "buffer.pkl")
+    model = make(SACv1, goal_env(), "MultiInputPolicy", replay_buffer_class=HerReplayBuffer)
+    with pytest.raises(
+        ValueError, match=r"path='.*' holds a TensorReplayBuffer, .* load the buffer of a model with Her"
+    ):
+        model.load_replay_buffer(tmp_path / "buffer.pkl")
+    assert type(model.replay_buffer) is HerReplayBuffer
+
+
 @every_algorithm
 def test_training_goes_on_after_loading(algorithm: type, tmp_path: pathlib.Path) -> None:
     env = VecNormalize(make_vec_env(SpacesEnv, 2))

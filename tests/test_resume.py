@@ -1,7 +1,10 @@
 """A run that is interrupted and resumed from its checkpoint gives the numbers of a run that was not, bit for bit."""
 
+import collections
+import enum
 import os
 import random
+import re
 import subprocess
 import sys
 import textwrap
@@ -192,6 +195,37 @@ def test_rendered_environment_resumes(tmp_path: Path) -> None:
     resumed = SACv2.load_checkpoint(tmp_path, env, device="cpu")
     np.testing.assert_equal(evidence(resumed)["next step"], evidence(model)["next step"])
     assert env.render().any()
+
+
+class RandomActions(SpacesEnv):
+    """An environment that draws from its action space."""
+
+    def step(self, action: np.ndarray) -> Any:
+        return super().step(self.action_space.sample())
+
+
+class RandomActionsOfClass(RandomActions):
+    """The action space is one of the class, and among no attributes of the environment."""
+
+    action_space = SpacesEnv().action_space
+
+    def __init__(self) -> None:
+        super().__init__()
+        vars(self).pop("action_space")
+
+
+@pytest.mark.parametrize("env_class", [RandomActions, RandomActionsOfClass])
+@pytest.mark.parametrize("learning_starts", [4, 40])
+def test_environment_that_draws_from_the_action_space_of_the_model_resumes(
+    env_class: type[gym.Env], learning_starts: int, tmp_path: Path
+) -> None:
+    def make_env() -> VecEnv:
+        return VecNormalize(DummyVecEnv([env_class, SpacesEnv]))
+
+    whole = evidence(make(SACv2, make_env(), learning_starts=learning_starts).learn(TOTAL))
+    resumed = interrupted_run(SACv2, tmp_path, make_env, learning_starts=learning_starts)
+    assert resumed.action_space is resumed.env.action_space is resumed.env.envs[0].action_space
+    np.testing.assert_equal(evidence(resumed), whole)
 
 
 class Inner(EzPickle):
@@ -390,3 +424,137 @@ def test_hindsight_episodes_are_cut_where_a_new_one_begins(tmp_path: Path) -> No
     with pytest.warns(UserWarning, match="last trajectory .* will be truncated"):
         buffer = SACv1.load_checkpoint(tmp_path, make_vec_env(goal_env, 2), device="cpu").replay_buffer
     assert (buffer.ep_length[: buffer.pos] > 0).all()
+
+
+def test_finished_run_that_overshot_is_taken_up_as_documented(tmp_path: Path) -> None:
+    make(SACv2, several(3)).learn(10).save_checkpoint(tmp_path)
+    model, total_timesteps = SACv2.load_checkpoint(tmp_path, several(3), device="cpu"), 10
+    recipe = re.search(r"model\.learn\(.*", str(SACv2.load_checkpoint.__doc__))
+    assert recipe
+    eval(recipe.group(), {"model": model, "total_timesteps": total_timesteps})
+    assert model.num_timesteps == 12
+
+
+# ---------------------------------------------------------------- callbacks
+
+
+class Mode(enum.IntEnum):
+    """A number that only this module knows."""
+
+    FAST = 1
+
+
+class Holder(BaseCallback):
+    """
+    :param value: what it remembers from then on
+    """
+
+    def __init__(self, value: Any):
+        super().__init__()
+        self.held = value
+        self.plain = [np.float64(1), {"a": (None, b"", np.zeros(2))}]
+
+    def _on_step(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [Mode.FAST],
+        collections.namedtuple("Pair", "a b")(1, 2),
+        collections.defaultdict(lambda: 0, {1: 2}),
+        np.ma.array([1.0, 2.0]),
+        type("Name", (str,), {})("x"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_attribute_of_a_callback_that_is_almost_plain_is_left_out(value: Any, tmp_path: Path) -> None:
+    model = make(SACv2).learn(12, callback=Holder(value))
+    with pytest.warns(UserWarning, match=r"Holder of a run resumed .* will begin anew with \['held'\], which"):
+        model.save_checkpoint(tmp_path)
+    callback = Holder("new")
+    SACv2.load_checkpoint(tmp_path, SpacesEnv(), "cpu").learn(1, callback=callback, reset_num_timesteps=False)
+    assert (callback.held, callback.n_calls) == ("new", 13)
+
+
+class Counting(BaseCallback):
+    """
+    :param folder: from which it works a path out
+    :param limit: from which it works a list out
+    """
+
+    in_class = 0
+
+    def __init__(self, folder: str, limit: float):
+        super().__init__()
+        self.save_path, self.seen = os.path.join(folder, "best"), [0, float("nan")]
+        self.limits = [limit, np.array([limit])]
+
+    def _on_step(self) -> bool:
+        self.seen[0] += 1
+        self.in_class += 1
+        self.lazy = getattr(self, "lazy", 0) + 1
+        return True
+
+
+@pytest.mark.parametrize("before", [0, 5])
+def test_what_callbacks_remember(before: int, tmp_path: Path) -> None:
+    callback = Counting("old", 1)
+    make(SACv2).learn(before, callback=callback)
+    make(SACv2).learn(12, callback=callback).save_checkpoint(tmp_path)
+    resumed = SACv2.load_checkpoint(tmp_path, SpacesEnv(), "cpu")
+    callback = Counting("new", 2)
+    resumed.learn(1, callback=callback, reset_num_timesteps=False)
+    steps = before + 13
+    assert (callback.n_calls, callback.seen[0], callback.in_class, callback.lazy) == (steps,) * 4
+    assert (callback.save_path, callback.limits) == (os.path.join("new", "best"), [2, np.array([2])])
+    resumed.save_checkpoint(tmp_path)  # as if it had been so from the start
+    again = Counting("new", 2)
+    SACv2.load_checkpoint(tmp_path, SpacesEnv(), "cpu").learn(1, callback=again, reset_num_timesteps=False)
+    assert (again.n_calls, again.save_path) == (steps + 1, callback.save_path)
+
+
+def test_methods_of_a_callback_are_not_replaced(tmp_path: Path) -> None:
+    callback = Holder(1)
+    model = make(SACv2).learn(12, callback=callback)
+    vars(callback)["_on_step"] = 3
+    model.save_checkpoint(tmp_path)
+    SACv2.load_checkpoint(tmp_path, SpacesEnv(), "cpu").learn(1, callback=Holder(1), reset_num_timesteps=False)
+
+
+def test_limit_of_a_callback_may_change(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="in the middle of a step"):
+        make(SACv2).learn(100, callback=StopTrainingOnMaxEpisodes(2)).save_checkpoint(tmp_path)
+    resumed = SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu")
+    resumed.learn(100, callback=StopTrainingOnMaxEpisodes(5), reset_num_timesteps=False)
+    assert resumed.num_timesteps == 50
+
+
+class Rollouts(BaseCallback):
+    """Counts rollouts, and draws a random number in each."""
+
+    count = 0
+
+    def _on_rollout_start(self) -> None:
+        self.count += 1
+        np.random.rand()  # noqa: NPY002
+
+    def _on_step(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("progress_bar", [False, True])
+def test_rollout_of_the_checkpoint_starts_once_for_callbacks_before_it(progress_bar: bool, tmp_path: Path) -> None:
+    if progress_bar:  # SB3 puts the callbacks into a list in a list
+        pytest.importorskip("rich")
+    model, callbacks = make(SACv2), [Rollouts(), RunCheckpointCallback(tmp_path, 11), CrashAt(21)]
+    before = list(callbacks)
+    with pytest.raises(Crash):
+        model.learn(TOTAL, callback=callbacks, progress_bar=progress_bar)
+    assert callbacks == before
+    whole, resumed = Rollouts(), Rollouts()
+    model = SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu")
+    model.learn(TOTAL - model.num_timesteps, callback=resumed, reset_num_timesteps=False)
+    np.testing.assert_equal(evidence(model), evidence(make(SACv2).learn(TOTAL, callback=whole)))
+    assert resumed.count == whole.count

@@ -95,6 +95,17 @@ def test_code_in_an_attribute(attribute: str, model_file: Any, tmp_path: pathlib
     assert "crafted.canary" in str(error.value)
 
 
+def test_plain_values_come_back_but_not_in_the_place_of_methods(tmp_path: pathlib.Path) -> None:
+    model = helpers.make(SACv2)
+    model.note = {"by": ["the user"]}
+    model.save(tmp_path / "model.zip")
+    assert SACv2.load(tmp_path / "model.zip", device="cpu").note == model.note
+    vars(model)["predict"] = "shadow"
+    model.save(tmp_path / "model.zip")
+    with pytest.raises(ValueError, match=r"asks for a value in the place of SACv2\.predict"):
+        SACv2.load(tmp_path / "model.zip", device="cpu")
+
+
 def test_unknown_attributes_are_left_out(model_file: Any, tmp_path: pathlib.Path) -> None:
     path, load = model_file
     crafted = with_attribute(path, tmp_path / "m.zip", "predict", Code())

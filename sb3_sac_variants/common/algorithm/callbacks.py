@@ -2,7 +2,7 @@
 
 import pathlib
 
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 
 from sb3_sac_variants.common.checks.validation import check_range
 from sb3_sac_variants.common.persistence.checkpoint import claim_folder
@@ -14,8 +14,9 @@ class RunCheckpointCallback(BaseCallback):
 
     One is saved whenever at least ``save_freq`` steps have passed, and at the end. The last is kept;
     ``load_checkpoint()`` of the algorithm takes it up. Where the folder holds one of another run, training does not
-    begin. Named in a ``callback:`` entry of the RL Zoo it needs no path, and ``python -m sb3_sac_variants.zoo resume
-    FOLDER`` goes on with the run in that folder.
+    begin. In a list of callbacks it is called first, wherever it stands: what others do at the start of a rollout
+    follows the checkpoint, so that a resumed run does it once. Named in a ``callback:`` entry of the RL Zoo it needs no
+    path, and ``python -m sb3_sac_variants.zoo resume FOLDER`` goes on with the run in that folder.
 
     :param path: folder of the checkpoint; in the zoo by default ``checkpoint`` in the folder of the run
     :param save_freq: environment steps from one to the next
@@ -34,8 +35,17 @@ class RunCheckpointCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         assert self.path is not None
+        self._put_first(self.model._callback)  # type: ignore[attr-defined]
         claim_folder(self.model, self.path)
         self._saved_at = self.model.num_timesteps
+
+    def _put_first(self, callback: BaseCallback) -> bool:
+        """Have this callback called before the others of a list, which may hold lists; say whether it is in there."""
+        if not isinstance(callback, CallbackList):
+            return callback is self
+        ours = [id(inner) for inner in callback.callbacks if self._put_first(inner)]
+        callback.callbacks = sorted(callback.callbacks, key=lambda inner: id(inner) not in ours)
+        return bool(ours)
 
     def _on_rollout_start(self) -> None:
         if self.model.num_timesteps - self._saved_at >= self.save_freq:

@@ -499,7 +499,7 @@ class MaxEntAlgorithm(MaxEntRollout):
         ``learn()`` then wants the steps that are left::
 
             model = SACv2.load_checkpoint("run", env)
-            model.learn(total_timesteps - model.num_timesteps, reset_num_timesteps=False)
+            model.learn(max(total_timesteps - model.num_timesteps, 0), reset_num_timesteps=False)
 
         :param path: folder of the checkpoint
         :param env: environment built as that of the interrupted run, wrappers included, or its id; its state is

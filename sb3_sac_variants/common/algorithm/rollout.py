@@ -31,6 +31,7 @@ from sb3_sac_variants.common.checks.validation import (
 )
 from sb3_sac_variants.common.networks.fast_inference import PACKAGE, fast_inference
 from sb3_sac_variants.common.networks.policies import MaxEntPolicy
+from sb3_sac_variants.common.persistence import callback_state
 from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
 from sb3_sac_variants.common.replay.trajectories import end_trajectory
 
@@ -234,6 +235,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
         if noise is not None:  # the episode goes on: so does its noise, which SB3 has reset
             self.action_noise = noise
         self._setup_training(self._resumed)
+        callback_state.note_start(result[1])
         if self._restore_callbacks is not None and not reset_num_timesteps:
             self._restore_callbacks(result[1])
         self._callback, self._restore_callbacks = result[1], None

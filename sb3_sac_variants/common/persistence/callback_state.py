@@ -2,10 +2,12 @@
 Save what callbacks remember, and give it back to callbacks built the same way.
 
 A callback's state is what it holds of plain data, save the arguments of its constructor, and the state of environments
-of its own: counters, the best mean reward and the evaluations of ``EvalCallback``, and where its environment is.
+of its own: counters, the best mean reward and the evaluations of ``EvalCallback``, and where its environment is. What
+differs at the start from what the one of the interrupted run held then, a limit worked out of another argument, stays.
 """
 
 import collections
+import copy
 import inspect
 import pathlib
 import warnings
@@ -21,8 +23,22 @@ from sb3_sac_variants.common.persistence.files import file_errors
 
 CallbackState = dict[str, Any]
 
-_NOT_STATE = ("globals", "locals", "model", "parent")
-_PLAIN = (type(None), bool, int, float, str, bytes, np.generic, np.ndarray)
+#: where a callback keeps what it held at the start of its first ``learn()``
+_START = "_state_at_start"
+_NOT_STATE = ("globals", "locals", "model", "parent", _START)
+_PLAIN = (type(None), bool, int, float, str, bytes, np.ndarray)
+_CONTAINERS = (dict, list, tuple, set, collections.deque)
+
+
+def note_start(root: BaseCallback) -> None:
+    """
+    Have callbacks keep what they hold before they have seen anything.
+
+    :param root: the callback of a ``learn()`` that begins
+    """
+    for _, callback in _named(root):
+        if _START not in vars(callback):
+            vars(callback)[_START] = copy.deepcopy(_attributes(callback))
 
 
 def get_state(root: BaseCallback | None) -> dict[str, CallbackState]:
@@ -47,8 +63,11 @@ def set_state(root: BaseCallback, states: dict[str, CallbackState], trusted: boo
     """
     for name, callback in _named(root):
         state = states.get(name, {"attributes": {}, "envs": {}})
-        known = set(vars(callback)) - _arguments(callback)
-        vars(callback).update({name: value for name, value in state["attributes"].items() if name in known})
+        with file_errors(path, "load_checkpoint"):
+            at_start = state.get("start", {})  # older checkpoints have none
+            for attribute, value in state["attributes"].items():
+                if _takes(callback, attribute, value, at_start):
+                    vars(callback)[attribute] = value
         for attribute, groups in state["envs"].items():
             env = getattr(callback, attribute, None)
             if not isinstance(env, VecEnv):
@@ -83,8 +102,14 @@ def _all(callback: Any, seen: list[Any]) -> Iterator[BaseCallback]:
 
 
 def _state(callback: BaseCallback) -> CallbackState:
-    arguments = _arguments(callback)
-    attributes = {name: value for name, value in vars(callback).items() if name not in arguments and _is_plain(value)}
+    attributes = _attributes(callback)
+    almost = sorted(set(_attributes(callback, exactly=False)) - set(attributes))
+    if almost:
+        warnings.warn(
+            f"{type(callback).__name__} of a run resumed from this checkpoint will begin anew with {almost}, which "
+            "hold objects of subclasses of plain types: convert them (int(value), dict(value)) to have them saved",
+            stacklevel=2,
+        )
     envs: dict[str, Any] = {}
     for name, value in vars(callback).items():
         if isinstance(value, VecEnv):
@@ -96,7 +121,35 @@ def _state(callback: BaseCallback) -> CallbackState:
                     f"state cannot be saved: {error}",
                     stacklevel=2,
                 )
-    return {"attributes": attributes, "envs": envs}
+    return {"attributes": attributes, "start": vars(callback).get(_START, {}), "envs": envs}
+
+
+def _attributes(callback: BaseCallback, exactly: bool = True) -> CallbackState:
+    arguments = _arguments(callback)
+    candidates = {name: value for name, value in vars(callback).items() if name not in arguments}
+    return {name: value for name, value in candidates.items() if _is_plain(value, exactly)}
+
+
+def _takes(callback: BaseCallback, name: str, value: Any, at_start: CallbackState) -> bool:
+    """Whether a callback takes an attribute back: not where its own is of other arguments, nor in a method's place."""
+    if name in _arguments(callback):
+        return False
+    if name not in vars(callback):  # made later
+        return _is_plain(value) and _is_plain(getattr(type(callback), name, None))
+    return name not in at_start or _same(at_start[name], vars(callback)[name])
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether plain values are equal, in type as well; NaN equals NaN."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
+    if isinstance(one, list | tuple | collections.deque):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, np.ndarray | np.generic):
+        return (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
+    return one == other or (one != one and other != other)
 
 
 def _arguments(callback: BaseCallback) -> set[str]:
@@ -106,9 +159,13 @@ def _arguments(callback: BaseCallback) -> set[str]:
     )
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
-    if isinstance(value, list | tuple | set | collections.deque):
-        return all(map(_is_plain, value))
-    return isinstance(value, _PLAIN) and not getattr(getattr(value, "dtype", None), "hasobject", False)
+def _is_plain(value: Any, exactly: bool = True) -> bool:
+    """Whether a value is data that is read without trust; else, whether it is of subclasses of such data's types."""
+    if isinstance(value, _CONTAINERS):
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        return (not exactly or type(value) in _CONTAINERS) and all(_is_plain(part, exactly) for part in parts)
+    if isinstance(value, np.ndarray | np.generic) and (value.dtype.hasobject or value.dtype.names):
+        return False
+    if not exactly:
+        return isinstance(value, (*_PLAIN, np.generic))
+    return type(value) in _PLAIN or (isinstance(value, np.generic) and type(value) is value.dtype.type)

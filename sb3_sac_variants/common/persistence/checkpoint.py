@@ -117,6 +117,7 @@ def _run_state(model: Any, env: VecEnv) -> dict[str, Any]:
         "layers": [(env_state.names(group), state) for group, state in zip(groups, states, strict=True)],
         "random": {**random_state(model.device), **(model._state_before_rollout or {})},
         "action_space": model.action_space,
+        "action_space_of_env": model.action_space is env.action_space,
         "updater": model.updater.state(),
         "callbacks": callback_state.get_state(model._callback),
     }
@@ -152,6 +153,8 @@ def _set_run_state(model: Any, state: dict[str, Any], trusted: bool) -> None:
         # With the seed itself, the environments would repeat the episodes of the beginning
         model.env.seed(model.seed + model.num_timesteps)
     model.action_space = state["action_space"]
+    if state.get("action_space_of_env"):
+        model.action_space = env_state.restored_space(model.env.action_space, model.action_space)
     model.updater.set_state(state.get("updater", state))  # older checkpoints have its state among the rest
     model._resumed = True
     set_random_state(state["random"], model.device)  # last: building the model drew random numbers

@@ -6,11 +6,13 @@ file. Only what carries the mark of this package is ever deleted, and not while 
 """
 
 import contextlib
+import errno
 import json
 import pathlib
 import re
 import time
 import uuid
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +34,8 @@ MARK = ".written_by_sb3_sac_variants"
 #: file that is locked by who writes
 WRITER = ".writer.lock"
 
+#: what a file system without locks answers
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 _VERSION = re.compile(r"version-\d+-[0-9a-f]{8}")
 _REMEDY = "load another checkpoint"
 
@@ -151,6 +155,7 @@ def _read_pointer(folder: pathlib.Path) -> dict[str, Any]:
     :return: what its pointer says, empty if there is none
     :raises ValueError: if it is damaged, or leads out of the folder
     """
+    _refuse_pipe(folder / POINTER)
     try:
         content = (folder / POINTER).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -200,11 +205,29 @@ def _locked(path: pathlib.Path, shared: bool = False) -> Iterator[None]:
     :param path: the file
     :param shared: whether others may hold it likewise
     :raises BlockingIOError: if somebody else holds it
+    :raises ValueError: if it is no file
     """
+    _refuse_pipe(path)
     with open(path, "rb" if shared else "ab") as file:
-        if fcntl is not None:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            if path.name == WRITER:
+                warnings.warn(
+                    f"path={str(path.parent)!r} is on a file system without locks: that two runs write there at the "
+                    "same time is not seen",
+                    stacklevel=2,
+                )
         yield
+
+
+def _refuse_pipe(path: pathlib.Path) -> None:
+    """Refuse what is no file, such as a pipe, which would keep us waiting when it is opened."""
+    if path.exists() and not path.is_file():
+        refuse(path.parent, f"is damaged ({path.name} is no file): {_REMEDY}")
 
 
 @contextlib.contextmanager

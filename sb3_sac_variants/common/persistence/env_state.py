@@ -3,8 +3,8 @@ Save the state of environments, and put it back into environments built the same
 
 The state is that of the episode under way, wrappers included. Every layer (``VecEnv`` wrapper, ``VecEnv``,
 ``gymnasium`` wrapper, environment) gives its attributes. References from one layer to another are stored as numbers
-and point to the new layers afterwards, so environments keep their identity. Functions and classes among the attributes
-belong to how an environment is built, and stay those of the new one.
+and point to the new layers afterwards, so environments keep their identity, and so do their spaces. Functions and
+classes among the attributes belong to how an environment is built, and stay those of the new one.
 
 An :class:`EnvironmentStateError` says what cannot be saved: environments in other processes (``SubprocVecEnv``), and
 attributes that cannot be pickled (Box2D). A simulator behind a plain number or address cannot be recognised: such an
@@ -82,7 +82,9 @@ def get_state(group: list[Any], everything: list[Any]) -> bytes:
     """
     buffer = io.BytesIO()
     try:
-        _Pickler(buffer, everything).dump([_attributes(layer) for layer in group])
+        own_spaces = _spaces(group)
+        _Pickler(buffer, everything).dump(own_spaces)
+        _Pickler(buffer, [*everything, *own_spaces]).dump([_attributes(layer) for layer in group])
     except Exception as error:  # objects may raise anything when they are pickled
         name = _name(group[-1] if len(group) > 1 else group[0])
         raise EnvironmentStateError(f"{name} ({type(error).__name__}: {error})") from error
@@ -112,7 +114,11 @@ def set_state(group: list[Any], everything: list[Any], state: bytes, trusted: bo
         _update(instance, attributes)
 
     functions: dict[str, Callable[..., Any]] = {f"{__name__}._new": new, f"{__name__}._update": update}
-    found = read_pickle(state, trusted, classes=known, persistent=everything, functions=functions)
+    file = io.BytesIO(state)
+    read = functools.partial(read_pickle, file, trusted, classes=known, functions=functions)
+    found = read(persistent=everything)
+    if file.tell() < len(state):  # older checkpoints have their spaces among the attributes
+        found = read(persistent=[*everything, *map(restored_space, _spaces(group), found)])
     for layer, attributes in zip(group, found, strict=True):
         set_own = getattr(layer, "__setstate__", None) if _has_own_state(layer) else None
         if set_own is not None:
@@ -124,6 +130,20 @@ def set_state(group: list[Any], everything: list[Any], state: bytes, trusted: bo
         if shadowing and not is_trusted(trusted):
             raise NotAllowed(f"values in the place of {shadowing} of {_name(layer)}")
         vars(layer).update(attributes)
+
+
+def restored_space(space: Any, saved: Any) -> Any:
+    """
+    Put the state of a space into the one that is there, which others may draw from as well.
+
+    :param space: the one there
+    :param saved: the one that was saved
+    :return: the one there; the saved one, if they differ in more than their random generators
+    """
+    if type(space) is not type(saved) or not isinstance(space, gym.Space) or space != saved:
+        return saved
+    vars(space).update({name: value for name, value in vars(saved).items() if name in vars(space)})
+    return space
 
 
 def get_states(env: VecEnv) -> list[bytes]:
@@ -172,6 +192,12 @@ def same_layers(one: list[str], other: list[str]) -> bool:
     :return: whether a state of one fits the other
     """
     return [_ALIASES.get(name, name) for name in one] == [_ALIASES.get(name, name) for name in other]
+
+
+def _spaces(group: list[Any]) -> list[Any]:
+    """The spaces of some layers, those of their classes included; None in the place of what is none."""
+    found = [getattr(layer, name, None) for layer in group for name in ("observation_space", "action_space")]
+    return [space if isinstance(space, gym.Space) else None for space in found]
 
 
 def _name(layer: Any) -> str:
@@ -238,7 +264,7 @@ class _Pickler(ByNamePickler):
 
     def __init__(self, file: io.BytesIO, everything: list[Any]):
         super().__init__(file)
-        self._numbers = {id(layer): number for number, layer in enumerate(everything)}
+        self._numbers = {id(layer): number for number, layer in enumerate(everything) if layer is not None}
 
     def persistent_id(self, obj: Any) -> int | None:
         return self._numbers.get(id(obj))

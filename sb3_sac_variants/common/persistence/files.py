@@ -171,7 +171,9 @@ def loading_errors(path: Path, call: str, name: str) -> Iterator[None]:
             raise
         with file_errors(path, call, name):
             raise
-    except Exception:
+    except Exception as error:
+        if str(error).startswith("Error(s) in loading state_dict"):  # torch's, which gives names and shapes
+            refuse(path, f"holds other networks than the model has ({error}): load one with the same networks", name)
         with file_errors(path, call, name):
             raise
 

@@ -170,7 +170,11 @@ class ModelFile:
         known = {*_SPACES, *vars(cls(policy_class, None, device="cpu", _init_setup_model=False))}
         unknown = []
         for name, value in self.saved.items():
-            if name in objects or not is_pickled(value):
+            if name in objects:
+                continue
+            if not is_pickled(value):  # whatever the class knows, and what users have added
+                if name not in known and callable(getattr(cls, name, None)) and not is_trusted(trusted):
+                    raise NotAllowed(f"a value in the place of {cls.__name__}.{name}")
                 continue
             if name in known or is_trusted(trusted):
                 objects[name] = self.value(name, trusted) if name in numbers else self._object(name, trusted)

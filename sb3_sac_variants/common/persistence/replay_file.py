@@ -93,6 +93,12 @@ def load_replay_buffer(model: Any, path: Path, truncate_last_traj: bool, trusted
         buffer.set_env(model.env)
         if truncate_last_traj:
             buffer.truncate_last_trajectory()
+    elif issubclass(model.replay_buffer_class or ReplayBuffer, HerReplayBuffer):
+        refuse(
+            path,
+            f"holds a {type(buffer).__name__}, which would end this model's hindsight (HerReplayBuffer): load the "
+            "buffer of a model with HerReplayBuffer",
+        )
     buffer.device = model.device
     model.replay_buffer = buffer
 

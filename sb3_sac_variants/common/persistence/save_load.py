@@ -18,6 +18,9 @@ from sb3_sac_variants.common.persistence.by_name import of_script_by_name
 from sb3_sac_variants.common.persistence.files import HASH, Path, describe, loading_errors, refuse, written_whole
 from sb3_sac_variants.common.persistence.model_file import BY_NAME, DERIVED, ModelFile, is_pickled
 
+#: attributes of other algorithms, which the RL Zoo and many scripts replace in each model that they load
+_OF_OTHERS = ("clip_range", "clip_range_vf", "exploration_schedule")
+
 
 def save_model(model: Any, save: Callable[..., None], path: Path, exclude: Any, include: Any) -> None:
     """
@@ -83,6 +86,11 @@ def load_model(cls: Any, load: Callable[..., Any], path: Path, trusted: bool, **
         if file.origin.startswith("stable_baselines3.sac"):
             remedy += ", or take it over with SACv2.from_sb3()"
         refuse(path, f"holds a model of another algorithm ({file.origin}), not {cls.__name__}: {remedy}")
+    needed = ["policy_class", "observation_space", "action_space", "use_sde", "ent_coef"]
+    needed.append("n_envs" if env is None else "verbose")
+    missing = [name for name in needed if name not in file.saved]
+    if missing:
+        refuse(path, f"was saved without {missing}, which a model needs: save it again, without exclude={missing}")
     named = ("env", "device", "custom_objects", "print_system_info", "force_reset")
     if "stats_window_size" in arguments:
         arguments["_stats_window_size"] = arguments.pop("stats_window_size")
@@ -92,7 +100,13 @@ def load_model(cls: Any, load: Callable[..., Any], path: Path, trusted: bool, **
             f"{cls.__name__}.load() got unknown arguments {unknown}: pass names of the algorithm's arguments"
         )
     custom = arguments.pop("custom_objects")
-    _check_changes(file, {**(custom if isinstance(custom, dict) else {}), **arguments}, trusted)
+    changed = custom if isinstance(custom, dict) else {}
+    unknown = sorted(set(changed) - set(file.saved) - {*DERIVED, *_OF_OTHERS}, key=str)
+    if unknown:
+        raise TypeError(
+            f"{cls.__name__}.load() got unknown custom_objects {unknown}: pass names of attributes that are saved"
+        )
+    _check_changes(file, {**changed, **arguments}, trusted)
     return file.load(load, cls, custom, trusted, **arguments)
 
 
