@@ -248,6 +248,12 @@ def test_wrappers_that_leave_the_dynamics_alone_are_taken() -> None:
     assert FiniteMDP.from_gymnasium(env, 0.9).n_states == 16
     assert FiniteMDP.from_gymnasium(Monitor(gymnasium.wrappers.TimeLimit(env, 5)), 0.9).n_states == 16
 
+    class PatchedTimeLimit(gymnasium.wrappers.TimeLimit):  # as the RL Zoo has it
+        def step(self, action: Any) -> Any:
+            return super().step(action)
+
+    assert FiniteMDP.from_gymnasium(PatchedTimeLimit(env, 5), 0.9).n_states == 16
+
 
 @pytest.mark.parametrize("n_states", [3, 50])  # one product, or successors that are gathered
 def test_values_of_another_shape_are_refused(n_states: int) -> None:

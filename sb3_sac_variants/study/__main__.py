@@ -123,8 +123,10 @@ def train(folders: dict[RunFolder, State], args: argparse.Namespace) -> int:
     cluster = (args.address, args.out, resources, args.gpus)
     backend = RayCluster(*cluster) if args.address else Local(args.jobs, resources)
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        # A closed terminal and a batch system's signal end the runs as Ctrl-C does, unless nohup has them ignored.
-        if (number := getattr(signal, name, None)) and signal.getsignal(number) is not signal.SIG_IGN:
+        # A closed terminal and a batch system's signal end the runs as Ctrl-C does, unless nohup has the first ignored.
+        # (A script's background jobs ignore SIGINT, by which they are ended all the same.)
+        number = getattr(signal, name, None)
+        if number and (name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN):
             signal.signal(number, lambda *_: stop.set())
     try:
         finished = follow(folders, {backend.submit(folder): folder for folder in work}, stop)

@@ -9,24 +9,21 @@ from stable_baselines3.common.monitor import Monitor
 
 from sb3_sac_variants.tabular.checks import BoolArray, FloatArray
 
-#: How wrappers step that change neither rewards nor actions
-_STEPS = {
-    wrapper.step
-    for wrapper in (
-        gymnasium.Wrapper,
-        gymnasium.ObservationWrapper,
-        wrappers.Autoreset,
-        wrappers.HumanRendering,
-        wrappers.OrderEnforcing,
-        wrappers.PassiveEnvChecker,
-        wrappers.RecordEpisodeStatistics,
-        wrappers.RecordVideo,
-        wrappers.RenderCollection,
-        wrappers.TimeAwareObservation,
-        wrappers.TimeLimit,
-        Monitor,
-    )
-}
+#: wrappers whose ``step`` changes neither rewards nor actions
+_HARMLESS = (
+    gymnasium.Wrapper,
+    gymnasium.ObservationWrapper,
+    wrappers.Autoreset,
+    wrappers.HumanRendering,
+    wrappers.OrderEnforcing,
+    wrappers.PassiveEnvChecker,
+    wrappers.RecordEpisodeStatistics,
+    wrappers.RecordVideo,
+    wrappers.RenderCollection,
+    wrappers.TimeAwareObservation,
+    wrappers.TimeLimit,
+    Monitor,
+)
 
 
 def read_table(env: "gymnasium.Env[Any, Any]") -> tuple[FloatArray, FloatArray, BoolArray]:
@@ -85,7 +82,9 @@ def _table_of(env: "gymnasium.Env[Any, Any]") -> dict[int, dict[int, list[tuple[
         )
     layer: gymnasium.Env[Any, Any] = env
     while isinstance(layer, gymnasium.Wrapper):
-        if type(layer).step not in _STEPS:
+        steps = next(cls for cls in type(layer).__mro__ if "step" in vars(cls))
+        # By name: the RL Zoo puts a PatchedTimeLimit in the place of TimeLimit
+        if steps.__name__.removeprefix("Patched") not in {cls.__name__.removeprefix("Patched") for cls in _HARMLESS}:
             raise ValueError(
                 f"env is wrapped in {type(layer).__name__}, whose step() its transition table does not show; pass "
                 f"env.unwrapped, and change the reward or the actions of the arrays instead"
