@@ -32,7 +32,7 @@ def make(env: str = "Pendulum-v1", **kwargs: Any) -> Any:
 
 
 def test_is_short() -> None:
-    assert sum(len(file.read_text().splitlines()) for file in PACKAGE.rglob("*.py")) <= 85
+    assert sum(len(file.read_text().splitlines()) for file in PACKAGE.rglob("*.py")) <= 90
 
 
 def test_tuning_leaves_the_number_of_updates_alone() -> None:
