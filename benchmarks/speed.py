@@ -58,9 +58,12 @@ class Group(NamedTuple):
 
 UPDATES = (
     "sb3:SAC", "sbx:SAC", "SACv2:eager", "SACv2:compile", "SACv2:eager-bfloat16", "SACv2:compile-bfloat16",
-    "SACv1:eager", "SACv1:compile", "SQL:compile",
+    "SACv1:eager", "SACv1:compile", "SACv1:compile-bfloat16", "SQL:compile",
 )  # fmt: skip
-DISCRETE = ("discrete sb3:DQN", "discrete SACv2:eager", "discrete SACv2:compile", "discrete SQL:compile")
+DISCRETE = (
+    "discrete sb3:DQN", "discrete SACv2:eager", "discrete SACv2:compile", "discrete SACv2:compile-bfloat16",
+    "discrete SQL:compile",
+)  # fmt: skip
 AGENTS = ("benchmarl:MASAC", "MASAC:eager", "MASAC:compile")
 #: networks and batch of SimpleSpread-v3 in hyperparams/masac.yml
 AGENTS_OPTIONS = ("--net-arch", "128", "128", "--batch-size", "128")
@@ -74,7 +77,7 @@ LADDER = (
 )  # fmt: skip
 TRAINING = (
     "sb3:SAC", "sbx:SAC", "leanrl:SAC", "leanrl:SAC-compile", "SACv2:eager", "SACv2:auto-denormals_kept", "SACv2:auto",
-    "SACv2:auto-bfloat16", "SACv1:auto",
+    "SACv2:auto-bfloat16", "SACv1:auto", "SACv1:auto-bfloat16",
 )  # fmt: skip
 
 
@@ -288,13 +291,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="of each candidate")
     parser.add_argument("--rounds", type=int, default=5, help="how often each candidate takes its turn")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
-    parser.add_argument("--only", default="", help="measures whose title contains this, and no others in the files")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], help="measures whose title contains one of these, and no others in the files"
+    )
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the results")
     parser.add_argument("--name", default="speed", help="of the files there; one for each kind of processor")
     arguments = parser.parse_args()
-    chosen = [group for group in groups(arguments.threads) if arguments.only in group.title]
+    chosen = [group for group in groups(arguments.threads) if any(part in group.title for part in arguments.only)]
     if not chosen:
-        parser.error(f"--only {arguments.only!r} is in no title: " + "; ".join(g.title for g in groups(2)))
+        parser.error(f"--only {arguments.only!r} are in no title: " + "; ".join(g.title for g in groups(2)))
     if (arguments.leanrl_python is None) != (arguments.leanrl_checkout is None):
         parser.error("--leanrl-python and --leanrl-checkout go together")
     others = Interpreters(
