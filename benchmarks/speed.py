@@ -264,7 +264,7 @@ def draw(tables: list[Path], file: Path) -> None:
         with table.open(newline="", encoding="utf-8") as opened:
             rows = [row for row in csv.DictReader(opened) if row["measure"] == CHART_MEASURE]
         if rows:
-            panels.append((rows[0]["device"], {row["candidate"]: row for row in rows}))
+            panels.append((f"{rows[0]['device']} ({table.stem})", {row["candidate"]: row for row in rows}))
     if not panels:
         return
     figure = Figure(figsize=(5 * len(panels), 2.6), layout="constrained")
