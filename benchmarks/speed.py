@@ -18,7 +18,8 @@ LeanRL is a folder of scripts, not a package, and was written for libraries of i
         stable-baselines3==2.4.1
     python benchmarks/speed.py --leanrl-python .venv-leanrl/bin/python --leanrl-checkout .venv-leanrl/checkout
 
-Several agents beside BenchMARL:
+`--only` takes parts of the titles of what is measured, `--only Hopper discrete` for instance. Several agents beside
+BenchMARL:
 
     python -m venv .venv-benchmarl && .venv-benchmarl/bin/pip install benchmarl pettingzoo "gymnasium>=1.0"
     python benchmarks/speed.py --only agents --name agents --benchmarl-python .venv-benchmarl/bin/python
