@@ -1,12 +1,10 @@
 """What studies compute: statistics, the file of studies, zoo commands, the state of a run, tables and figures."""
 
 import json
-import os
 import shlex
 import subprocess
 import sys
 import threading
-import time
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -35,7 +33,6 @@ from sb3_sac_variants.study.studies import (
     FINAL_SEED,
     Run,
     load_studies,
-    merge_runs,
     parse_study,
     python_expression,
     select,
@@ -196,7 +193,7 @@ def test_declared_studies_can_be_read_and_agree_with_each_other() -> None:
     thresholds = {}
     for path in STUDY_FILES:
         studies = load_studies(path)
-        assert merge_runs(studies)
+        assert all(study.runs() for study in studies)
         thresholds |= {study.name: study.final.threshold for study in studies}
     assert {name: thresholds[name] for name in ("pendulum", "mountain_car_continuous", "reacher")} == {
         "pendulum": -200,
@@ -209,8 +206,8 @@ def test_runs_take_the_most_special_parameters() -> None:
     runs = study(params={"ent_coef": "auto", "gamma": 0.9, "learning_starts": 5}).runs()
     assert [run.seed for run in runs] == [1] * 4 + [2] * 4
     by_folder = {str(run.folder): run for run in runs}
-    assert by_folder["cold/Pendulum-v1/seed2"].params == {"ent_coef": 0.1, "gamma": 0.9, "learning_starts": 100}
-    assert by_folder["sac/Reacher-v5/seed1"].params == {"ent_coef": "auto", "gamma": 0.9, "learning_starts": 5}
+    assert by_folder["tiny/cold/Pendulum-v1/seed2"].params == {"ent_coef": 0.1, "gamma": 0.9, "learning_starts": 100}
+    assert by_folder["tiny/sac/Reacher-v5/seed1"].params == {"ent_coef": "auto", "gamma": 0.9, "learning_starts": 5}
 
 
 @pytest.mark.parametrize(
@@ -218,25 +215,25 @@ def test_runs_take_the_most_special_parameters() -> None:
     [
         ({"eval_feq": 5}, "eval_feq"),
         ({"steps": 450}, "multiple of eval_freq=200"),
-        ({"steps": "1e5"}, "steps='1e5'"),
+        ({"steps": "1e5"}, "steps\n.*input_value='1e5'"),
         ({"seeds": [1, 1]}, "different"),
-        ({"seeds": [-1]}, r"seeds.0=-1"),
+        ({"seeds": [-1]}, "seeds.0\n.*input_value=-1"),
         ({"algorithms": ["a/b"]}, "'a/b'"),
         ({"algorithms": {"sac": {"parms": {}}}}, "parms"),
-        ({"algorithms": {"sac": {"agents": 0}}}, "agents=0"),
+        ({"algorithms": {"sac": {"agents": 0}}}, "algorithms.sac.agents\n.*input_value=0"),
         ({"algorithms": []}, "algorithms"),
-        ({"environments": [{"Pendulum-v1": {}}]}, "environments="),
+        ({"environments": [{"Pendulum-v1": {}}]}, "environments\n"),
         ({"name": "other"}, "none of them a name"),
         ({"tests": {"worlds": {"mass/2": {}}}}, "mass/2"),
         ({"baseline": "td3"}, "'td3'"),
         ({"algorithms": {"sac": None, "cold": {"baseline": "td3"}}}, "'td3'"),
-        ({"final": {"threshold": "90"}}, "threshold='90'"),
-        ({"final": {"deterministic": "no"}}, "deterministic='no'"),
+        ({"final": {"threshold": "90"}}, "threshold\n.*input_value='90'"),
+        ({"final": {"deterministic": "no"}}, "deterministic\n.*input_value='no'"),
         ({"scalars": "train/entropy"}, "scalars"),
-        ({"checkpoint_freq": -1}, "checkpoint_freq=-1"),
+        ({"checkpoint_freq": -1}, "checkpoint_freq\n.*input_value=-1"),
         ({"tests": {"episodes": 3}}, "worlds"),
         ({"tests": {"worlds": {"a": {}}, "actions": ["best"]}}, "'mean' or 'sampled'"),
-        ({"published": {"Reacher-v5": {"Others": [1]}}}, "published.Reacher-v5.Others="),
+        ({"published": {"Reacher-v5": {"Others": [1]}}}, "published.Reacher-v5.Others\n"),
         ({"published": {"Reacher-v5": {"Others": {400: [1, 2, 3]}}}}, "middle, low, high"),
     ],
 )
@@ -246,43 +243,31 @@ def test_wrong_fields_are_refused(fields: dict[str, Any], message: str) -> None:
 
 
 def test_missing_fields_are_refused() -> None:
-    with pytest.raises(ValueError, match="eval_freq"):
+    with pytest.raises(ValueError, match=r"eval_freq\n  Field required(.|\n)*A study has the fields steps, eval_freq"):
         parse_study("tiny", {key: value for key, value in FIELDS.items() if key != "eval_freq"})
 
 
-def test_studies_share_runs_or_say_that_they_cannot() -> None:
-    other = parse_study(
-        "other", {**FIELDS, "final": {"episodes": 9}, "scalars": ["train/entropy"], "algorithms": ["sac"]}
-    )
-    merged = merge_runs([study(), other])
-    assert len(merged) == 8
-    assert merged[0].ids == ["tiny/sac/Pendulum-v1/seed1", "other/sac/Pendulum-v1/seed1"]
-    assert merged[0].final.episodes == 9
-    assert merged[0].scalars == ["train/entropy"]
-    with pytest.raises(ValueError, match="sac/Pendulum-v1/seed1 but differ"):
-        merge_runs([study(), parse_study("longer", {**FIELDS, "steps": 800})])
-
-
-def test_filter_matches_parts_and_whole_ids() -> None:
-    runs = study().runs()
-    assert len(select(runs, [])) == 8
-    assert {run.env for run in select(runs, ["Reach*"])} == {"Reacher-v5"}
-    assert [str(run.folder) for run in select(runs, ["cold", "seed2", "Pendulum-v1"])] == ["cold/Pendulum-v1/seed2"]
-    assert len(select(runs, ["tiny/*/seed1"])) == 4
-    assert select(runs, ["sac_v1"]) == []
-    pong = study(environments=["ALE/Pong-v5"]).runs()
-    assert select(pong, ["ALE/Pong-v5"]) == select(pong, ["ALE-Pong-v5"]) == pong
+def test_filter_matches_parts_and_whole_folders() -> None:
+    studies = [study(), parse_study("other", FIELDS)]
+    assert len(select(studies, [])) == 16
+    assert {run.env for run in select(studies, ["Reach*"])} == {"Reacher-v5"}
+    one = select(studies, ["other", "cold", "seed2", "Pendulum-v1"])
+    assert [str(run.folder) for run in one] == ["other/cold/Pendulum-v1/seed2"]
+    assert len(select(studies, ["tiny/*/seed1"])) == 4
+    assert select(studies, ["sac_v1"]) == []
+    pong = study(environments=["ALE/Pong-v5"])
+    assert select([pong], ["ALE/Pong-v5"]) == select([pong], ["ALE-Pong-v5"]) == pong.runs()
 
 
 def test_command_is_the_zoos_own() -> None:
     run = Run(
-        name="cold", algo="sac_v2", env="Pendulum-v1", seed=3, steps=400, eval_freq=200, eval_episodes=5,
+        study="tiny", name="cold", algo="sac_v2", env="Pendulum-v1", seed=3, steps=400, eval_freq=200, eval_episodes=5,
         params={"ent_coef": "auto_0.1", "policy_kwargs": {"net_arch": [64, 64]}, "tau": 0.01},
     )  # fmt: skip
     assert shlex.join(run.zoo_command(device="cuda")) == (
         "python -m rl_zoo3.train --algo sac_v2 --env Pendulum-v1 -n 400 -params 'ent_coef:\"auto_0.1\"' "
-        "'policy_kwargs:{\"net_arch\": [64, 64]}' tau:0.01 --seed 3 --eval-freq 200 --eval-episodes 5 --num-threads 1 "
-        "--device cuda --verbose 0 -f cold/Pendulum-v1/seed3"
+        "'policy_kwargs:{\"net_arch\": [64, 64]}' tau:0.01 --eval-freq 200 --eval-episodes 5 --seed 3 --num-threads 1 "
+        "--device cuda --verbose 0 -f tiny/cold/Pendulum-v1/seed3"
     )
 
 
@@ -344,25 +329,15 @@ def test_expressions_evaluate_to_the_value(value: Any) -> None:
 def trained(tmp_path: Path) -> RunFolder:
     run = study(algorithms=["sac"], environments=["Pendulum-v1"], seeds=[1], params={}).runs()[0]
     folder = RunFolder(tmp_path, run)
-    (folder.zoo / "Pendulum-v1").mkdir(parents=True)
-    save_arguments(folder, run, "{}")
+    folder.zoo.mkdir(parents=True)
     rewrite_steps(folder, [200, 400])
     with zipfile.ZipFile(folder.model, "w") as archive:
         archive.writestr("data", "x" * 100)
-    folder.write_record(state="trained", wall_seconds=3.0)
+    folder.write_record(settings=run.settings())
     assert folder.state() is State.TRAINED
     save_final(folder, [1.0] * 4)
     assert folder.state() is State.FINISHED
     return folder
-
-
-def save_arguments(folder: RunFolder, run: Run, hyperparams: str) -> None:
-    # As the zoo does: an OrderedDict, with whatever Stable-Baselines3 has put among the hyperparameters.
-    pairs: list[list[Any]] = [[key, value] for key, value in run.arguments().items() if key != "hyperparams"]
-    text = yaml.dump([*pairs, ["tensorboard_log", ""]]).replace("\n", "\n  ")
-    (folder.zoo / run.env / "args.yml").write_text(
-        f"!!python/object/apply:collections.OrderedDict\n- \n  {text}\n  - [hyperparams, {hyperparams}]\n"
-    )
 
 
 def rewrite_steps(folder: RunFolder, steps: list[int]) -> None:
@@ -387,38 +362,25 @@ def test_a_run_is_trained_only_with_its_last_evaluation_and_a_whole_model(traine
     assert trained.state() is State.INTERRUPTED
 
 
-def test_a_run_started_by_hand_is_left_alone_while_it_writes(trained: RunFolder) -> None:
+def test_a_run_is_known_again_by_its_settings(trained: RunFolder) -> None:
+    def state(**changes: Any) -> State:
+        return RunFolder(trained.out, trained.run.model_copy(update=changes)).state()
+
+    assert state(checkpoint_freq=7) is State.FINISHED
+    for changes in ({"eval_episodes": 2}, {"agents": 2}, {"params": {"gamma": 0.9}}, {"scalars": ["train/ent_coef"]}):
+        assert state(**changes) is State.CONFLICT, changes
+    # Keys that JSON does not have are compared as it keeps them.
+    nested = {"params": {"policy_kwargs": {1: {"net_arch": [64, 64]}}}}
+    trained.write_record(settings=trained.run.model_copy(update=nested).settings())
+    assert state(**nested) is State.FINISHED
+    assert trained.conflicts() == ["params is {'policy_kwargs': {'1': {'net_arch': [64, 64]}}}, wanted {}"]
+
+
+def test_a_model_of_unknown_settings_is_left_alone(trained: RunFolder) -> None:
     (trained.root / "run.json").unlink()
-    rewrite_steps(trained, [200])
-    assert trained.state() is State.RUNNING
-    an_hour_ago = time.time() - 3600
-    for path in (trained.root, *trained.root.rglob("*")):
-        os.utime(path, (an_hour_ago, an_hour_ago))
+    assert trained.state() is State.CONFLICT
+    rewrite_steps(trained, [200])  # killed before anything was noted: set aside, and started again
     assert trained.state() is State.INTERRUPTED
-
-
-def test_arguments_are_compared_as_the_zoo_saves_them(trained: RunFolder) -> None:
-    run = Run(
-        name="sac", algo="sac", env="Pendulum-v1", seed=1, steps=400, eval_freq=200, eval_episodes=3,
-        params={"policy_kwargs": {"net_arch": [64, 64]}},
-    )  # fmt: skip
-    folder = RunFolder(trained.out, run)
-    kwargs = "policy_kwargs: {net_arch: [64, 64], use_sde: false, activation_fn: !!python/name:torch.nn.ReLU ''}"
-    save_arguments(folder, run, f"{{{kwargs}}}")
-    assert folder.conflicts() == []
-    save_arguments(folder, run, f"{{{kwargs.replace('64, 64', '64, 32')}}}")
-    assert len(folder.conflicts()) == 1
-    save_arguments(folder, run, f"{{{kwargs}, gamma: 0.9}}")
-    assert len(folder.conflicts()) == 1
-    checkpoint = f"{CHECKPOINT_CALLBACK}: {{path: /somewhere/checkpoint, save_freq: 20000}}"
-    save_arguments(folder, run, f"{{{kwargs}, callback: [{{{checkpoint}}}]}}")
-    assert folder.conflicts() == []
-    save_arguments(folder, run, f"{{{kwargs}, callback: [a.B, {{{checkpoint}}}]}}")
-    assert len(folder.conflicts()) == 1
-    save_arguments(folder, run, f"{{{kwargs}}}")
-    file = folder.zoo / "Pendulum-v1" / "args.yml"
-    file.write_text(file.read_text().replace("- env_kwargs\n    - null", "- env_kwargs\n    - {g: 9.0}"))  # by hand
-    assert folder.conflicts() == ["env_kwargs is {'g': '9.0'}, wanted null"]
 
 
 def test_the_final_evaluation_must_be_the_one_asked_for(trained: RunFolder) -> None:

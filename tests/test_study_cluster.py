@@ -97,10 +97,12 @@ def test_the_drivers_node_holds_a_run_until_its_last_files_have_come(tmp_path: P
     collector, folder = Collector(tmp_path), RunFolder(tmp_path, run)
     assert collector.fetch(run) == {}
     assert folder.state() is State.RUNNING
-    files = {"run.json": b'{"state": "running"}', "sac_v2/Pendulum-v1_1/checkpoint/checkpoint.json": b"{}"}
+    record = {"settings": run.settings()}
+    files = {"run.json": json.dumps(record).encode(), "sac_v2/Pendulum-v1_1/checkpoint/checkpoint.json": b"{}"}
     collector.store(run, files)
     assert collector.fetch(run) == files  # for another node, when the first has died
-    collector.store(run, {**files, "run.json": b'{"state": "interrupted"}'}, last=True)
+    collector.store(run, {**files, "run.json": json.dumps({**record, "wall_seconds": 3.0}).encode()}, last=True)
+    assert folder.record()["wall_seconds"] == 3.0
     assert folder.state() is State.INTERRUPTED
     assert folder.claim()
     assert Collector(tmp_path).fetch(run) is None  # another command has begun it
@@ -197,7 +199,7 @@ def test_an_interruption_ends_runs_that_share_a_gpu_and_loses_nothing(cluster: A
     begun = [folder for folder in folders if folder.root.exists()]
     assert [folder.state() for folder in begun] == [State.INTERRUPTED] * 2
     for folder in begun:
-        assert folder.record()["state"] == "interrupted"  # its last words have arrived
+        assert folder.record()["wall_seconds"]  # its last words have arrived
         assert json.loads(folder.checkpoint.read_text())
     assert set(Path(tempfile.gettempdir()).glob("sb3-study-*")) <= scratch
 
@@ -210,7 +212,7 @@ def test_a_run_that_fails_on_the_cluster_is_reported_as_one_that_fails_here(clus
     output, _ = process.communicate(timeout=600)
     (folder,) = (RunFolder(tmp_path / "out", run) for run in parse_study("tiny", fields).runs())
     assert process.returncode == 1
-    assert "FAILED sac/CartPole-v1/seed1: exit status 1" in output
+    assert "FAILED tiny/sac/CartPole-v1/seed1: exit status 1" in output
     assert "Discrete(2) was provided" in output
     assert "Discrete(2) was provided" in folder.log.read_text()
     assert folder.state() is State.FAILED

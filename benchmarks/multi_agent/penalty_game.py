@@ -31,7 +31,7 @@ FLOORS = (0.05, 0.0)
 #: of the Dirichlet distribution that the first policies are drawn from: close to equal probabilities, or any
 CONCENTRATIONS = (5.0, 1.0)
 HEADER = ["concentration", "floor", "alpha", "beta", "good_equilibria", "mean_return", "starts"]
-MODELS = "game_*/*/seed*/masac/*/PenaltyGame-v0.zip"
+MODELS = "penalty_game/game_*/*/seed*/masac/*/PenaltyGame-v0.zip"
 PAYOFF = np.array(PENALTY_GAME, dtype=float)
 
 

@@ -24,7 +24,7 @@ try:
     from sb3_sac_variants.study.execute import Local, Resources
     from sb3_sac_variants.study.progress import Progress
     from sb3_sac_variants.study.run_folder import RunFolder, State
-    from sb3_sac_variants.study.studies import Run, load_studies, merge_runs, select
+    from sb3_sac_variants.study.studies import Run, load_studies, select
 except ModuleNotFoundError as error:
     sys.exit(f'a study needs {error.name}, which is not installed: pip install "sb3-sac-variants[study]"')
 
@@ -49,18 +49,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         command.add_argument(
             "--only", nargs="+", default=[], metavar="PATTERN",
             help="keep the runs that match every pattern: a study, algorithm, environment or seed (sac_v1, 'Reacher*', "
-            "seed2) or a whole id ('half_cheetah/sac_v1/*/seed1')",
+            "seed2) or a whole folder ('half_cheetah/sac_v1/*/seed1')",
         )  # fmt: skip
     train.add_argument("--jobs", type=int, help="runs side by side on this machine (default: cores / --threads)")
     train.add_argument("--threads", type=int, default=1, help="threads of each run, and its cores on Ray (%(default)s)")
     train.add_argument("--device", help="PyTorch device (default: cpu, with --gpus cuda)")
     train.add_argument("--address", help="Ray cluster that takes the runs, such as auto; this machine must be in it")
     train.add_argument("--gpus", type=float, default=0.0, help="GPUs of each run on Ray, or a fraction of one")
-    train.add_argument("--evaluate-only", action="store_true", help="train nothing, only evaluate what is trained")
     train.add_argument("--dry-run", action="store_true", help="list the runs with their states and commands, and stop")
     report.add_argument("--results", type=Path, help="folder of CSV files and tables (default: results, beside FILE)")
     report.add_argument("--figures", type=Path, help="folder of figures (default: figures, beside FILE)")
-    report.add_argument("--redraw", action="store_true", help="start from the CSV files instead of the runs")
     report.add_argument("--check", action="store_true", help="end with status 1 if a result falls short")
     args = parser.parse_args(arguments)
     if args.command == "run":
@@ -89,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
             for line in short:
                 print(f"SHORT {line}")
             return 1 if args.check and short else 0
-        runs = select(merge_runs(studies), args.only)
+        runs = select(studies, args.only)
         if not runs:
             raise ValueError(f"no run matches --only {' '.join(args.only)}")
         folders = {folder: folder.state() for folder in (RunFolder(args.out, run) for run in runs)}
@@ -107,15 +105,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(folders: dict[RunFolder, State], args: argparse.Namespace) -> int:
     """Work on the runs that are not finished, and print what becomes of each."""
-    kinds = {State.TRAINED} if args.evaluate_only else set(State) - {State.FINISHED, State.RUNNING, State.CONFLICT}
-    work = [folder for folder, state in folders.items() if state in kinds]
-    remedy = "Remove the folder, choose another --out, or give the algorithm another name in the file."
+    done = (State.FINISHED, State.RUNNING, State.CONFLICT)
+    work = [folder for folder, state in folders.items() if state not in done]
+    remedy = "Remove the folder, choose another --out, or give the study or algorithm another name in the file."
     for folder in (folder for folder, state in folders.items() if state is State.CONFLICT):
         print(f"{folder.root} holds another run: {'; '.join(folder.conflicts())}. {remedy}")
     resources = Resources(args.device, args.threads, ask_zoo([folder.run for folder in work]) if work else frozenset())
     if args.dry_run:
         for folder, state in folders.items():
-            print(f"{state.words:22} {', '.join(folder.run.ids)}")
+            print(f"{state.words:22} {folder.run.folder}")
             if folder in work and state is not State.TRAINED:
                 print(f"    {shlex.join(resources.command(folder.run))}")
         return 0
@@ -172,7 +170,7 @@ def ask_zoo(runs: list[Run]) -> frozenset[str]:
             if name not in known:
                 close = " or ".join(difflib.get_close_matches(name, known))
                 remedy = f"did you mean {close}?" if close else "install the package that brings it, or mend the name"
-                raise ValueError(f"study {run.studies[0]!r}: {key}={name!r} is unknown to the RL Zoo; {remedy}")
+                raise ValueError(f"study {run.study!r}: {key}={name!r} is unknown to the RL Zoo; {remedy}")
     return frozenset(name for name, algo in ALGOS.items() if hasattr(algo, "save_checkpoint"))
 
 

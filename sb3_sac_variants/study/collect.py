@@ -39,7 +39,7 @@ def collect(study: Study, out: Path, stored: Results) -> tuple[Results, list[str
             for kind, frame in stored.items():
                 rows[kind] += frame[frame.set_index(KEYS).index == key].to_dict("records")
         else:
-            missing.append(f"{study.name}: missing {run.ids[0]}: {state.words}")
+            missing.append(f"missing {run.folder}: {state.words}")
     return {kind: pd.DataFrame(rows[kind], columns=COLUMNS[kind]).astype(str) for kind in COLUMNS}, missing
 
 
@@ -65,19 +65,16 @@ def _file(study: str, folder: Path, kind: str) -> Path:
 
 
 def _read(folder: RunFolder) -> dict[str, list[dict[str, Any]]]:
-    run, evaluations, record, arguments = folder.run, folder.evaluations(), folder.record(), folder.zoo_arguments()
+    run, evaluations, record = folder.run, folder.evaluations(), folder.record()
     assert evaluations is not None
     steps = evaluations["timesteps"].tolist()
     plays = {name: _spread(folder.returns(name)) for name in run.plays()}
     summary = {
         "steps": run.steps,
         **{f"final_{key}": value for key, value in plays.pop("final").items()},
-        "wall_seconds": round(record["wall_seconds"]) if "wall_seconds" in record else "",
-        "device": arguments["device"],
-        "threads": arguments["num_threads"],
-        **{key: record.get(key, "") for key in ("cpu", "python", *PACKAGES, "commit")},
-        # Written anew from the settings, which agree with the run's own: what was typed may hold paths of a machine.
-        "command": shlex.join(run.zoo_command(arguments["device"], arguments["num_threads"])),
+        "wall_seconds": round(record["wall_seconds"]),
+        **{key: record[key] for key in ("device", "threads", "cpu", "python", *PACKAGES, "commit")},
+        "command": shlex.join(run.zoo_command(record["device"], record["threads"])),
     }
     curves = [{"step": step} | _spread(values) for step, values in zip(steps, evaluations["results"], strict=True)]
     tests = [dict(zip(("world", "actions"), name.split("/"), strict=True)) | play for name, play in plays.items()]
@@ -107,7 +104,7 @@ def read_scalars(folder: RunFolder) -> dict[str, dict[float, float]]:
             for name in accumulator.Tags()["scalars"]:
                 logged[name] |= {event.step / run.agents: event.value for event in accumulator.Scalars(name)}
     if unknown := set(run.scalars) - set(logged):
-        raise ValueError(f"{run.ids[0]}: scalars={sorted(unknown)} are not logged; there are {', '.join(logged)}")
+        raise ValueError(f"{run.folder}: scalars={sorted(unknown)} are not logged; there are {', '.join(logged)}")
     return {name: logged[name] for name in run.scalars}
 
 

@@ -82,7 +82,7 @@ def prepare(folder: RunFolder) -> bool:
     """Claim a run, and set aside what it cannot go on from; false if it is done, or another process is at it."""
     if not folder.claim():
         return False
-    if folder.found() in (State.FINISHED, State.CONFLICT, State.RUNNING):
+    if folder.found() in (State.FINISHED, State.CONFLICT):
         folder.lock.release()
         return False
     if not folder.is_trained() and (not folder.checkpoint.exists() or folder.conflicts()):
@@ -95,23 +95,21 @@ def execute(folder: RunFolder, resources: Resources, tick: Callable[[], None]) -
     folder.root.mkdir(parents=True, exist_ok=True)
     if not folder.is_trained():
         _train(folder, resources, tick)
-    folder.write_record(state="trained")
     if folder.missing_plays():
         arguments = [yaml.safe_dump(folder.run.model_dump()), resources.device, str(resources.threads)]
         _call([*EVALUATE_COMMAND, *arguments], folder, resources, tick)
-    folder.write_record(state="finished")
 
 
 def _train(folder: RunFolder, resources: Resources, tick: Callable[[], None]) -> None:
-    resumed, state = folder.checkpoint.exists(), "interrupted"
-    command = resources.command(folder.run)
+    resumed, command = folder.checkpoint.exists(), resources.command(folder.run)
     if resumed:
         command = [*RESUME_COMMAND, str(folder.run.zoo_folder), "--import", *folder.run.modules()]
-    folder.write_record(state="running", resumed=resumed, device=resources.device, **describe())
+    folder.write_record(settings=folder.run.settings(), scalars=folder.run.scalars, failed=False, resumed=resumed)
+    folder.write_record(device=resources.device, threads=resources.threads, **describe())
     earlier, start, ticks = folder.record().get("wall_seconds", 0.0), time.monotonic(), itertools.count(1)
 
-    def note(**fields: str) -> None:
-        folder.write_record(wall_seconds=earlier + time.monotonic() - start, **fields)
+    def note() -> None:
+        folder.write_record(wall_seconds=earlier + time.monotonic() - start)
 
     def tick_and_note() -> None:
         tick()
@@ -123,12 +121,12 @@ def _train(folder: RunFolder, resources: Resources, tick: Callable[[], None]) ->
         if not folder.is_trained():
             raise RunFailed(f"training has left no complete model in {folder.run.zoo_folder}:\n{folder.log_tail()}")
     except RunFailed as error:
-        state = "failed"
+        folder.write_record(failed=True)
         if resumed:
             raise RunFailed(f"{error}\nIt went on from a checkpoint: remove {folder.root} to start it anew") from error
         raise
     finally:
-        note(state=state)
+        note()
 
 
 def _call(command: list[str], folder: RunFolder, resources: Resources, tick: Callable[[], None]) -> None:

@@ -32,12 +32,8 @@ class Progress:
     def refresh(self) -> None:
         """Look at the runs that are being worked on, here or by another command."""
         for folder, state in self.states.items():
-            if state is State.FINISHED:
-                continue
-            if folder.is_held(patience=0.0 if state is State.RUNNING else 0.1):
-                self.update(folder, State.RUNNING)
-            elif state is State.RUNNING:
-                self.update(folder, folder.found())
+            if state is not State.FINISHED:
+                self.update(folder, folder.state(patience=0.0 if state is State.RUNNING else 0.1))
 
     def line(self) -> str:
         """All runs in one line."""

@@ -14,13 +14,10 @@ from sb3_sac_variants.study.studies import Study
 def report(study: Study, args: argparse.Namespace) -> list[str]:
     """Write the files of one study, and return what is missing or falls short of its aims."""
     folder = args.results or args.file.parent / "results"
-    results, missing = read(study.name, folder), list[str]()
-    if not args.redraw:
-        results, missing = collect(study, args.out, results)
+    results, missing = collect(study, args.out, read(study.name, folder))
     if not len(results["summary"]):
-        return missing or [f"{study.name}: no results in {folder}"]
-    if not args.redraw:
-        write(results, study.name, folder)
+        return missing
+    write(results, study.name, folder)
     text, short = final_table(study, results)
     if study.published:
         text += f"\nBeside what is published, from the evaluations in training:\n\n{published_table(study, results)}"

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import json
-import time
 import zipfile
 from collections.abc import Mapping
 from enum import Enum
@@ -11,14 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from filelock import FileLock, Timeout
 
-from sb3_sac_variants.study.studies import CHECKPOINT_CALLBACK, Run
-
-# A run without our record that was written to this recently is taken to be still running. Longer than an episode of
-# any usual environment, because the zoo writes to its folder only at the end of episodes and evaluations.
-FRESH_SECONDS = 600.0
+from sb3_sac_variants.study.studies import Run
 
 
 class State(Enum):
@@ -39,7 +33,7 @@ class State(Enum):
 
 
 class RunFolder:
-    """The folder of one run: ``<out>/<name>/<env>/seed<k>``, in it the zoo's ``<algo>/<env>_1``."""
+    """The folder of one run: ``<out>/<study>/<name>/<env>/seed<k>``, in it the zoo's ``<algo>/<env>_1``."""
 
     def __init__(self, out: Path, run: Run) -> None:
         self.out = out
@@ -65,7 +59,7 @@ class RunFolder:
             return None
 
     def record(self) -> dict[str, Any]:
-        """What was noted about the run (state, versions, wall time); empty for a run started by hand."""
+        """What was noted about the run: settings, versions, wall time; empty before it has begun."""
         return read_json(self.root / "run.json")
 
     def write_record(self, **fields: Any) -> None:
@@ -84,27 +78,14 @@ class RunFolder:
         """The evaluations of the saved model that are still to be made."""
         return {name: play for name, play in self.run.plays().items() if self.returns(name) is None}
 
-    def zoo_arguments(self) -> dict[str, Any]:
-        """The arguments that the zoo was started with, as text, from its ``args.yml``; empty before training starts."""
-        file = self.zoo / self.run.env_name / "args.yml"
-        # The base loader reads everything as text, Python objects too: an ordered dictionary as a list of its pairs.
-        return dict(yaml.load(file.read_text(encoding="utf-8"), yaml.BaseLoader)[0]) if file.exists() else {}
-
     def conflicts(self) -> list[str]:
         """Settings in which the run on disk differs from the run that is wanted, one line for each."""
-        arguments, wanted = self.zoo_arguments(), yaml.load(yaml.safe_dump(self.run.arguments()), yaml.BaseLoader)
-        if not arguments:
-            return []
-        for settings in (arguments, wanted):
-            settings["hyperparams"] = _without_checkpoints(settings["hyperparams"])
-        differences = [
-            f"{key} is {arguments[key]}, wanted {value}"
-            for key, value in wanted.items()
-            if not _agree(arguments[key], value) or (key == "hyperparams" and set(arguments[key]) != set(value))
-        ]
-        if self.run.scalars and not arguments["tensorboard_log"]:
-            differences.append(f"it has no TensorBoard log with {', '.join(self.run.scalars)}")
-        return differences
+        record = self.record()
+        made, wanted = record.get("settings", {}), self.run.settings()
+        lines = [f"{key} is {made.get(key)}, wanted {wanted[key]}" for key in wanted if made.get(key) != wanted[key]]
+        if self.run.scalars and not record.get("scalars"):
+            lines.append(f"it has no TensorBoard log with {', '.join(self.run.scalars)}")
+        return lines
 
     def is_trained(self) -> bool:
         """Whether the last evaluation and the complete model are there."""
@@ -120,31 +101,30 @@ class RunFolder:
             self.lock.acquire(timeout=timeout, poll_interval=0.01)
         return self.lock.is_locked
 
-    def is_held(self, patience: float = 0.1) -> bool:
-        """Whether this process or another one has claimed the run, for longer than another one's look here takes."""
+    def is_held(self, patience: float) -> bool:
+        """Whether this process or another one has claimed the run; ``patience`` waits for the end of a mere look."""
         other = RunFolder(self.out, self.run)
         if self.lock.is_locked or (Path(self.lock.lock_file).exists() and not other.claim(patience)):
             return True
         other.lock.release()
         return False
 
-    def state(self) -> State:
+    def state(self, patience: float = 0.1) -> State:
         """Say what is to be done, or that somebody is at it."""
-        return State.RUNNING if self.is_held() else self.found()
+        return State.RUNNING if self.is_held(patience) else self.found()
 
     def found(self) -> State:
         """Look at the files and say what is to be done."""
         if not self.root.exists() or not any(self.root.iterdir()):
             return State.TO_DO
         record, trained = self.record(), self.is_trained()
-        if record.get("state") == "failed" and not trained:
+        if record.get("failed") and not trained:
             return State.FAILED
-        if self.conflicts():
+        if self.conflicts() and (record or trained):
             return State.CONFLICT
         if trained:
             return State.TRAINED if self.missing_plays() else State.FINISHED
-        fresh = any(time.time() - path.stat().st_mtime < FRESH_SECONDS for path in self.zoo.glob("*"))
-        return State.RUNNING if fresh and not record else State.INTERRUPTED
+        return State.INTERRUPTED
 
     def steps_done(self) -> int:
         """Environment steps so far, from the last evaluation and the episodes in the monitor files."""
@@ -160,25 +140,10 @@ class RunFolder:
 
     def set_aside(self) -> None:
         """Rename what an unfinished run has left (``seed1-interrupted-1``), so that it can start in an empty folder."""
-        word = "failed" if self.record().get("state") == "failed" else "interrupted"
+        word = "failed" if self.record().get("failed") else "interrupted"
         if self.root.exists() and any(self.root.iterdir()):
             names = (f"{self.root.name}-{word}-{number}" for number in itertools.count(1))
             self.root.rename(next(path for path in map(self.root.with_name, names) if not path.exists()))
-
-
-def _without_checkpoints(hyperparams: Any) -> dict[str, Any]:
-    # Checkpoints change nothing about a run.
-    settings = hyperparams if isinstance(hyperparams, dict) else {}  # the zoo writes null for none
-    callbacks = settings.get("callback", [])
-    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-    return {**settings, "callback": [entry for entry in callbacks if CHECKPOINT_CALLBACK not in entry]}
-
-
-def _agree(found: Any, wanted: Any) -> bool:
-    # Stable-Baselines3 adds to the policy_kwargs that it is given (use_sde), before the zoo saves them.
-    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
-        return all(key in found and _agree(found[key], value) for key, value in wanted.items())
-    return bool(found == wanted)
 
 
 def read_json(path: Path) -> dict[str, Any]:

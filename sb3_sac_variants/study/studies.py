@@ -13,6 +13,8 @@ CHECKPOINT_CALLBACK = "sb3_sac_variants.common.callbacks.RunCheckpointCallback"
 #: Of the environment and of the policy's noise in evaluations of the saved model; the same for all runs, so that they
 #: meet the same initial states, and far from the seeds of training.
 FINAL_SEED = 20_000
+#: Fields by which a run is known again; what the others say can still be changed when it has ended.
+SETTINGS = {"algo", "env", "seed", "steps", "eval_freq", "eval_episodes", "params", "agents"}
 
 
 def _as_mapping(value: Any) -> Any:
@@ -74,15 +76,15 @@ class Settings(Checked):
 
 
 class Run(Settings):
-    """One training run, which several studies may share."""
+    """One training run."""
 
+    study: str
     name: str  # in folders and CSV files
     algo: str  # id in the zoo
     env: str
     seed: int
     params: Params = {}
     agents: PositiveInt = 1  # time steps that the algorithm counts in a step of the environment; episodes too
-    studies: list[str] = []
 
     @property
     def env_name(self) -> str:
@@ -91,31 +93,17 @@ class Run(Settings):
 
     @property
     def folder(self) -> PurePosixPath:
-        """Folder of the run, relative to the folder of all runs."""
-        return PurePosixPath(self.name, self.env_name, f"seed{self.seed}")
+        """Folder of the run, relative to the folder of all runs: ``study/name/env/seedK``."""
+        return PurePosixPath(self.study, self.name, self.env_name, f"seed{self.seed}")
 
     @property
     def zoo_folder(self) -> PurePosixPath:
         """The zoo's own folder in it."""
         return self.folder / self.algo / f"{self.env_name}_1"
 
-    @property
-    def ids(self) -> list[str]:
-        """The names ``study/name/env/seedK`` under which studies know the run."""
-        return [f"{study}/{self.folder}" for study in self.studies]
-
-    def arguments(self) -> dict[str, Any]:
-        """What two runs must have in common to be the same run, under the zoo's argument names."""
-        return {
-            "algo": self.algo,
-            "env": self.env,
-            "seed": self.seed,
-            "n_timesteps": self.steps * self.agents,
-            "eval_freq": self.eval_freq,  # the zoo counts calls of the environment here
-            "eval_episodes": self.eval_episodes * self.agents,
-            "env_kwargs": None,  # the zoo's own option; ours are among the hyperparameters
-            "hyperparams": dict(self.params),
-        }
+    def settings(self) -> dict[str, Any]:
+        """What two runs must have in common to be the same run, as JSON keeps it."""
+        return self.model_dump(mode="json", include=SETTINGS)
 
     def plays(self) -> dict[str, dict[str, Any]]:
         """How the saved model is evaluated: ``final`` and, by ``world/actions``, the tests."""
@@ -139,17 +127,19 @@ class Run(Settings):
 
     def zoo_command(self, device: str = "cpu", threads: int = 1, checkpoints: bool = False) -> list[str]:
         """The zoo's command for the run, with or without checkpoints, to be started in the folder of all runs."""
-        params, wanted = dict(self.params), self.arguments()
+        params = dict(self.params)
         every = self.eval_freq if self.checkpoint_freq is None else self.checkpoint_freq
         if checkpoints and every:
             own = params.get("callback") or []
             callback = {CHECKPOINT_CALLBACK: {"save_freq": every * self.agents}}
             params["callback"] = [*(own if isinstance(own, list) else [own]), callback]
-        options = ["--algo", self.algo, "--env", self.env, "-n", wanted["n_timesteps"], *_settings("-params", params)]
+        options = ["--algo", self.algo, "--env", self.env, "-n", self.steps * self.agents]
+        options += _settings("-params", params)
         # The zoo gives those of -params to the training environment alone.
         options += _settings("--eval-env-kwargs", params.get("env_kwargs") or {})
-        options += ["--seed", self.seed, "--eval-freq", self.eval_freq, "--eval-episodes", wanted["eval_episodes"]]
-        options += ["--num-threads", threads, "--device", device, "--verbose", 0]
+        # Of evaluations, the zoo counts calls of the environment, and the episodes of each agent.
+        options += ["--eval-freq", self.eval_freq, "--eval-episodes", self.eval_episodes * self.agents]
+        options += ["--seed", self.seed, "--num-threads", threads, "--device", device, "--verbose", 0]
         options += ["--tensorboard-log", f"{self.folder}/tensorboard"] if self.scalars else []
         return ["python", "-m", "rl_zoo3.train", *map(str, options), "-f", str(self.folder)]
 
@@ -196,7 +186,7 @@ class Study(Settings):
 
     def runs(self) -> list[Run]:
         """All runs of the study, first seeds first, so that an early look covers every curve."""
-        same = {field: getattr(self, field) for field in Settings.model_fields} | {"studies": [self.name]}
+        same = {field: getattr(self, field) for field in Settings.model_fields} | {"study": self.name}
         return [
             Run(**same, name=name, algo=variant.algo or name, env=env, seed=seed, agents=variant.agents, params=params)
             for seed in self.seeds
@@ -227,42 +217,17 @@ def parse_study(name: str, fields: Mapping[str, Any]) -> Study:
     try:
         return Study.model_validate({**fields, "name": name})
     except ValidationError as error:
-        lines = []
-        for entry in error.errors(include_url=False):
-            where = ".".join(map(str, entry["loc"]))
-            given = f"={entry['input']!r}" if where and entry["type"] != "missing" else ""
-            lines.append(f"{where}{given} {entry['msg']}".strip())
-            if entry["type"] == "extra_forbidden" and len(entry["loc"]) == 1:
-                lines.append(f"a study has the fields {', '.join(Study.model_fields)}")
-        raise ValueError(f"study {name!r}: " + "; ".join(lines)) from error
+        known = ", ".join(field for field in Study.model_fields if field != "name")
+        raise ValueError(f"study {name!r}: {error}\nA study has the fields {known}.") from error
 
 
-def merge_runs(studies: Iterable[Study]) -> list[Run]:
-    """The distinct runs of several studies; a run that several studies share appears once, with all its ids."""
-    merged: dict[PurePosixPath, Run] = {}
-    for run in (run for study in studies for run in study.runs()):
-        if (known := merged.setdefault(run.folder, run)) is run:
-            continue
-        same = known.arguments() == run.arguments() and known.final.deterministic == run.final.deterministic
-        if not same or (known.tests.worlds and run.tests.worlds and known.tests != run.tests):
-            raise ValueError(
-                f"{known.ids[0]} and {run.ids[0]} share the folder {run.folder} but differ in their settings: "
-                "give the algorithm another name in one of the two studies"
-            )
-        both = {
-            "studies": known.studies + run.studies,
-            "final": max(known.final, run.final, key=lambda final: final.episodes),
-            "tests": known.tests if known.tests.worlds else run.tests,
-            "scalars": list(dict.fromkeys(known.scalars + run.scalars)),
-        }
-        merged[run.folder] = known.model_copy(update=both)
-    return list(merged.values())
+def select(studies: Iterable[Study], patterns: Sequence[str]) -> list[Run]:
+    """The runs that match every pattern, in their whole folder (``half_cheetah/sac_v1/*/seed1``) or a part of it."""
 
+    def matches(run: Run, pattern: str) -> bool:
+        return bool(fnmatch.filter([run.env, str(run.folder), *run.folder.parts], pattern))
 
-def select(runs: Sequence[Run], patterns: Sequence[str]) -> list[Run]:
-    """Keep the runs that match every pattern, in a whole id (``half_cheetah/sac_v1/*/seed1``) or one of its parts."""
-    names = {run.folder: [run.env, *run.ids, *"/".join(run.ids).split("/")] for run in runs}
-    return [run for run in runs if all(fnmatch.filter(names[run.folder], pattern) for pattern in patterns)]
+    return [run for study in studies for run in study.runs() if all(matches(run, pattern) for pattern in patterns)]
 
 
 def _settings(option: str, settings: Mapping[str, Any]) -> list[str]:
