@@ -1,4 +1,4 @@
-"""How far the runs are: one line for each algorithm and environment, whatever the number of seeds."""
+"""How far the runs are: one line for each study, algorithm and environment, whatever the number of seeds."""
 
 import time
 from collections import Counter
@@ -49,15 +49,15 @@ class Progress:
         return ", ".join(parts)
 
     def __rich__(self) -> Group:
-        groups: dict[tuple[str, str], list[RunFolder]] = {}
+        groups: dict[tuple[str, str, str], list[RunFolder]] = {}
         for folder in self.states:
-            groups.setdefault((folder.run.name, folder.run.env), []).append(folder)
-        table = Table("algorithm", "environment", "seeds", "steps", "", "return", box=None, pad_edge=False)
-        for (name, env), folders in groups.items():
+            groups.setdefault((folder.run.study, folder.run.name, folder.run.env), []).append(folder)
+        table = Table("study", "algorithm", "environment", "seeds", "steps", "", "return", box=None, pad_edge=False)
+        for names, folders in groups.items():
             done = sum(self._steps[folder] for folder in folders) / sum(folder.run.steps for folder in folders)
             last = [found["results"][-1].mean() for folder in folders if (found := folder.evaluations())]
             seeds = Text.assemble(*(self.states[folder].value[1:] for folder in folders))
             mean = f"{sum(last) / len(last):.1f}" if last else ""
-            table.add_row(name, env, seeds, ProgressBar(1.0, done, width=10), f"{100 * done:.0f} %", mean)
+            table.add_row(*names, seeds, ProgressBar(1.0, done, width=10), f"{100 * done:.0f} %", mean)
         legend = ", ".join(f"{sign} {words}" for words, sign, _ in (state.value for state in State))
         return Group(table, Text(legend, style="dim"), Text(self.line()))
