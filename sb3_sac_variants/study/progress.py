@@ -2,10 +2,11 @@
 
 import time
 from collections import Counter
+from pathlib import PurePosixPath
 
 from rich.console import Group
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from sb3_sac_variants.study.run_folder import RunFolder, State
@@ -49,15 +50,16 @@ class Progress:
         return ", ".join(parts)
 
     def __rich__(self) -> Group:
-        groups: dict[tuple[str, str, str], list[RunFolder]] = {}
+        groups: dict[PurePosixPath, list[RunFolder]] = {}
         for folder in self.states:
-            groups.setdefault((folder.run.study, folder.run.name, folder.run.env), []).append(folder)
-        table = Table("study", "algorithm", "environment", "seeds", "steps", "", "return", box=None, pad_edge=False)
-        for names, folders in groups.items():
+            groups.setdefault(folder.run.folder.parent, []).append(folder)
+        path = Column("study/algorithm/environment", overflow="fold")
+        table = Table(path, "seeds", "steps", "", "return", box=None, pad_edge=False)
+        for name, folders in groups.items():
             done = sum(self._steps[folder] for folder in folders) / sum(folder.run.steps for folder in folders)
             last = [found["results"][-1].mean() for folder in folders if (found := folder.evaluations())]
             seeds = Text.assemble(*(self.states[folder].value[1:] for folder in folders))
             mean = f"{sum(last) / len(last):.1f}" if last else ""
-            table.add_row(*names, seeds, ProgressBar(1.0, done, width=10), f"{100 * done:.0f} %", mean)
+            table.add_row(str(name), seeds, ProgressBar(1.0, done, width=10), f"{100 * done:.0f} %", mean)
         legend = ", ".join(f"{sign} {words}" for words, sign, _ in (state.value for state in State))
         return Group(table, Text(legend, style="dim"), Text(self.line()))
