@@ -1,12 +1,13 @@
 """What studies compute: statistics, the file of studies, zoo commands, the state of a run, tables and figures."""
 
-import json
+import math
 import shlex
 import subprocess
 import sys
 import threading
 import zipfile
 from collections import OrderedDict
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -189,11 +190,12 @@ STUDY_FILES = sorted((Path(__file__).parents[1] / "benchmarks").glob("*/*.yml"))
 
 
 @pytest.mark.skipif(not STUDY_FILES, reason="the benchmarks are not part of this distribution")
-def test_declared_studies_can_be_read_and_agree_with_each_other() -> None:
-    thresholds = {}
+def test_declared_studies_can_be_read_and_have_different_names() -> None:
+    thresholds: dict[str, float | None] = {}
     for path in STUDY_FILES:
         studies = load_studies(path)
         assert all(study.runs() for study in studies)
+        assert not {study.name for study in studies} & set(thresholds)  # by default their runs lie in the same folder
         thresholds |= {study.name: study.final.threshold for study in studies}
     assert {name: thresholds[name] for name in ("pendulum", "mountain_car_continuous", "reacher")} == {
         "pendulum": -200,
@@ -213,7 +215,9 @@ def test_runs_take_the_most_special_parameters() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"eval_feq": 5}, "eval_feq"),
+        ({"eval_feq": 5}, "eval_feq\n(.|\n)*A study has the fields steps, eval_freq, "),
+        ({"params": {"start": date(2026, 1, 1)}}, "params\n.*in quotes where YAML reads a date"),
+        ({"tests": {"worlds": {"a": {"gamma": math.inf}}}}, "tests.worlds.a\n.*numbers, texts"),
         ({"steps": 450}, "multiple of eval_freq=200"),
         ({"steps": "1e5"}, "steps\n.*input_value='1e5'"),
         ({"seeds": [1, 1]}, "different"),
@@ -221,7 +225,7 @@ def test_runs_take_the_most_special_parameters() -> None:
         ({"algorithms": ["a/b"]}, "'a/b'"),
         ({"algorithms": {"sac": {"parms": {}}}}, "parms"),
         ({"algorithms": {"sac": {"agents": 0}}}, "algorithms.sac.agents\n.*input_value=0"),
-        ({"algorithms": []}, "algorithms"),
+        ({"algorithms": []}, "algorithms\n.*at least 1 item"),
         ({"environments": [{"Pendulum-v1": {}}]}, "environments\n"),
         ({"name": "other"}, "none of them a name"),
         ({"tests": {"worlds": {"mass/2": {}}}}, "mass/2"),
@@ -229,7 +233,7 @@ def test_runs_take_the_most_special_parameters() -> None:
         ({"algorithms": {"sac": None, "cold": {"baseline": "td3"}}}, "'td3'"),
         ({"final": {"threshold": "90"}}, "threshold\n.*input_value='90'"),
         ({"final": {"deterministic": "no"}}, "deterministic\n.*input_value='no'"),
-        ({"scalars": "train/entropy"}, "scalars"),
+        ({"scalars": "train/entropy"}, "scalars\n.*valid list"),
         ({"checkpoint_freq": -1}, "checkpoint_freq\n.*input_value=-1"),
         ({"tests": {"episodes": 3}}, "worlds"),
         ({"tests": {"worlds": {"a": {}}, "actions": ["best"]}}, "'mean' or 'sampled'"),
@@ -243,7 +247,7 @@ def test_wrong_fields_are_refused(fields: dict[str, Any], message: str) -> None:
 
 
 def test_missing_fields_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"eval_freq\n  Field required(.|\n)*A study has the fields steps, eval_freq"):
+    with pytest.raises(ValueError, match="eval_freq\n  Field required"):
         parse_study("tiny", {key: value for key, value in FIELDS.items() if key != "eval_freq"})
 
 
@@ -266,7 +270,7 @@ def test_command_is_the_zoos_own() -> None:
     )  # fmt: skip
     assert shlex.join(run.zoo_command(device="cuda")) == (
         "python -m rl_zoo3.train --algo sac_v2 --env Pendulum-v1 -n 400 -params 'ent_coef:\"auto_0.1\"' "
-        "'policy_kwargs:{\"net_arch\": [64, 64]}' tau:0.01 --eval-freq 200 --eval-episodes 5 --seed 3 --num-threads 1 "
+        "'policy_kwargs:{\"net_arch\": [64, 64]}' tau:0.01 --seed 3 --eval-freq 200 --eval-episodes 5 --num-threads 1 "
         "--device cuda --verbose 0 -f tiny/cold/Pendulum-v1/seed3"
     )
 
@@ -310,8 +314,9 @@ def test_agents_that_are_environments_of_their_own_count_steps_and_episodes_each
 
 
 def save_final(folder: RunFolder, returns: list[float], deterministic: bool = True, seed: int = FINAL_SEED) -> None:
-    plays = {"final": {"seed": seed, "deterministic": deterministic, "params": {}, "returns": returns}}
-    folder.plays_file.write_text(json.dumps(plays))
+    folder.write_record(
+        plays={"final": {"seed": seed, "deterministic": deterministic, "params": {}, "returns": returns}}
+    )
 
 
 @pytest.mark.parametrize(
@@ -376,11 +381,36 @@ def test_a_run_is_known_again_by_its_settings(trained: RunFolder) -> None:
     assert trained.conflicts() == ["params is {'policy_kwargs': {'1': {'net_arch': [64, 64]}}}, wanted {}"]
 
 
-def test_a_model_of_unknown_settings_is_left_alone(trained: RunFolder) -> None:
+def test_what_was_not_begun_by_a_study_is_left_alone(trained: RunFolder) -> None:
     (trained.root / "run.json").unlink()
+    for steps in ([200, 400], [200]):
+        rewrite_steps(trained, steps)
+        assert trained.state() is State.CONFLICT
+    assert trained.conflicts() == ["it has no run.json that says how it was made"]
+
+
+def test_settings_that_have_changed_are_in_the_way_where_there_is_something_to_lose(trained: RunFolder) -> None:
+    trained.write_record(settings={}, failed=True)
+    assert trained.state() is State.CONFLICT  # a model
+    trained.model.unlink()
+    assert trained.state() is State.FAILED
+    trained.checkpoint.parent.mkdir()
+    trained.checkpoint.touch()
     assert trained.state() is State.CONFLICT
-    rewrite_steps(trained, [200])  # killed before anything was noted: set aside, and started again
-    assert trained.state() is State.INTERRUPTED
+
+
+def test_a_damaged_record_is_named(trained: RunFolder) -> None:
+    (trained.root / "run.json").write_text("")
+    with pytest.raises(ValueError, match=r"run.json is damaged .*: remove .*seed1 to start the run anew"):
+        trained.state()
+
+
+def test_runs_do_not_share_locks(tmp_path: Path) -> None:
+    runs = [parse_study(name, {**FIELDS, "algorithms": [algo], "baseline": None}).runs()[0]
+            for name, algo in (("a", "b--c"), ("a--b", "c"))]  # fmt: skip
+    first, second = (RunFolder(tmp_path, run) for run in runs)
+    assert first.claim()
+    assert second.state() is State.TO_DO
 
 
 def test_the_final_evaluation_must_be_the_one_asked_for(trained: RunFolder) -> None:
@@ -420,11 +450,11 @@ def test_a_run_is_finished_only_with_the_tests_that_are_asked_for(trained: RunFo
     folder = RunFolder(trained.out, own.runs()[0])
     assert folder.state() is State.TRAINED
     assert list(folder.missing_plays()) == ["heavy/mean"]
-    plays = json.loads(folder.plays_file.read_text())
+    plays = folder.record()["plays"]
     made = {"seed": FINAL_SEED, "deterministic": True, "params": {"env_kwargs": {"g": 9.0}}, "returns": [1.0, 2.0]}
-    folder.plays_file.write_text(json.dumps({**plays, "heavy/mean": made}))
+    folder.write_record(plays={**plays, "heavy/mean": made})
     assert folder.state() is State.TRAINED  # another world
-    folder.plays_file.write_text(json.dumps({**plays, "heavy/mean": {**made, "params": worlds["heavy"]}}))
+    folder.write_record(plays={**plays, "heavy/mean": {**made, "params": worlds["heavy"]}})
     assert folder.state() is State.FINISHED
 
 

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -42,6 +44,7 @@ def test_a_folder_arrives_as_it_was_sent_and_older_checkpoints_go(tmp_path: Path
         (here / path).parent.mkdir(parents=True, exist_ok=True)
         (here / path).write_text(text)
     (here / "run.json.tmp").write_text("half")
+    (here / "run.json").write_text("{}")
     (there / "a_1" / "checkpoint" / "version-1").mkdir(parents=True)
     (there / "a_1" / "checkpoint" / "version-1" / "model.zip").write_text("old")
     (there / "kept").write_text("mine")
@@ -49,6 +52,7 @@ def test_a_folder_arrives_as_it_was_sent_and_older_checkpoints_go(tmp_path: Path
     files = {str(path.relative_to(there)): path.read_text() for path in there.rglob("*") if path.is_file()}
     assert files == {
         "out.log": "a",
+        "run.json": "{}",
         "a_1/checkpoint/checkpoint.json": "{}",
         "a_1/checkpoint/version-2/model.zip": "b",
         "kept": "mine",
@@ -106,6 +110,21 @@ def test_the_drivers_node_holds_a_run_until_its_last_files_have_come(tmp_path: P
     assert folder.state() is State.INTERRUPTED
     assert folder.claim()
     assert Collector(tmp_path).fetch(run) is None  # another command has begun it
+
+
+def test_a_run_whose_node_dies_when_all_has_come_is_finished(tmp_path: Path) -> None:
+    (run,) = parse_study("tiny", {**FIELDS, "seeds": [1]}).runs()
+    collector, folder = Collector(tmp_path), RunFolder(tmp_path, run)
+    assert collector.fetch(run) == {}
+    folder.zoo.mkdir(parents=True)
+    results = np.zeros((5, 2))
+    np.savez(folder.evaluations_file, timesteps=[200, 400, 600, 800, 1000], results=results, ep_lengths=results)
+    with zipfile.ZipFile(folder.model, "w") as archive:
+        archive.writestr("data", "")
+    play = {**run.plays()["final"], "returns": [1.0, 2.0]}
+    collector.store(run, {"run.json": json.dumps({"settings": run.settings(), "plays": {"final": play}}).encode()})
+    assert collector.fetch(run) is None  # Ray has started the task again
+    assert folder.state() is State.FINISHED
 
 
 def test_the_address_of_a_client_outside_the_cluster_is_refused(tmp_path: Path) -> None:

@@ -70,12 +70,12 @@ print("resumed")
 """
 FAKE_EVALUATE = """
 import pathlib, sys, yaml
-from sb3_sac_variants.study.run_folder import RunFolder, read_json, write_json
+from sb3_sac_variants.study.run_folder import RunFolder
 from sb3_sac_variants.study.studies import Run
 folder = RunFolder(pathlib.Path(), Run.model_validate(yaml.safe_load(sys.argv[1])))
 plays = folder.missing_plays()
 made = {name: {**play, "returns": [-float(folder.run.seed)] * play["episodes"]} for name, play in plays.items()}
-write_json(folder.plays_file, read_json(folder.plays_file) | made)
+folder.write_record(plays=folder.record().get("plays", {}) | made)
 """
 HARNESS = """
 import sys
@@ -218,10 +218,9 @@ def commands_running() -> list[str]:
     return found
 
 
-def test_time_of_an_attempt_that_was_killed_counts(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execute, "NOTE_TICKS", 1)
+def test_time_of_an_attempt_that_was_killed_counts(zoo: Zoo) -> None:
     zoo.declare(environments=["Pendulum-v1"], params={"act": "hang"}, algorithms=["sac_v2"], baseline=None, seeds=[1])
-    resources = execute.Resources(resumable=frozenset(["sac_v2"]))
+    resources = execute.Resources(threads=2, resumable=frozenset(["sac_v2"]))
 
     class PowerCut(BaseException):
         """Nothing is written after it."""
@@ -242,9 +241,11 @@ def test_time_of_an_attempt_that_was_killed_counts(zoo: Zoo, monkeypatch: pytest
     before = again.record()["wall_seconds"]
     assert before >= 0.5
     assert execute.prepare(again)
-    execute.execute(again, resources, lambda: None)
+    execute.execute(again, execute.Resources("cuda", threads=4), lambda: None)
     again.lock.release()
     assert again.record()["wall_seconds"] > before
+    # It went on with what it had begun with.
+    assert [again.record()[key] for key in ("device", "threads", "resumed")] == ["cpu", 2, True]
 
 
 @pytest.mark.slow
@@ -275,9 +276,11 @@ def test_failures_are_reported_with_the_end_of_their_log(zoo: Zoo) -> None:
 def test_a_run_with_other_settings_is_neither_used_nor_overwritten(zoo: Zoo) -> None:
     zoo.declare(algorithms=["sac"], seeds=[1])
     zoo.run()
+    before = contents(zoo.out)
     zoo.declare(algorithms=["sac"], seeds=[1], eval_episodes=7, params={"gamma": 0.9})
     code, output = zoo.run()
     assert code == 1
+    assert contents(zoo.out) == before
     assert "eval_episodes is 3, wanted 7" in output
     assert "params is {}, wanted {'gamma': 0.9}" in output
     missing = collect(zoo.study, zoo.out, read("tiny", zoo.folder))[1]
@@ -305,7 +308,7 @@ def test_more_final_episodes_and_tests_need_no_new_training(zoo: Zoo) -> None:
     zoo.declare(algorithms=["sac"], seeds=[1, 2], final=final, tests=tests)
     assert zoo.states() == [State.TRAINED] * 2 + [State.TO_DO] * 2
     models = list(zoo.out.rglob("*.zip"))
-    zoo.run("--only", "seed1")
+    assert zoo.run("--only", "seed1")[0] == 0
     assert list(zoo.out.rglob("*.zip")) == models
     assert zoo.states() == [State.FINISHED] * 2 + [State.TO_DO] * 2
     returns = zoo.folders()[0].returns("final")
@@ -443,6 +446,12 @@ def test_report_writes_small_files_and_keeps_results_of_runs_that_are_gone(zoo: 
         folder.root.rename(folder.root.with_name("gone" + folder.root.name))
     assert zoo.report("--check")[0] == 0
     assert figure.read_bytes() == picture
+    # Results of other settings are kept, and named.
+    zoo.declare(algorithms=["sac"], params={"gamma": 0.9})
+    code, output = zoo.report("--check")
+    assert code == 1
+    assert "SHORT kept for tiny/sac/Pendulum-v1/seed1: 4 episodes after python -m rl_zoo3.train --algo sac" in output
+    zoo.declare()
     shutil.rmtree(results)
     code, output = zoo.report("--check")
     assert code == 1

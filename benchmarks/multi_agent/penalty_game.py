@@ -4,8 +4,8 @@ Where exact improvement leads in PenaltyGame-v0, with and without cross-entropy 
 Rounds of exact soft improvement, one agent after the other, from random policies: how often do the agents end in one of
 the two good equilibria, and what do they earn? With the floor of the cross-entropy and without it, from policies close
 to equal probabilities, as untrained networks are, and from any. A minute on one core; writes
-``penalty_game_exact.csv``. With the folder of the runs of study ``penalty_game`` also: which equilibrium has each of
-them reached, and how far is each policy from the exact best response to the other? Writes
+``penalty_game_exact.csv``. With the folder of the runs (the study's ``--out``) also: which equilibrium has each of
+study ``penalty_game`` reached, and how far is each policy from the exact best response to the other? Writes
 ``penalty_game_learned.csv``.
 
     python benchmarks/multi_agent/penalty_game.py [runs/study]
@@ -95,10 +95,10 @@ def write(name: str, header: list[str], rows: Iterable[list[Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="?", help="folder of the runs of study penalty_game")
+    parser.add_argument("runs", type=Path, nargs="?", help="folder of the runs, with those of study penalty_game in it")
     runs = parser.parse_args().runs
     if runs and not any(runs.glob(MODELS)):
-        parser.error(f"{runs} has no models: run the study penalty_game with --out {runs}")
+        parser.error(f"{runs} has no models of study penalty_game: run the study penalty_game with --out {runs}")
     warnings.simplefilter("ignore", UserWarning)
     write("penalty_game_exact.csv", HEADER, exact())
     if runs:

@@ -29,7 +29,10 @@ class Collector:
     def fetch(self, run: Run) -> dict[str, bytes] | None:
         """Read what a run can go on from; None if there is nothing to do."""
         folder = self._held.setdefault(run.folder, RunFolder(self._out, run))
-        return pack(folder.root) if prepare(folder) else None
+        if prepare(folder):
+            return pack(folder.root)
+        self._held.pop(run.folder).lock.release(force=True)  # held for a node that died when all had come
+        return None
 
     def store(self, run: Run, files: dict[str, bytes], last: bool = False) -> None:
         """Write what a run has sent."""
@@ -85,7 +88,7 @@ def _run_on_node(run: Run, collector: Any, resources: Resources) -> None:
         sent: list[float] = []
 
         def send_news() -> None:
-            files = [file for file in (folder.checkpoint, folder.evaluations_file, folder.plays_file) if file.exists()]
+            files = [file for file in (folder.checkpoint, folder.evaluations_file) if file.exists()]
             if (written := [file.stat().st_mtime for file in files]) != sent:
                 ray.get(collector.store.remote(run, pack(folder.root)))
                 sent[:] = written
@@ -108,8 +111,8 @@ def pack(root: Path) -> dict[str, bytes]:
 
 
 def unpack(files: dict[str, bytes], root: Path) -> None:
-    """Write files, each in one step, a checkpoint's head last, and remove older checkpoints."""
-    for name in sorted(files, key=lambda name: name.endswith("checkpoint/checkpoint.json")):
+    """Write files, each in one step, the record first and a checkpoint's head last; remove older checkpoints."""
+    for name in sorted(files, key=lambda name: (name != "run.json", name.endswith("checkpoint/checkpoint.json"))):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, files[name])

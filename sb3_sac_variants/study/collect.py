@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from sb3_sac_variants.study.provenance import PACKAGES
-from sb3_sac_variants.study.run_folder import RunFolder, State
+from sb3_sac_variants.study.run_folder import RunFolder, State, write_bytes
 from sb3_sac_variants.study.studies import Study
 
 KEYS = ["study", "algo", "env", "seed"]
@@ -29,13 +29,17 @@ Results = dict[str, pd.DataFrame]
 def collect(study: Study, out: Path, stored: Results) -> tuple[Results, list[str]]:
     """Results by kind, as text: of finished runs anew, of others as stored; and a line for each run that has none."""
     rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in COLUMNS}
-    old, missing = stored["summary"].set_index(KEYS).index, []
+    old, missing = stored["summary"].set_index(KEYS), []
     for run in study.runs():
         folder, key = RunFolder(out, run), (study.name, run.name, run.env, str(run.seed))
         if (state := folder.state()) is State.FINISHED:
             for kind, found in _read(folder).items():
                 rows[kind] += [dict(zip(KEYS, key, strict=True)) | row for row in found]
-        elif state is State.TO_DO and key in old:
+        elif state is State.TO_DO and key in old.index:
+            row = old.loc[key]
+            wanted = shlex.join(run.zoo_command(row["device"], row["threads"]))
+            if row["command"] != wanted or int(row["final_episodes"]) < run.final.episodes:
+                missing.append(f"kept for {run.folder}: {row['final_episodes']} episodes after {row['command']}")
             for kind, frame in stored.items():
                 rows[kind] += frame[frame.set_index(KEYS).index == key].to_dict("records")
         else:
@@ -48,7 +52,7 @@ def write(results: Results, study: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for kind, frame in results.items():
         if len(frame) or kind in ("curves", "summary"):
-            frame.to_csv(_file(study, folder, kind), index=False, lineterminator="\n")
+            write_bytes(_file(study, folder, kind), frame.to_csv(index=False, lineterminator="\n").encode())
 
 
 def read(study: str, folder: Path) -> Results:
@@ -73,7 +77,7 @@ def _read(folder: RunFolder) -> dict[str, list[dict[str, Any]]]:
         "steps": run.steps,
         **{f"final_{key}": value for key, value in plays.pop("final").items()},
         "wall_seconds": round(record["wall_seconds"]),
-        **{key: record[key] for key in ("device", "threads", "cpu", "python", *PACKAGES, "commit")},
+        **{key: record.get(key, "") for key in ("device", "threads", "cpu", "python", *PACKAGES, "commit")},
         "command": shlex.join(run.zoo_command(record["device"], record["threads"])),
     }
     curves = [{"step": step} | _spread(values) for step, values in zip(steps, evaluations["results"], strict=True)]
@@ -92,7 +96,7 @@ def _spread(values: np.ndarray | None) -> dict[str, Any]:
 
 
 def read_scalars(folder: RunFolder) -> dict[str, dict[float, float]]:
-    """Read what a run has logged of the scalars that its studies ask for, by steps of the environment."""
+    """Read what a run has logged of the scalars that its study asks for, by steps of the environment."""
     run, logged = folder.run, defaultdict[str, dict[float, float]](dict)
     if run.scalars:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore

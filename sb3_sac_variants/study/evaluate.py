@@ -1,4 +1,4 @@
-"""Let the saved model of a run play, and keep the returns beside it; started by the study after each training."""
+"""Let the saved model of a run play, and note the returns; started by the study after each training."""
 
 import importlib
 import sys
@@ -12,7 +12,7 @@ from rl_zoo3.utils import ALGOS, create_test_env, get_saved_hyperparams
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from sb3_sac_variants.study.run_folder import RunFolder, read_json, write_json
+from sb3_sac_variants.study.run_folder import RunFolder
 from sb3_sac_variants.study.studies import Run
 
 
@@ -48,7 +48,7 @@ def main() -> None:
     folder = RunFolder(Path(), run)
     for name, how in folder.missing_plays().items():
         played = play(folder, device, **how)
-        write_json(folder.plays_file, {**read_json(folder.plays_file), name: {**how, **played}})
+        folder.write_record(plays={**folder.record().get("plays", {}), name: {**how, **played}})
         print(f"{name}: mean return {fmean(played['returns']):.2f} over {how['episodes']} episodes", flush=True)
 
 

@@ -1,7 +1,6 @@
 """One run from its start, or from its last checkpoint, to the evaluation of its model; several on this machine."""
 
 import contextlib
-import itertools
 import os
 import sys
 import threading
@@ -19,7 +18,6 @@ from sb3_sac_variants.study.studies import Run
 
 POLL_SECONDS = 0.5
 TERMINATION_SECONDS = 10.0
-NOTE_TICKS = 120
 
 RESUME_COMMAND = ["python", "-m", "sb3_sac_variants.zoo", "resume"]
 EVALUATE_COMMAND = ["python", "-m", "sb3_sac_variants.study.evaluate"]
@@ -85,7 +83,7 @@ def prepare(folder: RunFolder) -> bool:
     if folder.found() in (State.FINISHED, State.CONFLICT):
         folder.lock.release()
         return False
-    if not folder.is_trained() and (not folder.checkpoint.exists() or folder.conflicts()):
+    if not folder.is_trained() and not folder.checkpoint.exists():
         folder.set_aside()
     return True
 
@@ -93,40 +91,40 @@ def prepare(folder: RunFolder) -> bool:
 def execute(folder: RunFolder, resources: Resources, tick: Callable[[], None]) -> None:
     """Do what is left of training and evaluation; what ``tick`` raises, called twice a second, ends the run."""
     folder.root.mkdir(parents=True, exist_ok=True)
-    if not folder.is_trained():
-        _train(folder, resources, tick)
-    if folder.missing_plays():
-        arguments = [yaml.safe_dump(folder.run.model_dump()), resources.device, str(resources.threads)]
-        _call([*EVALUATE_COMMAND, *arguments], folder, resources, tick)
+    folder.write_record(failed=False)
+    try:
+        if not folder.is_trained():
+            _train(folder, resources, tick)
+        if folder.missing_plays():
+            arguments = [yaml.safe_dump(folder.run.model_dump()), resources.device, str(resources.threads)]
+            _call([*EVALUATE_COMMAND, *arguments], folder, resources, tick)
+    except RunFailed:
+        folder.write_record(failed=True)
+        raise
 
 
 def _train(folder: RunFolder, resources: Resources, tick: Callable[[], None]) -> None:
     resumed, command = folder.checkpoint.exists(), resources.command(folder.run)
     if resumed:
         command = [*RESUME_COMMAND, str(folder.run.zoo_folder), "--import", *folder.run.modules()]
-    folder.write_record(settings=folder.run.settings(), scalars=folder.run.scalars, failed=False, resumed=resumed)
-    folder.write_record(device=resources.device, threads=resources.threads, **describe())
-    earlier, start, ticks = folder.record().get("wall_seconds", 0.0), time.monotonic(), itertools.count(1)
+    else:  # one that goes on keeps its device and its threads
+        folder.write_record(settings=folder.run.settings(), scalars=folder.run.scalars)
+        folder.write_record(device=resources.device, threads=resources.threads)
+    folder.write_record(resumed=resumed, **describe())
+    earlier, start = folder.record().get("wall_seconds", 0.0), time.monotonic()
 
-    def note() -> None:
+    def note_and_tick() -> None:  # each time, so that the time of a run that is killed counts too
         folder.write_record(wall_seconds=earlier + time.monotonic() - start)
-
-    def tick_and_note() -> None:
         tick()
-        if next(ticks) % NOTE_TICKS == 0:  # so that the time of a run that is killed counts too
-            note()
 
     try:
-        _call(command, folder, resources, tick_and_note)
+        _call(command, folder, resources, note_and_tick)
         if not folder.is_trained():
             raise RunFailed(f"training has left no complete model in {folder.run.zoo_folder}:\n{folder.log_tail()}")
     except RunFailed as error:
-        folder.write_record(failed=True)
         if resumed:
             raise RunFailed(f"{error}\nIt went on from a checkpoint: remove {folder.root} to start it anew") from error
         raise
-    finally:
-        note()
 
 
 def _call(command: list[str], folder: RunFolder, resources: Resources, tick: Callable[[], None]) -> None:

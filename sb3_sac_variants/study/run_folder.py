@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import zipfile
-from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -44,10 +43,9 @@ class RunFolder:
         self.evaluations_file = self.zoo / "evaluations.npz"
         self.checkpoint = self.zoo / "checkpoint" / "checkpoint.json"
         self.log = self.root / "out.log"
-        self.plays_file = self.root / "plays.json"
         # One for each run, so that several commands can share the work in a folder. It lies outside the run's folder,
         # which is renamed when it is set aside. The system holds it, so that it ends with its process.
-        self.lock = FileLock(out / ".locks" / ("--".join(run.folder.parts) + ".lock"), thread_local=False)
+        self.lock = FileLock(out / ".locks" / f"{run.folder}.lock", thread_local=False)
 
     def evaluations(self) -> dict[str, np.ndarray] | None:
         """``timesteps`` of shape (n,) and ``results`` of shape (n, episodes); None where none can be read yet."""
@@ -59,16 +57,22 @@ class RunFolder:
             return None
 
     def record(self) -> dict[str, Any]:
-        """What was noted about the run: settings, versions, wall time; empty before it has begun."""
-        return read_json(self.root / "run.json")
+        """What was noted of the run: settings, versions, wall time, evaluations of its model; empty before it began."""
+        file = self.root / "run.json"
+        try:
+            return dict(json.loads(file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise ValueError(f"{file} is damaged ({error}): remove {self.root} to start the run anew") from error
 
     def write_record(self, **fields: Any) -> None:
         """Add entries to the record."""
-        write_json(self.root / "run.json", {**self.record(), **fields})
+        write_bytes(self.root / "run.json", json.dumps({**self.record(), **fields}, indent=1).encode() + b"\n")
 
     def returns(self, name: str) -> np.ndarray | None:
         """Returns, of shape (episodes,), of an evaluation in ``run.plays()``, if it was made as it is wanted now."""
-        play, made = json.loads(json.dumps(self.run.plays()[name])), read_json(self.plays_file).get(name)
+        play, made = json.loads(json.dumps(self.run.plays()[name])), self.record().get("plays", {}).get(name)
         if made is None or any(made.get(key) != play[key] for key in ("seed", "deterministic", "params")):
             return None
         returns = np.asarray(made["returns"], dtype=np.float64)
@@ -80,8 +84,9 @@ class RunFolder:
 
     def conflicts(self) -> list[str]:
         """Settings in which the run on disk differs from the run that is wanted, one line for each."""
-        record = self.record()
-        made, wanted = record.get("settings", {}), self.run.settings()
+        record, wanted = self.record(), self.run.settings()
+        if (made := record.get("settings")) is None:
+            return ["it has no run.json that says how it was made"] if self.zoo.exists() else []
         lines = [f"{key} is {made.get(key)}, wanted {wanted[key]}" for key in wanted if made.get(key) != wanted[key]]
         if self.run.scalars and not record.get("scalars"):
             lines.append(f"it has no TensorBoard log with {', '.join(self.run.scalars)}")
@@ -101,36 +106,37 @@ class RunFolder:
             self.lock.acquire(timeout=timeout, poll_interval=0.01)
         return self.lock.is_locked
 
-    def is_held(self, patience: float) -> bool:
-        """Whether this process or another one has claimed the run; ``patience`` waits for the end of a mere look."""
-        other = RunFolder(self.out, self.run)
-        if self.lock.is_locked or (Path(self.lock.lock_file).exists() and not other.claim(patience)):
-            return True
-        other.lock.release()
-        return False
-
     def state(self, patience: float = 0.1) -> State:
-        """Say what is to be done, or that somebody is at it."""
-        return State.RUNNING if self.is_held(patience) else self.found()
+        """Say what is to be done, or that somebody is at it; ``patience`` waits for the end of another one's look."""
+        look = RunFolder(self.out, self.run)
+        if self.lock.is_locked or (Path(self.lock.lock_file).exists() and not look.claim(patience)):
+            return State.RUNNING
+        try:
+            return self.found()  # while nobody sets it aside
+        finally:
+            look.lock.release()
 
     def found(self) -> State:
         """Look at the files and say what is to be done."""
         if not self.root.exists() or not any(self.root.iterdir()):
             return State.TO_DO
         record, trained = self.record(), self.is_trained()
-        if record.get("failed") and not trained:
-            return State.FAILED
-        if self.conflicts() and (record or trained):
+        # Of what cannot be used, only what may be of worth to somebody is in the way.
+        if self.conflicts() and (self.model.exists() or self.checkpoint.exists() or not record):
             return State.CONFLICT
-        if trained:
-            return State.TRAINED if self.missing_plays() else State.FINISHED
-        return State.INTERRUPTED
+        if trained and not self.missing_plays():
+            return State.FINISHED
+        if record.get("failed"):
+            return State.FAILED
+        return State.TRAINED if trained else State.INTERRUPTED
 
     def steps_done(self) -> int:
         """Environment steps so far, from the last evaluation and the episodes in the monitor files."""
-        evaluations, files = self.evaluations(), self.zoo.glob("*.monitor.csv")
-        rows = [row.split(",") for path in files for row in path.read_text(encoding="utf-8").splitlines()[2:]]
-        steps = sum(int(row[1]) for row in rows if len(row) > 2)  # the last row may be half written
+        evaluations, steps = self.evaluations(), 0
+        with contextlib.suppress(FileNotFoundError):  # it is just being set aside
+            for file in self.zoo.glob("*.monitor.csv"):
+                rows = [row.split(",") for row in file.read_text(encoding="utf-8").splitlines()[2:]]
+                steps += sum(int(row[1]) for row in rows if len(row) > 2)  # the last row may be half written
         return min(max(0 if evaluations is None else int(evaluations["timesteps"][-1]), steps), self.run.steps)
 
     def log_tail(self) -> str:
@@ -144,16 +150,6 @@ class RunFolder:
         if self.root.exists() and any(self.root.iterdir()):
             names = (f"{self.root.name}-{word}-{number}" for number in itertools.count(1))
             self.root.rename(next(path for path in map(self.root.with_name, names) if not path.exists()))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; empty where there is no such file."""
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object in one step."""
-    write_bytes(path, json.dumps(content, indent=1).encode() + b"\n")
 
 
 def write_bytes(path: Path, content: bytes) -> None:

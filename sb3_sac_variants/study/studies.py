@@ -1,5 +1,6 @@
 """The file of studies: read, check, and turn into runs, each with the RL Zoo's command for it."""
 
+import ast
 import fnmatch
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -35,7 +36,15 @@ def _ordered(value: tuple[float, float, float]) -> tuple[float, float, float]:
     return value
 
 
-Params = dict[str, Any]
+def _plain(params: dict[str, Any]) -> dict[str, Any]:
+    try:
+        ast.literal_eval(repr(params))  # as the zoo reads them; YAML also knows dates and infinity
+    except ValueError as error:
+        raise ValueError("must be numbers, texts, lists and mappings, in quotes where YAML reads a date") from error
+    return params
+
+
+Params = Annotated[dict[str, Any], AfterValidator(_plain)]
 # Names become folders and file names.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Interval = Annotated[tuple[float, float, float], Field(strict=False), AfterValidator(_ordered)]
@@ -138,8 +147,8 @@ class Run(Settings):
         # The zoo gives those of -params to the training environment alone.
         options += _settings("--eval-env-kwargs", params.get("env_kwargs") or {})
         # Of evaluations, the zoo counts calls of the environment, and the episodes of each agent.
-        options += ["--eval-freq", self.eval_freq, "--eval-episodes", self.eval_episodes * self.agents]
-        options += ["--seed", self.seed, "--num-threads", threads, "--device", device, "--verbose", 0]
+        evaluations = ["--eval-freq", self.eval_freq, "--eval-episodes", self.eval_episodes * self.agents]
+        options += ["--seed", self.seed, *evaluations, "--num-threads", threads, "--device", device, "--verbose", 0]
         options += ["--tensorboard-log", f"{self.folder}/tensorboard"] if self.scalars else []
         return ["python", "-m", "rl_zoo3.train", *map(str, options), "-f", str(self.folder)]
 
@@ -217,17 +226,20 @@ def parse_study(name: str, fields: Mapping[str, Any]) -> Study:
     try:
         return Study.model_validate({**fields, "name": name})
     except ValidationError as error:
+        unknown = any(entry["type"] == "extra_forbidden" and len(entry["loc"]) == 1 for entry in error.errors())
         known = ", ".join(field for field in Study.model_fields if field != "name")
-        raise ValueError(f"study {name!r}: {error}\nA study has the fields {known}.") from error
+        remedy = f"\nA study has the fields {known}." if unknown else ""
+        raise ValueError(f"study {name!r}: {error}{remedy}") from error
 
 
 def select(studies: Iterable[Study], patterns: Sequence[str]) -> list[Run]:
     """The runs that match every pattern, in their whole folder (``half_cheetah/sac_v1/*/seed1``) or a part of it."""
-
-    def matches(run: Run, pattern: str) -> bool:
-        return bool(fnmatch.filter([run.env, str(run.folder), *run.folder.parts], pattern))
-
-    return [run for study in studies for run in study.runs() if all(matches(run, pattern) for pattern in patterns)]
+    return [
+        run
+        for study in studies
+        for run in study.runs()
+        if all(fnmatch.filter([run.env, str(run.folder), *run.folder.parts], pattern) for pattern in patterns)
+    ]
 
 
 def _settings(option: str, settings: Mapping[str, Any]) -> list[str]:
