@@ -132,7 +132,10 @@ def test_last_logged_values_stand_beside_the_returns() -> None:
 
 
 def test_published_results_stand_beside_the_evaluations_at_the_same_steps() -> None:
-    published = {"Reacher-v5": {"Others": {400: [-4, -5, -3], 800: [-2, -3, -1]}}}
+    published = {
+        "Reacher-v5": {"Others": {400: [-4, -5, -3], 800: [-2, -3, -1]}},
+        "Hopper-v5": {"Others": {400: [1, 0, 2]}},
+    }
     own = study(environments=["Reacher-v5"], algorithms=["sac"], published=published)
     table = published_table(own, _results(sac=[-9.0, -11.0, -10.0])).splitlines()
     assert table[2:] == [
@@ -399,8 +402,9 @@ def test_settings_that_have_changed_are_in_the_way_where_there_is_something_to_l
     assert trained.state() is State.CONFLICT
 
 
-def test_a_damaged_record_is_named(trained: RunFolder) -> None:
-    (trained.root / "run.json").write_text("")
+@pytest.mark.parametrize("content", ["", "null", "3"])
+def test_a_damaged_record_is_named(trained: RunFolder, content: str) -> None:
+    (trained.root / "run.json").write_text(content)
     with pytest.raises(ValueError, match=r"run.json is damaged .*: remove .*seed1 to start the run anew"):
         trained.state()
 

@@ -69,12 +69,12 @@ def final_table(study: Study, results: Results) -> tuple[str, list[str]]:
 
 
 def published_table(study: Study, results: Results) -> str:
-    """What others have published, beside the evaluations at the same steps."""
+    """What others have published, beside the evaluations at the same steps, where there are any of the environment."""
     curves = results["curves"].astype({"return_mean": float, "step": int})
     by_step = {key: frame.to_numpy() for key, frame in curves.groupby(["env", "step", "algo"])["return_mean"]}
     rows = [["Environment", "Steps", "Algorithm", "Seeds", "IQM [95 % interval]"]]
     rows += [["---", "---:", "---", "---:", "---:"]]
-    for env, published in study.published.items():
+    for env, published in ((env, study.published[env]) for env in study.published if env in set(curves["env"])):
         for step in sorted({step for curve in published.values() for step in curve}):
             for name, label in study.labels.items():
                 if (returns := by_step.get((env, step, name))) is not None:

@@ -63,7 +63,7 @@ class RunFolder:
             return dict(json.loads(file.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return {}
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{file} is damaged ({error}): remove {self.root} to start the run anew") from error
 
     def write_record(self, **fields: Any) -> None:
