@@ -36,6 +36,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch as th
 from harness import markdown_table, where, write_csv
 
 from sb3_sac_variants.common.gradient_step.precision import bfloat16_pays
@@ -298,6 +299,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the results")
     parser.add_argument("--name", default="speed", help="of the files there; one for each kind of processor")
     arguments = parser.parse_args()
+    th.set_num_threads(arguments.threads)  # also for the question whether bfloat16 pays
     chosen = [group for group in groups(arguments.threads) if any(part in group.title for part in arguments.only)]
     if not chosen:
         parser.error(f"--only {arguments.only!r} are in no title: " + "; ".join(g.title for g in groups(2)))

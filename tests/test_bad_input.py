@@ -232,6 +232,16 @@ def test_whole_episodes_with_several_environments(algorithm: type) -> None:
         make(algorithm, make_vec_env(SpacesEnv, 2), train_freq=(1, "episode"))
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_model_trained_by_whole_episodes_may_play_in_several_environments(algorithm: type, tmp_path: Path) -> None:
+    make(algorithm, train_freq=(1, "episode")).save(tmp_path / "model")
+    env = make_vec_env(SpacesEnv, 2)
+    model = algorithm.load(tmp_path / "model", env=env, device="cpu")
+    assert len(model.predict(env.reset())[0]) == 2
+    with refused(ValueError, "train_freq", (1, "episode"), "2 environments"):
+        model.learn(5)
+
+
 # ---------------------------------------------------------------- environments
 
 

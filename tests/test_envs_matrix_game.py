@@ -19,7 +19,7 @@ register_envs()
 
 @pytest.mark.filterwarnings("error")
 def test_gymnasium_checker_passes_without_a_warning() -> None:
-    check_env(gym.make("PenaltyGame-v0").unwrapped, skip_render_check=True)
+    check_env(gym.make("PenaltyGame-v0", render_mode="rgb_array").unwrapped)
 
 
 def test_payoffs_are_shared() -> None:
@@ -60,6 +60,36 @@ def test_a_game_is_played_once_after_each_reset() -> None:
     env.step(np.array([1, 1]))
     with pytest.raises(gym.error.ResetNeeded, match=r"call reset\(\)"):
         env.step(np.array([1, 1]))
+
+
+def test_the_frame_is_the_table_of_payoffs_with_what_was_played_last() -> None:
+    env = MatrixGameEnv([[1, 0], [-1, 0.5]], render_mode="rgb_array")
+    env.reset()
+    frame = env.render()
+    assert (frame.shape, frame.dtype) == ((480, 480, 3), np.uint8)
+    assert frame[::240, ::240].tolist() == [[[0, 230, 0], [230, 230, 230]], [[230, 0, 0], [115, 230, 115]]]
+    env.step(np.array([1, 0]))
+    for _ in range(2):  # before and after the next reset
+        marked = env.render()
+        assert (marked != frame).any(axis=-1)[240:, :240].sum() == 240**2 - 192**2
+        assert (marked == frame)[:240].all()
+        assert (marked == frame)[:, 240:].all()
+        env.reset()
+
+
+@pytest.mark.parametrize("shape", [(1,), (2, 2, 2), (30, 30, 30)], ids=str)
+def test_all_games_can_be_drawn(shape: tuple[int, ...]) -> None:
+    env = MatrixGameEnv(np.zeros(shape), render_mode="rgb_array")
+    env.reset()
+    env.step(np.full(env.n_agents, env.payoff.shape[0] - 1))
+    height, width, _ = env.render().shape
+    assert height % 2 == width % 2 == 0
+
+
+def test_render_modes() -> None:
+    assert MatrixGameEnv().render() is None
+    with refused(ValueError, "render_mode", "human", 'gymnasium.make("PenaltyGame-v0", render_mode="human")'):
+        MatrixGameEnv(render_mode="human")
 
 
 def test_agents_with_a_single_action_learn_and_are_loaded(tmp_path: Path) -> None:

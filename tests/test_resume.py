@@ -2,6 +2,7 @@
 
 import collections
 import enum
+import json
 import os
 import random
 import re
@@ -41,6 +42,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 
 from sb3_sac_variants import SACv1, SACv2
 from sb3_sac_variants.common.callbacks import RunCheckpointCallback
+from sb3_sac_variants.common.persistence.checkpoint_folder import POINTER
 
 TOTAL = 36
 
@@ -402,6 +404,41 @@ def test_middle_of_a_step_begins_a_new_episode_with_a_warning(train_freq: int, t
     # At the end of learn() nothing is half done
     model.save_checkpoint(tmp_path)
     assert last_observation(SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu")) is not None
+
+
+def test_interrupted_updates_keep_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a step of the critics and one of the actor; the zoo ends a training so, and calls the callback."""
+    model = make(SACv2, SpacesEnv())
+    callback = RunCheckpointCallback(tmp_path / "run", 10)
+    done = []
+
+    def interrupted(self: Any, batch: Any, noise: Any) -> Any:
+        done.append(None)
+        if len(done) == 12:
+            raise KeyboardInterrupt
+        return update(self, batch, noise)
+
+    update = SACv2.update
+    monkeypatch.setattr(SACv2, "update", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.learn(100, callback=callback)
+    stopped = model.num_timesteps
+    assert stopped % 10
+    callback.on_training_end()
+    assert json.loads((tmp_path / "run" / POINTER).read_text())["num_timesteps"] == stopped // 10 * 10
+    with pytest.warns(UserWarning, match=r"goes on without what is left of the updates"):
+        model.save_checkpoint(tmp_path / "own")
+    # The episode goes on, and so does this model: from its next rollout on nothing is missing
+    model.learn(40, callback=callback, reset_num_timesteps=False)
+    assert model.replay_buffer.size() == model.num_timesteps == stopped + 40
+    expected = evidence(model)
+    resumed = SACv2.load_checkpoint(tmp_path / "run", SpacesEnv(), device="cpu")
+    np.testing.assert_equal(evidence(resumed), expected)
+
+
+def test_an_error_before_the_training_is_not_masked(tmp_path: Path) -> None:
+    RunCheckpointCallback(tmp_path).on_training_end()  # as the zoo does where the environment could not be reset
+    assert not list(tmp_path.iterdir())
 
 
 def test_training_stopped_by_a_callback_begins_a_new_episode(tmp_path: Path) -> None:

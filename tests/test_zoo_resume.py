@@ -24,6 +24,7 @@ pytest.importorskip("rl_zoo3")
 
 from rl_zoo3 import train
 
+from sb3_sac_variants import SACv2
 from sb3_sac_variants.common.callbacks import RunCheckpointCallback
 from sb3_sac_variants.common.persistence.checkpoint_folder import POINTER
 from sb3_sac_variants.zoo import register
@@ -238,9 +239,90 @@ def test_a_model_without_a_checkpoint_is_not_trained_over(tmp_path: Path, monkey
     train.train()
     folder = run_folder("sac_v2", tmp_path / "logs")
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    with pytest.raises(ValueError, match=r"has a model, which a run from the start would replace, and no checkpoint"):
+    with pytest.raises(ValueError, match=r"whose files a run from the start would replace, and '.*' has no checkpoint"):
         resume(folder)
     assert before == {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def crash_without_checkpoint(callback: list[Any], step: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(RUNS, "sac_v2", ("Pendulum-v1", {"callback": [*callback, f"{__name__}.CrashCallback"]}))
+    register()
+    monkeypatch.setattr(sys, "argv", ["train", *arguments("sac_v2", folder, "logs", 120)])
+    monkeypatch.setattr(sys.modules[__name__], "crash_at", step)
+    with pytest.raises(Crash):
+        train.train()
+    monkeypatch.setattr(sys.modules[__name__], "crash_at", 10**9)
+    return run_folder("sac_v2", folder / "logs")
+
+
+def test_evaluations_of_a_run_that_saves_no_checkpoints_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = crash_without_checkpoint([], 90, tmp_path, monkeypatch)
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert {"best_model.zip", "evaluations.npz"} <= {path.name for path in before}
+    with pytest.raises(ValueError, match=r"is of a run of 72 steps or more, .* has no checkpoint to go on from: train"):
+        resume(folder)
+    assert before == {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_run_that_crashed_before_its_first_checkpoint_was_due_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = crash_without_checkpoint([{CALLBACK: {"save_freq": 80}}], 79, tmp_path, monkeypatch)
+    resume(folder)
+    assert np.load(folder / "evaluations.npz")["timesteps"].tolist() == [24, 48, 72, 96, 120]
+
+
+def test_checkpoint_with_a_path_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("home", "other"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "home")
+    folder = crash_without_checkpoint([{CALLBACK: {"save_freq": 15, "path": "mine"}}], 90, tmp_path, monkeypatch)
+    monkeypatch.chdir(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"'mine' has no checkpoint to go on from: call this from the folder in which"):
+        resume(folder)
+    assert not list(Path().iterdir())
+    monkeypatch.chdir(tmp_path / "home")
+    resume(folder)
+    assert (folder / "Pendulum-v1.zip").is_file()
+
+
+class OwnCallback(RunCheckpointCallback):
+    """A subclass under another name."""
+
+
+def test_checkpoint_of_a_subclass_of_the_callback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {f"{__name__}.OwnCallback": {"save_freq": 15, "path": str(tmp_path / "elsewhere")}}
+    folder = crash_without_checkpoint([own], 90, tmp_path, monkeypatch)
+    resume(folder)
+    assert (folder / "Pendulum-v1.zip").is_file()
+
+
+@pytest.mark.parametrize("update", [60, 61])
+def test_ctrl_c_in_an_update_ends_as_the_whole_run(
+    update: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The zoo then ends the training as if it were over, callbacks included, and saves the model."""
+    register()
+    done = []
+
+    def interrupted(self: Any, batch: Any, noise: Any) -> Any:
+        done.append(None)
+        metrics = whole_update(self, batch, noise)
+        if len(done) == update:
+            raise KeyboardInterrupt
+        return metrics
+
+    whole_update = SACv2.update
+    for log_folder in ("whole", "crashed"):
+        monkeypatch.setattr(sys, "argv", ["train", *arguments("sac_v2", tmp_path, log_folder, 120)])
+        monkeypatch.setattr(SACv2, "update", whole_update if log_folder == "whole" else interrupted)
+        train.train()
+    monkeypatch.setattr(SACv2, "update", whole_update)
+    assert len(done) == update
+    resume(run_folder("sac_v2", tmp_path / "crashed"))
+    np.testing.assert_equal(results("sac_v2", tmp_path / "crashed"), results("sac_v2", tmp_path / "whole"))
 
 
 def test_the_checkpoint_lies_where_the_callback_was_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

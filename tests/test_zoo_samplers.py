@@ -148,6 +148,13 @@ def test_sac_v2_samples_target_entropies_around_the_papers(n_actions: int) -> No
     assert 0.01 <= min(map(float, temperatures)) < max(map(float, temperatures)) <= 1.0
 
 
+def test_the_zoo_prints_the_batch_size_that_sql_trains_with() -> None:
+    returned, study = sampled(sample_sql_params, 30)
+    printed = [trial.user_attrs["batch_size"] for trial in study.trials]
+    assert printed == [hyperparams["batch_size"] for hyperparams in returned]
+    assert 256 in printed
+
+
 def test_sac_v2_samples_ratios_of_the_greatest_entropy_for_discrete_actions() -> None:
     """The zoo says 0 actions for every action space that is not a Box."""
     env = gym.make("CartPole-v1")

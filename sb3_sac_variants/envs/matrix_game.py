@@ -9,6 +9,9 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
+from .render_mode import check_render_mode
+
+_METADATA = {"render_modes": ["rgb_array"], "render_fps": 2}
 #: The penalty game (Claus and Boutilier 1998): two equally good equilibria, (0, 0) and (2, 2), on which the agents must
 #: agree, since one that goes for the other costs the penalty; and a safe equilibrium (1, 1) that pays less.
 PENALTY_GAME = ((10, 0, -30), (0, 2, 0), (-30, 0, 10))
@@ -22,10 +25,16 @@ class MatrixGameEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
     ``info["agent_rewards"]`` holds the payoff once for each agent.
 
     :param payoff: What each joint action pays, an axis of equal length for each agent; by default the penalty game
-    :raises ValueError: If its axes have different lengths, or an entry is no finite number
+    :param render_mode: None or "rgb_array": the payoffs as a table, green where they are positive and red where they
+        are negative, a row for each action of the first agent; a border marks what was played last.
+        ``gymnasium.make("PenaltyGame-v0", render_mode="human")`` shows it in a window
+    :raises ValueError: If the axes of ``payoff`` have different lengths, or an entry is no finite number; if
+        ``render_mode`` is unknown
     """
 
-    def __init__(self, payoff: ArrayLike = PENALTY_GAME) -> None:
+    metadata: dict[str, Any] = _METADATA
+
+    def __init__(self, payoff: ArrayLike = PENALTY_GAME, render_mode: str | None = None) -> None:
         try:
             real = np.asarray(payoff).dtype.kind in "biuf"
             self.payoff = np.array(payoff if real else (), dtype=np.float64)
@@ -35,6 +44,9 @@ class MatrixGameEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
             raise ValueError(
                 f"payoff={payoff!r} must be finite numbers, with an axis of the same length for each agent"
             )
+        check_render_mode(render_mode, self.metadata["render_modes"], "PenaltyGame-v0")
+        self.render_mode = render_mode
+        self._last_action: tuple[int, ...] | None = None
         self.n_agents, n_actions = self.payoff.ndim, self.payoff.shape[0]
         self.observation_space = spaces.Box(0.0, 1.0, (self.n_agents, 1), dtype=np.float32)
         self.action_space = spaces.MultiDiscrete([n_actions] * self.n_agents)
@@ -71,6 +83,31 @@ class MatrixGameEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
                 f"{self.n_agents} agents"
             )
         self._needs_reset = True
-        reward = float(self.payoff[tuple(action)])
+        self._last_action = tuple(map(int, action))
+        reward = float(self.payoff[self._last_action])
         info = {"agent_rewards": np.full(self.n_agents, reward, dtype=np.float32)}
         return np.ones((self.n_agents, 1), dtype=np.float32), reward, True, False, info
+
+    def render(self) -> NDArray[np.uint8] | None:
+        """
+        Draw the payoffs, and mark what was played last, before the last reset too: a game lasts one step.
+
+        :return: Frame of shape (height, width, 3), uint8; None without a render mode
+        """
+        if self.render_mode is None:
+            gym.logger.warn('render() draws nothing without a render mode: make the environment with "rgb_array"')
+            return None
+        rows = len(self.payoff)
+        table = self.payoff.reshape(rows, -1) / max(np.abs(self.payoff).max(), np.finfo(np.float64).tiny)
+        faded = 1.0 - np.abs(table)  # white where nothing is paid
+        colours = np.stack([np.where(table < 0, 1.0, faded), np.where(table > 0, 1.0, faded), faded], axis=-1)
+        size = 2 * max(1, 240 // max(table.shape))  # pixels of a cell, even as video formats want them
+        frame = (230 * colours).astype(np.uint8).repeat(size, axis=0).repeat(size, axis=1)
+        if self._last_action is not None:
+            row, column = divmod(int(np.ravel_multi_index(self._last_action, self.payoff.shape)), table.shape[1])
+            cell = frame[row * size : (row + 1) * size, column * size : (column + 1) * size]
+            border = max(1, size // 10)
+            inside = cell[border:-border, border:-border].copy()
+            cell[:] = 0
+            cell[border:-border, border:-border] = inside
+        return frame

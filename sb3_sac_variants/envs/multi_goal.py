@@ -13,6 +13,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
+from .render_mode import check_render_mode
+
 _METADATA = {"render_modes": ["rgb_array"], "render_fps": 10}
 _RED, _BLUE, _ORANGE = (200, 40, 40), (40, 80, 180), (250, 190, 120)
 # The walls' corners in units of the position limit, once around.
@@ -82,11 +84,7 @@ class MultiGoalEnv(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         if self.goal_radius == 0:
             raise ValueError("goal_radius=0 would make the goals unreachable: give a positive distance")
         self.init_std = _checked_number("init_std", init_std)
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise ValueError(
-                f"render_mode={render_mode!r} is not one of {[None, *self.metadata['render_modes']]}; for a window use "
-                'gymnasium.make("MultiGoal-v0", render_mode="human")'
-            )
+        check_render_mode(render_mode, self.metadata["render_modes"], "MultiGoal-v0")
         self.render_mode = render_mode
 
         limit = self._POSITION_LIMIT

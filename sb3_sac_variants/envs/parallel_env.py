@@ -13,6 +13,7 @@ from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
 from .agent_rewards import AGENT_REWARDS, as_numbers
+from .render_mode import check_render_mode
 
 # Without mpe2's own "human", whose window draws and waits once for every agent, Gymnasium supplies the window.
 _SIMPLE_SPREAD_METADATA = {"render_modes": ["rgb_array"], "render_fps": 10}
@@ -221,11 +222,7 @@ class SimpleSpreadEnv(ParallelEnvAdapter, EzPickle):
             raise TypeError(f"local_ratio must be a number in [0, 1], got {local_ratio!r}")
         if not 0 <= local_ratio <= 1:
             raise ValueError(f"local_ratio={local_ratio!r} must be in [0, 1]: it is the share of the local reward")
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise ValueError(
-                f"render_mode={render_mode!r} is not one of {[None, *self.metadata['render_modes']]}; for a window use "
-                'gymnasium.make("SimpleSpread-v3", render_mode="human")'
-            )
+        check_render_mode(render_mode, self.metadata["render_modes"], "SimpleSpread-v3")
         try:
             from mpe2 import simple_spread_v3
         except ImportError as error:

@@ -3,32 +3,36 @@
 The folder is that of the run, ``logs/sac_v2/Pendulum-v1_1`` say. Its arguments and hyperparameters are read from there,
 its last checkpoint (of :class:`~sb3_sac_variants.common.callbacks.RunCheckpointCallback`) is loaded, and the zoo trains
 on, into the same folder, with the weights and evaluations of a run that was never interrupted. Killed before the first
-checkpoint, the run begins again.
+checkpoint was due, the run begins again. One that saves none is refused, since its files would be replaced.
 """
 
 import argparse
 import ast
+import contextlib
 import importlib
 import itertools
 import os
 import sys
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
+import numpy as np
 import torch as th
 import yaml
 from rl_zoo3 import exp_manager, train
 from rl_zoo3.exp_manager import ExperimentManager
-from rl_zoo3.utils import ALGOS
+from rl_zoo3.utils import ALGOS, get_callback_list
 from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
+from sb3_sac_variants.common.callbacks import RunCheckpointCallback
 from sb3_sac_variants.common.persistence.allowed import TRUSTED_VARIABLE, is_trusted
 from sb3_sac_variants.common.persistence.checkpoint_folder import POINTER
 
@@ -80,7 +84,7 @@ def resume(folder: Path) -> None:
 
     :param folder: folder of the run
     :raises FileNotFoundError: if it holds no run
-    :raises ValueError: if a file of it is damaged, or needs to be trusted
+    :raises ValueError: if a file of it is damaged, or needs to be trusted; if there is no checkpoint where one was due
     """
     found = sorted(folder.glob("*/args.yml"))
     if len(found) != 1:
@@ -155,9 +159,9 @@ def _check_hyperparameters(file: Path, hyperparameters: dict[str, Any]) -> None:
 
 
 def _is_class(name: str, base: type) -> bool:
-    """Whether a name is of a class of a library, or one that is imported."""
+    """Whether a name is of a class of a library, or one that is imported; of any module where files are trusted."""
     module, _, cls = name.rpartition(".")
-    if module not in sys.modules and module.partition(".")[0] not in _LIBRARIES:
+    if not is_trusted(False) and module not in sys.modules and module.partition(".")[0] not in _LIBRARIES:
         return False
     found = getattr(importlib.import_module(module), cls, None)  # some libraries import their classes when asked
     return isinstance(found, type) and issubclass(found, base)
@@ -200,14 +204,18 @@ class _Resumed(ExperimentManager):
         file = Path(self.params_path) / "config.yml"
         saved = _read(file)
         _check_hyperparameters(file, saved)
-        self.checkpoint = _checkpoint_of(saved) or self.run_folder / CHECKPOINT
+        callback = _checkpoint_callback(saved)
+        self.checkpoint = Path(callback.path or self.run_folder / CHECKPOINT)
         self.has_checkpoint = (self.checkpoint / POINTER).is_file()
         self.continue_training = self.continue_training or self.has_checkpoint
-        model = self.run_folder / f"{self.env_name}.zip"
-        if model.is_file() and not self.has_checkpoint:
+        model, steps = self.run_folder / f"{self.env_name}.zip", _steps_done(self.run_folder)
+        if not self.has_checkpoint and (model.is_file() or steps >= callback.save_freq):
+            remedy = "train anew elsewhere, or begin with a model that is there (-i)"
+            if callback.path and not self.checkpoint.is_absolute():
+                remedy = f"call this from the folder in which the run was started, or {remedy}"
             raise ValueError(
-                f"folder={self.save_path!r} has a model, which a run from the start would replace, and no checkpoint "
-                f"in {str(self.checkpoint)!r} to go on from: train anew elsewhere, or begin with this model (-i)"
+                f"folder={self.save_path!r} is of a run of {steps} steps or more, whose files a run from the start "
+                f"would replace, and {str(self.checkpoint)!r} has no checkpoint to go on from: {remedy}"
             )
         print(f"Going on with {self.save_path}" + ("" if self.has_checkpoint else " from the start: no checkpoint"))
         return dict(saved), OrderedDict(saved)
@@ -279,14 +287,29 @@ class _GoesOn:
         self._model.learn(left, reset_num_timesteps=False, **kwargs)
 
 
-def _checkpoint_of(hyperparams: dict[str, Any]) -> Path | None:
-    """Folder that a ``RunCheckpointCallback`` was told to save to; None for that of the run."""
+def _checkpoint_callback(hyperparams: dict[str, Any]) -> RunCheckpointCallback:
+    """The ``RunCheckpointCallback`` that hyperparameters name; one that saves at every step where they name none."""
     entries = hyperparams.get("callback") or []
     for entry in entries if isinstance(entries, list) else [entries]:
-        for name, arguments in entry.items() if isinstance(entry, dict) else ():
-            if name.endswith(".RunCheckpointCallback") and (arguments or {}).get("path"):
-                return Path(arguments["path"])
-    return None
+        name = next(iter(entry), None) if isinstance(entry, dict) else entry
+        if isinstance(name, str) and _is_class(name, RunCheckpointCallback):
+            return cast(RunCheckpointCallback, get_callback_list({"callback": entry})[0])
+    return RunCheckpointCallback(save_freq=1)
+
+
+def _steps_done(folder: Path) -> int:
+    """Steps that a run has done at least, by the episodes in its monitors and by its last evaluation."""
+    steps = sum(sum(_episode_lengths(file)) for file in folder.glob("*.monitor.csv"))
+    with contextlib.suppress(OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile):
+        steps = max(steps, int(np.load(folder / "evaluations.npz")["timesteps"][-1]))
+    return steps
+
+
+def _episode_lengths(file: Path) -> list[int]:
+    """Lengths of the episodes that the monitor of one environment has written to the end."""
+    # Below a comment and the names of the columns: reward, length, time
+    lines = file.read_bytes().splitlines(keepends=True)[2:]
+    return [int(line.split(b",")[1]) for line in lines if line.endswith(b"\n")]
 
 
 def _forget_episodes_after(file: Path, steps: int, env: Any) -> None:
@@ -300,8 +323,7 @@ def _forget_episodes_after(file: Path, steps: int, env: Any) -> None:
         env = getattr(env, "env", None)
     lines = file.read_bytes().splitlines(keepends=True)
     finished = [] if env is None else env.get_episode_rewards()
-    # Below a comment and the names of the columns: reward, length, time
-    ends = itertools.accumulate(int(line.split(b",")[1]) for line in lines[2:] if line.endswith(b"\n"))
+    ends = itertools.accumulate(_episode_lengths(file))
     kept = 2 + (len(finished) or sum(end <= steps for end in ends))
     os.truncate(file, sum(map(len, lines[:kept])))
 

@@ -83,7 +83,9 @@ def sample_sql_params(
         trial.suggest_categorical("n_svgd_particles", [8, 16, 32])
         trial.suggest_float("svgd_update_ratio", 0.25, 0.75)
     _suggest_shared_params(trial, n_actions, n_envs, additional_args)
-    return convert_sql_params(trial.params)
+    hyperparams = convert_sql_params(trial.params)
+    trial.set_user_attr("batch_size", hyperparams["batch_size"])  # which the zoo prints, and has set to its own
+    return hyperparams
 
 
 def convert_sql_params(sampled_params: dict[str, Any]) -> dict[str, Any]:

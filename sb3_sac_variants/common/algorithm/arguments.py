@@ -83,7 +83,7 @@ def check_arguments(model: Any) -> None:
             f"ent_coef_learning_rate={model.ent_coef_learning_rate} has no effect on the fixed ent_coef="
             f"{model.ent_coef!r}: leave it out, or pass ent_coef='auto'"
         )
-    check_train_freq(model.train_freq, model.n_envs)
+    check_train_freq(model.train_freq)
     check_policy_kwargs(model.policy_class, model.policy_kwargs, model.policy_aliases)
     check_features_extractor(model.policy_class, model.policy_kwargs, model.observation_space)
     _check_n_steps(model)

@@ -27,7 +27,7 @@ class RunCheckpointCallback(BaseCallback):
         super().__init__(verbose)
         check_range("save_freq", save_freq, 1, integer=True)
         self.path, self.save_freq = path, save_freq
-        self._saved_at = 0
+        self._saved_at: int | None = None  # before training
 
     def _init_callback(self) -> None:
         if self.path is None:
@@ -48,12 +48,14 @@ class RunCheckpointCallback(BaseCallback):
         return bool(ours)
 
     def _on_rollout_start(self) -> None:
+        assert self._saved_at is not None
         if self.model.num_timesteps - self._saved_at >= self.save_freq:
             self._save()
 
     def _on_training_end(self) -> None:
-        # Not where a callback has stopped the training in the middle of a step: the last one goes on exactly
-        if self.model.num_timesteps > self._saved_at and self.model._between_rollouts:  # type: ignore[attr-defined]
+        # The zoo calls this after Ctrl-C and errors, too, even those before training. Where a step or the updates are
+        # half done, the last checkpoint goes on exactly
+        if self._saved_at is not None and self.model.num_timesteps > self._saved_at and self.model._can_go_on_exactly:  # type: ignore[attr-defined]
             self._save()
 
     def _save(self) -> None:

@@ -32,7 +32,7 @@ from sb3_sac_variants.common.algorithm.arguments import (
 )
 from sb3_sac_variants.common.algorithm.logged_metrics import LoggedMetrics
 from sb3_sac_variants.common.algorithm.rollout import MaxEntRollout
-from sb3_sac_variants.common.checks.compatibility import check_policy
+from sb3_sac_variants.common.checks.compatibility import check_policy, check_whole_episodes
 from sb3_sac_variants.common.checks.validation import check_device, check_range, check_sde, parse_ent_coef, plain
 from sb3_sac_variants.common.equations.losses import soft_bellman_error, td_error
 from sb3_sac_variants.common.equations.types import Batch
@@ -175,6 +175,7 @@ class MaxEntAlgorithm(MaxEntRollout):
 
         if _init_setup_model:
             self._setup_model()
+            check_whole_episodes(self.train_freq, self.n_envs)  # a model that was loaded may only play
             given = {"target_entropy": target_entropy, "policy_kwargs": policy_kwargs, **off_policy_arguments}
             warn_of_idle_arguments(given, self)
 
@@ -308,6 +309,7 @@ class MaxEntAlgorithm(MaxEntRollout):
 
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Sample the replay buffer and do the updates, as SB3's ``train``."""
+        self._updates_unfinished = True  # until the end
         check_settings(self)
         check_range("batch_size", batch_size, 1, integer=True)
         if self.n_steps > 1 and "gamma" not in self.replay_buffer_kwargs:
@@ -334,6 +336,7 @@ class MaxEntAlgorithm(MaxEntRollout):
                 self._n_updates += self.updater.run(self._n_updates, until, batch_size, self.engine_signature)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         LoggedMetrics.of(self.logger).announce(self.updater.metrics, self._record_metrics)
+        self._updates_unfinished = False
 
     def draw_batch(self, batch_size: int) -> tuple[Batch, Any]:
         """Draw a batch from the replay buffer, and the noise of a gradient step."""
@@ -480,7 +483,8 @@ class MaxEntAlgorithm(MaxEntRollout):
         and the next environment step, as :class:`~sb3_sac_variants.common.callbacks.RunCheckpointCallback` does.
         Elsewhere (in ``_on_step``, or after a callback stopped the training there) a step is half done: a run resumed
         from there begins a new episode, and a warning says so. The same goes for environments whose state cannot be
-        saved; :mod:`sb3_sac_variants.common.persistence.env_state` says which.
+        saved; :mod:`sb3_sac_variants.common.persistence.env_state` says which. After Ctrl-C or an error in
+        ``train()``, what was left of its updates is not made up for, with a warning, too.
 
         :param path: folder of the checkpoint, made where there is none; it has a complete one at any moment. The
             first save of a model replaces what is there; later ones refuse what another run wrote in between

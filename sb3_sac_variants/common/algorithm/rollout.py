@@ -18,7 +18,7 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Rollout
 from stable_baselines3.common.utils import obs_as_tensor
 from typing_extensions import Self
 
-from sb3_sac_variants.common.checks.compatibility import check_env
+from sb3_sac_variants.common.checks.compatibility import check_env, check_whole_episodes
 from sb3_sac_variants.common.checks.random_state import RandomState, torch_random_state
 from sb3_sac_variants.common.checks.validation import (
     DivergedError,
@@ -44,11 +44,13 @@ class MaxEntRollout(OffPolicyAlgorithm):
 
     #: attributes that say where in the loop a run is; a saved model has none
     rollout_state: ClassVar[tuple[str, ...]] = (
-        *("_between_rollouts", "_state_before_rollout", "_resumed", "_fast_actor"),
+        *("_between_rollouts", "_updates_unfinished", "_state_before_rollout", "_resumed", "_fast_actor"),
         *("_callback", "_restore_callbacks", "_checkpoints", "_warned_of_terminal_observations"),
     )
-    #: whether a run that stopped here could go on exactly: no step is half stored, no rollout waits for its training
+    #: whether no step is half stored, and no rollout was stopped
     _between_rollouts: bool = True
+    #: whether an error or Ctrl-C has left ``train()`` before its end
+    _updates_unfinished: bool = False
     #: torch's random state from before the exploration matrices of the rollout were drawn (gSDE only)
     _state_before_rollout: RandomState | None = None
     #: whether the next ``learn()`` goes on with a run restored from a checkpoint
@@ -66,7 +68,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
         """As SB3's; keeps track of where in the loop we are, for checkpoints."""
-        self._between_rollouts = True
+        self._between_rollouts, self._updates_unfinished = True, False
         if self.use_sde:
             self._state_before_rollout = torch_random_state(self.device)
         try:
@@ -76,6 +78,11 @@ class MaxEntRollout(OffPolicyAlgorithm):
         self._between_rollouts = rollout.continue_training
         self._state_before_rollout = None
         return rollout
+
+    @property
+    def _can_go_on_exactly(self) -> bool:
+        """Whether a run resumed from a checkpoint of now would be this one."""
+        return self._between_rollouts and not self._updates_unfinished
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """Choose actions, as SB3's ``predict``; see :class:`DivergedError` for those of a network that has diverged."""
@@ -214,6 +221,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
         self.policy.find_modules()
         self._fast_actor = None
         self._warn_of_few_updates()
+        check_whole_episodes(self.train_freq, self.n_envs)
         # Our buffer sees by itself where a trajectory was cut: SB3's truncation of the last one, which would end the
         # episode as if it had terminated, is for its own memory-saving buffer
         optimize_memory_usage = self.optimize_memory_usage

@@ -13,7 +13,7 @@ from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
-from stable_baselines3.common.type_aliases import TrainFreq
+from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
@@ -112,29 +112,38 @@ def check_not_parallel_env(env: Any) -> None:
         )
 
 
-def check_train_freq(train_freq: Any, n_envs: int) -> None:
+def check_train_freq(train_freq: Any) -> None:
     """
     Check how often the training is called.
 
     :param train_freq: a number of steps, or a tuple of a number and a unit
-    :param n_envs: number of environments
     :raises ValueError: if it has no meaning
     """
     remedy = "pass a number of steps of at least 1 and below 2**31, or (number, 'step'), or (number, 'episode')"
     if isinstance(train_freq, TrainFreq):
-        frequency, unit = train_freq.frequency, train_freq.unit.value
+        frequency = train_freq.frequency
     elif isinstance(train_freq, tuple):
         if len(train_freq) != 2 or train_freq[1] not in ("step", "episode"):
             raise ValueError(f"train_freq={train_freq!r} is not known: {remedy}")
-        frequency, unit = train_freq
+        frequency = train_freq[0]
     else:
-        frequency, unit = train_freq, "step"
+        frequency = train_freq
     if not isinstance(frequency, int) or isinstance(frequency, bool) or not 1 <= frequency <= MOST:
         raise ValueError(f"train_freq={train_freq!r} is not allowed: {remedy}")
-    if unit == "episode" and n_envs > 1:
+
+
+def check_whole_episodes(train_freq: Any, n_envs: int) -> None:
+    """
+    Check that environments can be trained in as often as was asked for.
+
+    :param train_freq: as a model has it
+    :param n_envs: number of environments
+    :raises ValueError: if it is counted in episodes, of several environments
+    """
+    if isinstance(train_freq, TrainFreq) and train_freq.unit is TrainFrequencyUnit.EPISODE and n_envs > 1:
         raise ValueError(
-            f"train_freq={(frequency, unit)} does not go with {n_envs} environments, whose episodes end at different "
-            "times: pass a number of steps"
+            f"train_freq={(train_freq.frequency, train_freq.unit.value)} does not go with {n_envs} environments, whose "
+            "episodes end at different times: pass a number of steps"
         )
 
 

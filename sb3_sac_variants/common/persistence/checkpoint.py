@@ -112,6 +112,12 @@ def _run_state(model: Any, env: VecEnv) -> dict[str, Any]:
             f"A run resumed from this checkpoint will begin a new episode, because {'; '.join(problems)}",
             stacklevel=3,
         )
+    if model._updates_unfinished:
+        warnings.warn(
+            "A run resumed from this checkpoint goes on without what is left of the updates that an error or Ctrl-C "
+            "has interrupted",
+            stacklevel=3,
+        )
     return {
         "episode_goes_on": not problems,
         "layers": [(env_state.names(group), state) for group, state in zip(groups, states, strict=True)],
