@@ -12,7 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from helpers import DICTIONARY, VECTOR, SpacesEnv, every_algorithm, flat_parameters, make, several_agents
+from helpers import (
+    DICTIONARY,
+    VECTOR,
+    SpacesEnv,
+    every_algorithm,
+    flat_parameters,
+    make,
+    n_updates,
+    refused,
+    several_agents,
+)
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
@@ -643,3 +653,27 @@ def test_updates_are_counted_from_where_the_steps_are() -> None:
     go_on(model, 50)
     model.dump_logs()
     assert recorded[-1] == 1.0
+
+
+@pytest.mark.parametrize("train_freq", [8, (8, "step"), (1, "episode")])
+def test_train_freq_between_two_calls_counts(train_freq: Any) -> None:
+    model = make(SACv2, learning_starts=0).learn(10)
+    model.train_freq = train_freq
+    go_on(model, 16)
+    assert n_updates(model) == 10 + 2
+    model.train_freq = "often"
+    with refused(ValueError, "train_freq", "often", "pass a number of steps"):
+        go_on(model)
+
+
+def test_the_optimiser_of_the_temperature_can_be_replaced() -> None:
+    model = make(SACv2, learning_starts=0).learn(10)
+    model.ent_coef_optimizer = th.optim.SGD([model.log_ent_coef], lr=0.0)
+    model.ent_coef_learning_rate = None
+    model.lr_schedule = lambda _: 0.0
+    before = model.log_ent_coef.item()
+    go_on(model, 5)
+    assert isinstance(model.ent_coef_optimizer, th.optim.SGD)
+    assert model.log_ent_coef.item() == before
+    with pytest.raises(AttributeError, match=r"ent_coef_optimizer: ent_coef=0.1 is fixed"):
+        make(SACv2, ent_coef=0.1).ent_coef_optimizer = model.ent_coef_optimizer

@@ -198,8 +198,52 @@ def test_a_network_that_does_not_compile_is_named_with_the_remedy():
         model.train(1, batch_size=8)
 
 
+@pytest.fixture
+def traced(monkeypatch):
+    """Compiled updates by the tracer alone, which needs no C++ compiler."""
+    trace = functools.partial(th.compile, backend="eager")
+    monkeypatch.setattr(th, "compile", lambda step, fullgraph, **_: trace(step, fullgraph=fullgraph))
+    monkeypatch.setattr(engine_module, "compile_unsupported", lambda: None)
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("kwargs", [{"weight_decay": 1.0}, {"amsgrad": True}])
+def test_engines_step_parameters_whose_gradient_is_zero(kwargs):
+    biases = {}
+    for engine in ("eager", "compile"):
+        policy_kwargs = {"net_arch": [4], "optimizer_class": th.optim.AdamW, "optimizer_kwargs": kwargs}
+        model = make(SACv2, engine, learning_rate=1e-2, policy_kwargs=policy_kwargs)
+        model.train(2, batch_size=8)
+        with th.no_grad():
+            model.actor.log_std.bias.fill_(4.0)  # clipped: no gradient reaches this layer
+        th.manual_seed(2)
+        model.train(3, batch_size=8)
+        biases[engine] = model.actor.log_std.bias.item()
+    assert biases["eager"] == biases["compile"] != 4.0
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize(
+    ("cls", "arguments"),
+    [
+        (SACv2, {"target_update_interval": np.int64(2), "tau": np.float64(0.1), "reward_scale": np.float32(2.0)}),
+        (
+            SQL,
+            {"n_value_particles": np.int64(4), "n_svgd_particles": np.int64(4), "svgd_update_ratio": np.float64(0.5)},
+        ),
+    ],
+)
+def test_scalars_of_numpy_are_compiled_as_numbers(cls, arguments):
+    model = make(cls, "compile", **arguments)
+    model.train(1, batch_size=4)
+    plain = make(cls, "compile", **{name: value.item() for name, value in arguments.items()})
+    plain.train(1, batch_size=4)
+    assert th.equal(parameters(model), parameters(plain))
+
+
 @pytest.mark.slow
-def test_a_compiled_update_that_changes_its_metrics_is_refused(monkeypatch):
+@pytest.mark.usefixtures("traced")
+def test_a_compiled_update_that_changes_its_metrics_is_refused():
     class Changing(SACv2):
         update_constants = (*SACv2.update_constants, "more")
         more = False
@@ -207,10 +251,6 @@ def test_a_compiled_update_that_changes_its_metrics_is_refused(monkeypatch):
         def update(self, batch, noise):
             return {**super().update(batch, noise), **({"more": batch.rewards.mean()} if self.more else {})}
 
-    # The tracer alone, which needs no C++ compiler
-    trace = functools.partial(th.compile, backend="eager")
-    monkeypatch.setattr(th, "compile", lambda step, fullgraph, **_: trace(step, fullgraph=fullgraph))
-    monkeypatch.setattr(engine_module, "compile_unsupported", lambda: None)
     model = make(Changing, "compile")
     model.train(2, batch_size=8)
     model.train(1, batch_size=8)
@@ -341,3 +381,16 @@ def test_memory_that_was_freed_is_kept_for_the_next_step():
         [sys.executable, "-c", PAGE_FAULTS], capture_output=True, text=True, check=True, env=untuned
     )
     assert int(result.stdout) < 100
+
+
+@pytest.mark.parametrize(
+    ("says_its_length", "gradient_steps", "planned"), [(True, 1, 500), (True, 50, 25_000), (False, 1, 100)]
+)
+def test_auto_counts_gradient_steps_of_episodes(says_its_length, gradient_steps, planned):
+    env = gym.make("Pendulum-v1")  # of 200 steps
+    if not says_its_length:
+        env = env.unwrapped
+        env.spec = None
+    model = SACv2("MlpPolicy", env, train_freq=(1, "episode"), gradient_steps=gradient_steps, buffer_size=10)
+    model.learn(100_000, callback=lambda *_: False)
+    assert model.updater.planned_steps == planned

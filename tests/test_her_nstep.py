@@ -1,5 +1,7 @@
 """Hindsight experience replay and n-step returns."""
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +9,14 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import SpacesEnv, every_algorithm, goal_env, make, n_updates
+from helpers import SpacesEnv, every_algorithm, goal_env, make, n_updates, refused
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.vec_env import VecNormalize
+
+from sb3_sac_variants import SACv2
 
 
 def hindsight(algorithm: type, env: Any = None, **kwargs: Any) -> Any:
@@ -190,3 +195,33 @@ def test_the_buffer_of_the_user_comes_back(algorithm: type, tmp_path: Path) -> N
 def test_one_step_is_the_ordinary_return(algorithm: type) -> None:
     model = make(algorithm, n_steps=1, gamma=0.7).learn(10)
     assert th.equal(model.draw_batch(5)[0].discounts, th.full((5, 1), 0.7))
+
+
+class OtherRewards(BitFlippingEnv):
+    """Each step that does not reach the goal costs a hundred times as much."""
+
+    def compute_reward(self, *args: Any) -> np.ndarray:
+        return 100 * np.asarray(super().compute_reward(*args))
+
+
+@pytest.mark.parametrize("how", ["set_env", "deepcopy", "pickle"])
+def test_relabelled_rewards_are_those_of_the_present_environment(how: str) -> None:
+    model = hindsight(SACv2).learn(20)
+    if how != "set_env":
+        model = copy.deepcopy(model) if how == "deepcopy" else pickle.loads(pickle.dumps(model))
+    model.set_env(OtherRewards(n_bits=5, continuous=True))
+    model.learn(20, reset_num_timesteps=False)
+    buffer = model.replay_buffer
+    relabelled = buffer._get_virtual_samples(np.arange(25, 35), np.zeros(10, int))
+    assert set(relabelled.rewards.flatten().tolist()) <= {-100.0, 0.0}
+    assert relabelled.rewards.min() == -100
+
+
+def test_other_n_steps_after_construction_are_refused() -> None:
+    for before, after in ((1, 3), (3, 1), (3, 5)):
+        model = make(SACv2, n_steps=before).learn(12)
+        model.n_steps = after
+        with refused(ValueError, "n_steps", after, f"no effect on a replay buffer made with {before}: make a new"):
+            model.learn(5, reset_num_timesteps=False)
+    own = {"replay_buffer_class": NStepReplayBuffer, "replay_buffer_kwargs": {"n_steps": 3}}
+    make(SACv2, **own).learn(12)  # a buffer with steps of its own, as before

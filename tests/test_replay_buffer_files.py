@@ -1,11 +1,13 @@
 """Saving and loading of replay buffers."""
 
 import pathlib
+import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
 import torch as th
+from agents import AgentsEnv
 from gymnasium import spaces
 from helpers import (
     DICTIONARY,
@@ -22,7 +24,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
-from sb3_sac_variants import SACv1
+from sb3_sac_variants import MASAC, SACv1, SACv2
 from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
 
 #: observations, policy and arguments
@@ -124,3 +126,32 @@ def test_memory_is_taken_by_the_first_transition() -> None:
     model.predict(VECTOR.sample())
     with pytest.raises(MemoryError, match="buffer_size=1000000000000 transitions: lower buffer_size"):
         model.learn(1)
+
+
+@pytest.mark.parametrize("image", [False, True])
+def test_a_full_buffer_is_saved_and_loaded_without_another_copy(image: bool, tmp_path: pathlib.Path) -> None:
+    space = spaces.Box(0, 255, (3, 36, 36), np.uint8) if image else spaces.Box(-1, 1, (1000,))
+    model = make(SACv1, SpacesEnv(space), "CnnPolicy" if image else "MlpPolicy", buffer_size=1000, learning_starts=2000)
+    model.learn(1000)
+    assert model.replay_buffer.full
+    size = model.replay_buffer.nbytes
+    peaks = []
+    for step in (model.save_replay_buffer, model.load_replay_buffer):
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.start()
+        step(tmp_path / "buffer.pkl")
+        peaks.append((tracemalloc.get_traced_memory()[1] - before) / size)
+        tracemalloc.stop()
+    assert peaks[0] < 0.4  # a piece of a megabyte and the like
+    assert peaks[1] < 1.4  # what is loaded
+    model.learn(20, reset_num_timesteps=False)  # its memory can be written to
+
+
+@pytest.mark.parametrize(("saved", "other"), [(MASAC, SACv2), (SACv2, MASAC)])
+def test_buffers_with_another_number_of_rewards_are_refused(saved: type, other: type, tmp_path: pathlib.Path) -> None:
+    models = [make(algorithm, AgentsEnv()).learn(12) for algorithm in (saved, other)]
+    models[0].save_replay_buffer(tmp_path / "buffer.pkl")
+    before = models[1].replay_buffer
+    with pytest.raises(ValueError, match=r"holds a replay buffer with n_rewards=\d, not \d: load one of a model on"):
+        models[1].load_replay_buffer(tmp_path / "buffer.pkl")
+    assert models[1].replay_buffer is before

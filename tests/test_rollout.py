@@ -37,7 +37,7 @@ from torch import nn
 
 from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
 from sb3_sac_variants.common.algorithm import rollout
-from sb3_sac_variants.common.checks.validation import LARGEST, check_finite
+from sb3_sac_variants.common.checks.validation import LARGEST, check_finite, check_observation
 from sb3_sac_variants.common.networks.actors import SquashedGaussianActor
 from sb3_sac_variants.common.networks.fast_inference import fast_inference
 from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
@@ -320,9 +320,18 @@ def test_a_copied_policy_has_a_training_mode_of_its_own() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_what_is_finite_passes(dtype: type) -> None:
-    largest = min(np.finfo(dtype).max, LARGEST)
+    largest = min(float(np.finfo(dtype).max), LARGEST)
     check_finite("x", np.array([[largest, -largest], [0.0, 1.0]], dtype=dtype), 0)
     check_finite("x", np.full((3, 2, 2), 7, dtype=np.uint8), 0)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_what_is_infinite_in_few_digits_does_not(dtype: type) -> None:
+    bad = np.array([[1.0], [np.inf]], dtype)
+    with pytest.raises(ValueError, match="x of environment 1 at step 4"):
+        check_finite("x", bad, 4)
+    with pytest.raises(ValueError, match="is not finite, and there is no action"):
+        check_observation(bad)
 
 
 @pytest.mark.parametrize("bad", [[np.nan, 0.0], [np.inf, -np.inf], [1e39, -1e39], [0.0, -1e300]])

@@ -294,6 +294,15 @@ def test_hindsight_replay():
     assert type(ours.to_sb3().replay_buffer) is HerReplayBuffer
 
 
+def test_hindsight_replay_of_a_file_needs_an_environment(tmp_path):
+    env = BitFlippingEnv(n_bits=3, continuous=True)
+    sac = SAC("MultiInputPolicy", env, replay_buffer_class=HerReplayBuffer, policy_kwargs={"net_arch": [4]}, **TINY)
+    sac.save(tmp_path / "sac")
+    with pytest.raises(ValueError, match=r"env=None does not go with HerReplayBuffer, .*: pass env=\.\.\."):
+        SACv2.from_sb3(tmp_path / "sac")
+    assert type(SACv2.from_sb3(tmp_path / "sac", env).replay_buffer) is HerReplayBuffer
+
+
 @pytest.mark.parametrize(("policy", "space"), [("CnnPolicy", IMAGE), ("MultiInputPolicy", DICTIONARY)])
 @pytest.mark.parametrize("share_features_extractor", [False, True])
 def test_images_and_dictionaries(policy, space, share_features_extractor):

@@ -22,6 +22,7 @@ from helpers import (
     several,
 )
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
@@ -31,8 +32,11 @@ from stable_baselines3.common.vec_env import (
     VecFrameStack,
     VecMonitor,
     VecNormalize,
+    VecTransposeImage,
     sync_envs_normalization,
 )
+
+from sb3_sac_variants import SQL, SACv1, SACv2
 
 
 @every_algorithm
@@ -228,3 +232,39 @@ def test_dictionaries_of_several_environments(algorithm: type) -> None:
     model = make(algorithm, several(3, observation_space=space), "MultiInputPolicy", gradient_steps=-1).learn(30)
     batch = model.replay_buffer.sample(50)
     assert {key: tuple(part.shape) for key, part in batch.observations.items()} == {"vector": (50, 3), "mode": (50, 1)}
+
+
+@pytest.mark.parametrize(
+    ("make_env", "policy"),
+    [
+        (lambda: VecFrameStack(VecNormalize(several()), 3), "MlpPolicy"),
+        (lambda: VecNormalize(several(observation_space=spaces.Box(0, 255, (36, 40, 3), np.uint8)), norm_obs=False),
+         "CnnPolicy"),
+        (lambda: VecExtractDictObs(VecNormalize(several(observation_space=DICTIONARY), norm_obs_keys=["vector"]),
+         "vector"), "MlpPolicy"),
+    ],
+    ids=["stack", "images, channels last", "part of a dictionary"],
+)  # fmt: skip
+@every_algorithm
+def test_wrappers_outside_of_the_normalisation_that_change_the_shape_are_refused(
+    algorithm: type, make_env: Callable[[], VecEnv], policy: str
+) -> None:
+    with pytest.raises(ValueError, match=r"VecNormalize gives observations of shape .* put VecNormalize outside"):
+        make(algorithm, make_env(), policy)
+
+
+@pytest.mark.parametrize("algorithm", [SACv1, SACv2, SQL])
+def test_rewards_are_normalised_where_observations_are_numbers_of_states(algorithm: type) -> None:
+    env = VecNormalize(make_vec_env("FrozenLake-v1", 2), norm_obs=False)
+    model = make(algorithm, env, gradient_steps=-1).learn(60)
+    assert n_episodes(model) > 0
+    ended = model.replay_buffer.dones[: model.replay_buffer.pos] == 1
+    states = model.replay_buffer.next_observations[: model.replay_buffer.pos].reshape(ended.shape)
+    assert (states[ended] != 0).all()  # the last state of the episode, not the first of the next
+
+
+def test_images_may_be_transposed_before_they_are_normalised() -> None:
+    images = several(observation_space=spaces.Box(0, 255, (36, 40, 3), np.uint8))
+    env = VecNormalize(VecTransposeImage(images), norm_obs=False)
+    model = make(SACv2, env, "CnnPolicy", policy_kwargs={"features_extractor_kwargs": {"features_dim": 4}}).learn(16)
+    assert model.replay_buffer.observations.shape[2:] == (3, 36, 40)

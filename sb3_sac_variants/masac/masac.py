@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from sb3_sac_variants.common.algorithm.arguments import EngineName, PrecisionName, TrainFreqUnit
 from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, Metrics, bellman_loss
 from sb3_sac_variants.common.checks.compatibility import check_env
+from sb3_sac_variants.common.checks.validation import plain
 from sb3_sac_variants.common.equations.losses import soft_bellman_target
 from sb3_sac_variants.common.equations.types import Batch
 from sb3_sac_variants.common.gradient_step.targets import TargetTracker
@@ -227,7 +228,8 @@ class MASAC(MaxEntAlgorithm):
         """Make the term, or make it anew where its arguments have changed: a callback may anneal beta."""
         one = space_of_one_agent(self.action_space)
         n_actions = int(one.n) if isinstance(one, spaces.Discrete) else None
-        arguments = (self.ce_coef, self.ce_convention, self.ce_floor, self.ce_center, self.ce_relative, n_actions)
+        own = (self.ce_coef, self.ce_convention, self.ce_floor, self.ce_center, self.ce_relative)
+        arguments = (*map(plain, own), n_actions)
         if arguments != self._ce_arguments:
             self._ce_arguments, self.cross_entropy = arguments, CrossEntropy(*arguments)
 

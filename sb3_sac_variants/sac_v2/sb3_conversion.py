@@ -8,7 +8,7 @@ from typing import Any
 
 import torch as th
 from gymnasium import spaces
-from stable_baselines3 import SAC
+from stable_baselines3 import SAC, HerReplayBuffer
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import GymEnv
@@ -75,6 +75,11 @@ def from_sb3(
     else:
         file = _find_sac(sac_or_path)
         variables = ("log_ent_coef", "ent_coef_tensor")
+        with file.errors():
+            replay = file.value("replay_buffer_class", trusted)
+            hindsight = isinstance(replay, type) and issubclass(replay, HerReplayBuffer)
+        if hindsight and env is None:
+            raise ValueError(f"env=None does not go with {replay.__name__}, which asks it for rewards: pass env=...")
         # Its replay buffer is not wanted
         sac = file.load(SAC.load, SAC, None, trusted, variables, env=env, device=device, buffer_size=1)
         kwargs.setdefault("buffer_size", file.value("buffer_size", trusted))

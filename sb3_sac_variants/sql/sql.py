@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
 
 from sb3_sac_variants.common.algorithm.arguments import EngineName, PrecisionName, TrainFreqUnit
 from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, Metrics, bellman_loss
-from sb3_sac_variants.common.checks.validation import SMALLEST, parse_ent_coef
+from sb3_sac_variants.common.checks.validation import SMALLEST, parse_ent_coef, plain
 from sb3_sac_variants.common.equations.losses import (
     energy_based_policy,
     importance_sampled_soft_value,
@@ -163,9 +163,8 @@ class SQL(MaxEntAlgorithm):
 
     @property
     def particle_options(self) -> ParticleOptions:
-        return ParticleOptions(
-            self.n_value_particles, self.n_svgd_particles, self.svgd_update_ratio, self.squash_gradient
-        )
+        options = (self.n_value_particles, self.n_svgd_particles, self.svgd_update_ratio, self.squash_gradient)
+        return ParticleOptions(*map(plain, options))
 
     @property
     def _action_kind(self) -> type[ActionKind]:

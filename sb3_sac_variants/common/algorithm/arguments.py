@@ -99,13 +99,33 @@ def check_arguments(model: Any) -> None:
 
 def check_settings(model: Any) -> None:
     """Check what updates read at each call of ``train()``, because a callback may change it."""
-    check_range("tau", plain(model.tau), 0, 1)
-    check_range("gamma", plain(model.gamma), 0, 1)
-    check_range("target_update_interval", plain(model.target_update_interval), 1, integer=True)
-    check_range("reward_scale", plain(model.reward_scale), 0, low_open=True)
+    for name in ("tau", "gamma", "target_update_interval", "reward_scale"):
+        setattr(model, name, plain(getattr(model, name)))  # a compiler takes scalars of NumPy for data
+    check_range("tau", model.tau, 0, 1)
+    check_range("gamma", model.gamma, 0, 1)
+    check_range("target_update_interval", model.target_update_interval, 1, integer=True)
+    check_range("reward_scale", model.reward_scale, 0, low_open=True)
+    check_n_steps_unchanged(model)
     model.target_entropy = model._parse_target_entropy()
     for name, choices in model.choices.items():
         check_choice(name, getattr(model, name), choices)
+
+
+def check_n_steps_unchanged(model: Any) -> None:
+    """
+    Check that the replay buffer, once it is made, gives the n-step returns that the model is asked for.
+
+    :raises ValueError: if ``n_steps`` was set since
+    """
+    buffer = getattr(model, "replay_buffer", None)
+    made_with = getattr(buffer, "n_steps", 1)
+    # A NStepReplayBuffer that was passed may have steps of its own
+    asked = model.n_steps > 1 or model.replay_buffer_class is None
+    if buffer is not None and asked and made_with != model.n_steps:
+        raise ValueError(
+            f"n_steps={model.n_steps} has no effect on a replay buffer made with {made_with}: make a new model, or "
+            f"load a saved one with n_steps={model.n_steps}"
+        )
 
 
 def warn_of_idle_arguments(given: dict[str, Any], model: Any) -> None:

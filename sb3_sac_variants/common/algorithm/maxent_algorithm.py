@@ -50,6 +50,8 @@ from sb3_sac_variants.common.persistence import checkpoint, replay_file, save_lo
 from sb3_sac_variants.common.persistence.files import Path
 from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
 
+#: steps of an episode, of an environment that does not say how many there are at the most
+USUAL_EPISODE = 1000
 #: what an update reports: scalars to log by their names, and as "td_error" the errors of transitions, or None
 Metrics = Mapping[str, th.Tensor | None]
 
@@ -285,6 +287,12 @@ class MaxEntAlgorithm(MaxEntRollout):
         """Optimiser of the learned temperature; None if it is fixed."""
         return self.temperature.optimizer if isinstance(self.temperature, LearnedTemperature) else None
 
+    @ent_coef_optimizer.setter
+    def ent_coef_optimizer(self, optimizer: th.optim.Optimizer) -> None:
+        if not isinstance(self.temperature, LearnedTemperature):
+            raise AttributeError(f"ent_coef_optimizer: ent_coef={self.ent_coef!r} is fixed, and has none")
+        self.temperature.optimizer = optimizer
+
     def _setup_lr_schedule(self) -> None:
         super()._setup_lr_schedule()
         self._qf_lr_schedule = None if self.qf_learning_rate is None else FloatSchedule(self.qf_learning_rate)
@@ -368,11 +376,15 @@ class MaxEntAlgorithm(MaxEntRollout):
     def _planned_gradient_steps(self) -> float:
         """Number of gradient steps to the end of ``learn()``."""
         steps = max(self._total_timesteps - self.num_timesteps, 0)
-        if self.gradient_steps > 0:
-            assert isinstance(self.train_freq, TrainFreq)
-            if self.train_freq.unit == TrainFrequencyUnit.STEP:
-                return steps * self.gradient_steps / (self.train_freq.frequency * self.n_envs)
-        return steps
+        if self.gradient_steps <= 0:
+            return steps
+        assert isinstance(self.train_freq, TrainFreq)
+        between = self.train_freq.frequency * self.n_envs
+        if self.train_freq.unit == TrainFrequencyUnit.EPISODE:
+            env: Any = self.env.unwrapped if self.env is not None else None
+            spec = getattr(next(iter(getattr(env, "envs", [])), None), "spec", None)
+            between *= getattr(spec, "max_episode_steps", None) or USUAL_EPISODE
+        return steps * self.gradient_steps / between
 
     def _setup_training(self, resumed: bool) -> None:
         if not resumed:  # a resumed run takes the engine it had

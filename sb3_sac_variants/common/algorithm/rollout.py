@@ -10,15 +10,22 @@ from typing import Any, ClassVar
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise, VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, RolloutReturn, TrainFreq
 from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self
 
-from sb3_sac_variants.common.checks.compatibility import check_env, check_whole_episodes
+from sb3_sac_variants.common.checks.compatibility import (
+    check_env,
+    check_normalization,
+    check_train_freq,
+    check_whole_episodes,
+)
 from sb3_sac_variants.common.checks.random_state import RandomState, torch_random_state
 from sb3_sac_variants.common.checks.validation import (
     DivergedError,
@@ -141,16 +148,28 @@ class MaxEntRollout(OffPolicyAlgorithm):
         raw_obs = new_obs if normalizer is None else normalizer.get_original_obs()
         check_finite("reward", raw_reward, self.num_timesteps)
         check_finite("observation", raw_obs, self.num_timesteps)
-        new_obs = _own_copy(new_obs)
+        last_obs = self._last_obs if normalizer is None else self._last_original_obs
+        next_obs: Any = raw_obs  # which our buffer copies from
         if dones.any() or not isinstance(replay_buffer, TensorReplayBuffer):
             infos = self._with_terminal_observations(dones, infos)
-            super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
-            return
-        # Where no episode ended, there is no terminal observation to put into a copy of the observations
-        last_obs = self._last_obs if normalizer is None else self._last_original_obs
-        replay_buffer.add(last_obs, raw_obs, buffer_action, raw_reward, dones, infos)  # type: ignore[arg-type]
-        self._last_obs = new_obs
+            next_obs = self._with_last_of_episodes(raw_obs, dones, infos)
+        replay_buffer.add(last_obs, next_obs, buffer_action, raw_reward, dones, infos)  # type: ignore[arg-type]
+        self._last_obs = new_obs = _own_copy(new_obs)
         self._last_original_obs = last_obs if normalizer is None else raw_obs
+
+    def _with_last_of_episodes(self, raw_obs: Any, dones: np.ndarray, infos: list[dict[str, Any]]) -> Any:
+        """Copy observations before normalisation, with the last one of each episode that has ended in its place."""
+        next_obs = _own_copy(raw_obs)
+        for index in np.flatnonzero(dones).tolist():
+            last = infos[index].get("terminal_observation")
+            if last is not None and self._vec_normalize_env is not None:
+                last = self._vec_normalize_env.unnormalize_obs(last)
+            if isinstance(last, dict):
+                for key, values in next_obs.items():
+                    values[index] = last[key]
+            elif last is not None:
+                next_obs[index] = last
+        return next_obs
 
     def _with_terminal_observations(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """
@@ -221,7 +240,11 @@ class MaxEntRollout(OffPolicyAlgorithm):
         self.policy.find_modules()
         self._fast_actor = None
         self._warn_of_few_updates()
+        check_train_freq(self.train_freq)
+        self._convert_train_freq()
         check_whole_episodes(self.train_freq, self.n_envs)
+        if isinstance(self.replay_buffer, HerReplayBuffer):  # a copy has none, set_env() may have brought another
+            self.replay_buffer.env = self.env
         # Our buffer sees by itself where a trajectory was cut: SB3's truncation of the last one, which would end the
         # episode as if it had terminated, is for its own memory-saving buffer
         optimize_memory_usage = self.optimize_memory_usage
@@ -272,6 +295,12 @@ class MaxEntRollout(OffPolicyAlgorithm):
                 "for one update a step",
                 stacklevel=4,
             )
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+        check_normalization(wrapped)
+        return wrapped
 
     @classmethod
     def _check_env(cls, env: GymEnv) -> None:

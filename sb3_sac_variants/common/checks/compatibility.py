@@ -14,7 +14,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import nn
 
 from sb3_sac_variants.common.checks.validation import MOST, check_choice, check_range
@@ -145,6 +145,29 @@ def check_whole_episodes(train_freq: Any, n_envs: int) -> None:
             f"train_freq={(train_freq.frequency, train_freq.unit.value)} does not go with {n_envs} environments, whose "
             "episodes end at different times: pass a number of steps"
         )
+
+
+def check_normalization(env: VecEnv) -> None:
+    """
+    Check that the observations before ``VecNormalize``, which are stored, are of the kind that the networks see.
+
+    :param env: an environment with all its wrappers
+    :raises ValueError: if a wrapper outside of ``VecNormalize`` gives them another shape
+    """
+    normalizer = unwrap_vec_normalize(env)
+    if normalizer is None:
+        return
+    stored, seen = (_shapes(each.observation_space) for each in (normalizer, env))
+    if stored != seen:
+        raise ValueError(
+            f"VecNormalize gives observations of shape {stored}, of which a wrapper outside of it makes {seen}: put "
+            "VecNormalize outside, for example VecNormalize(VecFrameStack(env, 4)), and images with the channels last "
+            "in VecNormalize(VecTransposeImage(env)); in the RL Zoo leave normalize or frame_stack out"
+        )
+
+
+def _shapes(space: spaces.Space) -> Any:
+    return {key: part.shape for key, part in space.items()} if isinstance(space, spaces.Dict) else space.shape
 
 
 def check_policy(policy: Any, aliases: dict[str, Any]) -> None:

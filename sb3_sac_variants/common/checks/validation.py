@@ -71,12 +71,17 @@ def check_observation(observation: Any) -> None:
     :raises ValueError: if it is NaN or infinite (in single precision)
     """
     for key, value in observation.items() if isinstance(observation, dict) else [(None, observation)]:
-        array = np.asarray(value)
+        array = _at_least_single(np.asarray(value))
         if array.dtype.kind == "f" and not (np.abs(array) <= LARGEST).all():
             name = "observation" if key is None else f"observation[{key!r}]"
             raise ValueError(
                 f"{name}={value!r} is not finite, and there is no action for it: pass finite numbers"
             ) from None
+
+
+def _at_least_single(values: np.ndarray) -> np.ndarray:
+    """In half precision, no number but infinity would be beyond :data:`LARGEST`, and infinity would not."""
+    return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
 def plain(value: Any) -> Any:
@@ -326,6 +331,7 @@ def check_finite(name: str, values: np.ndarray | dict[str, np.ndarray], step: in
         return
     if values.dtype.kind != "f":
         return
+    values = _at_least_single(values)
     if np.vdot(values, values) <= LARGEST:  # cheap: the sum of squares bounds each of them
         return
     finite = np.abs(values) <= LARGEST

@@ -15,7 +15,7 @@ class Batch(NamedTuple):
     :param next_observations: what followed (the true last observation at the end of an episode), as ``observations``
     :param dones: 1 where the episode terminated, 0 where it went on or was truncated, ``(B, 1)``
     :param rewards: raw (or n-step) rewards, ``(B, 1)``, or ``(B, N)`` of several agents
-    :param discounts: discount of the bootstrapped value: gamma, or gamma^n for n-step returns, ``(B, 1)``
+    :param discounts: discount of the bootstrapped value: gamma, or gamma^n for n-step returns, as ``rewards``
     :param weights: weight of each transition in the Bellman error, ``(B, 1)``; None for 1
     :param indices: where the replay keeps the transitions, ``(B,)``, if it wants to know their errors
     """

@@ -50,6 +50,11 @@ class Engine(ABC):
         #: gradient steps that the present :meth:`run`, or the last one, has done
         self.done = 0
 
+    @property
+    def is_proven(self) -> bool:
+        """Whether it is known to run, once :meth:`run` was called."""
+        return True
+
     @abstractmethod
     def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
         """
@@ -79,7 +84,8 @@ class CompiledEngine(Engine):
     The draw stays outside, so that random numbers are those of the eager engine. On CUDA :func:`make_engine` has the
     compiled step captured in a CUDA graph, draw and all.
 
-    :param fullgraph: False where the optimiser's own step has to break the graph
+    :param fullgraph: False where the optimiser's own step has to break the graph. The first gradient step is then done
+        eagerly: learners find out which parameters the optimiser has to pass by
     :param compilations: how often it compiles at the most, by default as often as torch does (8 times)
     """
 
@@ -93,7 +99,11 @@ class CompiledEngine(Engine):
         if reason is not None:
             raise EngineUnavailableError(f"engine='compile' cannot run: {reason}")
         self.compiled = compile_step(step, fullgraph, compilations)
-        self._is_compiled = False
+        self._is_compiled, self._begins_eagerly = False, not fullgraph
+
+    @property
+    def is_proven(self) -> bool:
+        return self._is_compiled
 
     def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
         self.done = 0
@@ -107,6 +117,10 @@ class CompiledEngine(Engine):
 
         :raises EngineUnavailableError: if it cannot
         """
+        if self._begins_eagerly:
+            self._begins_eagerly = False
+            self.step(*arguments)
+            return
         try:
             if self._is_compiled:
                 self.compiled(*arguments)
@@ -236,7 +250,8 @@ class FallbackEngine(Engine):
     An engine chosen by "auto".
 
     Where it fails in its first run, or cannot be compiled anew later on, the eager engine takes over with one warning.
-    A step that fails so has changed nothing.
+    A step that fails so has changed nothing. (With an optimiser other than plain Adam a step is several graphs, and
+    what came before the one that fails is done twice.)
     """
 
     def __init__(self, chosen: Engine, fallback: Engine):
@@ -261,7 +276,7 @@ class FallbackEngine(Engine):
             )
             done, self._engine = self._engine.done, self._fallback
             self._engine.run(gradient_steps - done, batch_size, signature)
-        self._proven = True
+        self._proven = self._proven or self._engine.is_proven
 
 
 def _best_engine(device: th.device, planned_steps: float) -> tuple[str, str]:

@@ -81,6 +81,8 @@ class Learner:
         self.in_one_graph = True
         self.lr: th.Tensor | None = None
         self._rate: float | None = None  # what it was filled with
+        #: names of parameters that the loss does not depend on, as the last eager step has found; None before the first
+        self._unused: set[str] | None = None
         self.bind(module)
 
     def bind(self, module: nn.Module) -> None:
@@ -261,6 +263,7 @@ class Learner:
         # Where the loss does not depend on a parameter, plain Adam takes a zero gradient, as in the functional form;
         # with weight decay, say, it has to pass by
         gradients = th.autograd.grad(value, self.parameters, allow_unused=True, materialize_grads=self.plain_adam)
+        self._unused = {name for name, gradient in zip(self._names, gradients, strict=True) if gradient is None}
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             # In the memory order of the parameters, which fused kernels take for granted
             parameter.grad = None if gradient is None else _in_order_of(gradient, parameter)
@@ -315,8 +318,10 @@ class Learner:
 
     def _step_outside(self, gradients: list[th.Tensor]) -> None:
         """Do a step of the optimiser, outside of the compiled graph."""
-        # The functional form gives zeros where the loss does not depend on a parameter, which has to be passed by
+        # The functional form gives zeros where the loss does not depend on a parameter, which has to be passed by. An
+        # eager step can tell them from zeros of a parameter that it does depend on, a clipped one say
         sizes = th.stack(th._foreach_norm(gradients, math.inf)).tolist()
-        for parameter, gradient, size in zip(self.parameters, gradients, sizes, strict=True):
-            parameter.grad = None if size == 0.0 else _in_order_of(gradient, parameter)
+        for name, parameter, gradient, size in zip(self._names, self.parameters, gradients, sizes, strict=True):
+            unused = size == 0.0 and (self._unused is None or name in self._unused)
+            parameter.grad = None if unused else _in_order_of(gradient, parameter)
         self.optimizer.step()

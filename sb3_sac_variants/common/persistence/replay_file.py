@@ -86,7 +86,8 @@ def load_replay_buffer(model: Any, path: Path, truncate_last_traj: bool, trusted
             raise TypeError(f"a {type(buffer).__name__} is no replay buffer")
         for name in ("observation_space", "action_space", "n_envs"):
             _check_same(path, name, getattr(buffer, name), getattr(model, name))
-        _check_same(path, "n_steps", getattr(buffer, "n_steps", 1), getattr(model.replay_buffer, "n_steps", 1))
+        for name in ("n_steps", "n_rewards"):
+            _check_same(path, name, getattr(buffer, name, 1), getattr(model.replay_buffer, name, 1))
     if isinstance(buffer, HerReplayBuffer):
         if model.env is None:
             raise ValueError(f"path={describe(path)!r} needs an environment, for HerReplayBuffer: call set_env() first")

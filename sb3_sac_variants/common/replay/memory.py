@@ -81,6 +81,11 @@ class ReplayMemory(ReplayBuffer):
             layout |= {f"next_obs.{key}": self._widths[key] for key in self._numbers}
         return {**layout, "reward": 1, "terminated": 1}
 
+    @property
+    def n_rewards(self) -> int:
+        """Rewards of a transition: one, or one for each of several agents."""
+        return self._row_layout()["reward"]
+
     # ---------------------------------------------------------------- memory
 
     def _allocate(self) -> RowStorage:
@@ -130,7 +135,7 @@ class ReplayMemory(ReplayBuffer):
             if self.optimize_memory_usage and not self.full:
                 filled += self.n_envs  # the next observation of the newest transition
             filled = min(filled, self.buffer_size * self.n_envs)
-            state["_storage"] = self._storage.resized(filled)
+            state["_storage"] = self._storage.first(filled)
             state["_timeouts"] = self._timeouts[: self.size()].copy()
             if self.optimize_memory_usage:
                 state["_final"] = self._final.resized(filled)

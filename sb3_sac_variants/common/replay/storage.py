@@ -122,21 +122,40 @@ class RowStorage:
         self.images = {name: image.to(device) for name, image in self.images.items()}
         self._map_to_host()
 
+    def first(self, rows: int) -> "RowStorage":
+        """The first rows on the CPU, where they are shared, not copied: to be pickled."""
+        part = RowStorage.__new__(RowStorage)
+        images = {name: image[:rows].cpu() for name, image in self.images.items()}
+        vars(part).update(n_envs=self.n_envs, widths=self.widths, numbers=self.numbers[:rows].cpu(), images=images)
+        return part
+
     def resized(self, rows: int) -> "RowStorage":
-        """Copy the first rows into a memory of another size, on the CPU."""
+        """The rows in a memory of another size, on the CPU; of the same size, this one."""
+        if len(self.numbers) == rows:
+            return self
         shapes = {name: tuple(image.shape[1:]) for name, image in self.images.items()}
-        copy = RowStorage(rows, self.n_envs, self.widths, shapes, "cpu")
-        for source, target in zip(self._tensors(), copy._tensors(), strict=True):
+        other = RowStorage(rows, self.n_envs, self.widths, shapes, "cpu")
+        for source, target in zip(self._tensors(), other._tensors(), strict=True):
             common = min(len(source), rows)
             target[:common] = source[:common]
-        return copy
+        return other
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        # As arrays, which pickle writes to a file as they are; of a tensor it would make two copies first
+        images = {name: image.cpu().numpy() for name, image in self.images.items()}
+        numbers = self.numbers.cpu().numpy()
+        return {"n_envs": self.n_envs, "widths": self.widths, "numbers": numbers, "images": images}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        self.numbers = _tensor_of(state["numbers"])
+        self.images = {name: _tensor_of(image) for name, image in state["images"].items()}
         self._map_to_host()
+
+
+def _tensor_of(saved: np.ndarray | th.Tensor) -> th.Tensor:
+    """Take over what was read from a file: an array, or in files of earlier versions a tensor."""
+    return saved if isinstance(saved, th.Tensor) else th.from_numpy(np.require(saved, requirements=["C", "W"]))
 
 
 def _zeros(shape: tuple[int, ...], dtype: type, device: th.device | str) -> th.Tensor:
