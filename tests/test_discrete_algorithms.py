@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
 from helpers import DICTIONARY, IMAGE, VECTOR, SpacesEnv, assert_same_parameters, flat_parameters, make, n_updates
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import NormalActionNoise
@@ -95,9 +95,9 @@ def test_rollout_stores_the_actions_that_were_taken():
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_discrete_observations_and_several_environments(algorithm):
-    env = gym.make_vec("FrozenLake-v1", num_envs=1).unwrapped.envs[0]
-    model = make(algorithm, env)
+    model = make(algorithm, make_vec_env("FrozenLake-v1", 3))
     model.learn(15)
+    assert model.replay_buffer.observations.shape[:2] == (model.replay_buffer.buffer_size, 3)
     assert model.soft_value(np.arange(16)).shape == (16,)
     assert model.predict(np.int64(3), deterministic=True)[0].shape == ()
 
@@ -131,7 +131,8 @@ def test_temperature_reaches_the_target_entropy():
     """A bandit: the policy of the target entropy is softmax(r/alpha) for one alpha, which it has to find."""
     model = make(SACv2, DiscreteEnv(), gamma=0.0, learning_rate=1e-2, target_entropy="auto_0.8", batch_size=32)
     model.learn(400)
-    entropy = -(model.actor.log_prob(th.randn(64, 3)).exp() * model.actor.log_prob(th.randn(64, 3))).sum(dim=1).mean()
+    log_prob = model.actor.log_prob(th.randn(64, 3))
+    entropy = -(log_prob.exp() * log_prob).sum(dim=1).mean()
     assert model.target_entropy == pytest.approx(0.8 * np.log(3))
     assert entropy.item() == pytest.approx(model.target_entropy, abs=0.1)
 

@@ -398,6 +398,17 @@ class TestPadding:
         assert observation in env.observation_space
         assert env.step(actions(0, 0, 0))[0][:, 2].tolist() == [0, 0, 5]
 
+    @pytest.mark.parametrize("pad", [False, True])
+    @pytest.mark.parametrize("size", [1, 3])
+    def test_an_observation_that_contradicts_its_space_is_refused(self, size, pad):
+        class Contradicting(Corridor):
+            def observe(self):
+                return super().observe() | {"middle": np.zeros(size, np.float32)}
+
+        env = ParallelEnvAdapter(Contradicting(), pad=pad)
+        with pytest.raises(ValueError, match=rf"gave 'middle' an observation of shape \({size},\), .* says \(2,\)"):
+            env.reset()
+
     def test_superfluous_numbers_of_an_action_are_dropped(self):
         uneven = {agent: spaces.Box(0, 2, (size,)) for agent, size in zip(AGENTS, (1, 2, 1), strict=True)}
         inside = Corridor(action_spaces=uneven)

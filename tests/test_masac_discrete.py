@@ -97,11 +97,12 @@ def test_it_learns_each_agents_best_action() -> None:
 
 
 def test_a_single_agents_algorithm_learns_for_all() -> None:
-    env = IndependentAgents(several(2, n_actions=ACTIONS))
+    env = IndependentAgents(several(2, n_actions=ACTIONS, targets=[-1.0, -1.0, -1.0], episode_length=1))
     assert env.action_space == spaces.Discrete(ACTIONS)
-    model = make_single(SACv2, env, gradient_steps=-1).learn(60)
+    arguments = {"ent_coef": 0.02, "learning_rate": 1e-2, "batch_size": 32, "buffer_size": 3000}
+    model = make_single(SACv2, env, gradient_steps=1, **arguments).learn(900)
     assert model.replay_buffer.sample(10).actions.shape == (10, 1)
-    assert evaluate_policy(model, env, n_eval_episodes=6)[0] < 0
+    assert (model.predict(env.reset(), deterministic=True)[0] == 0).all()
 
 
 # ---------------------------------------------------------------- why there is a floor by default

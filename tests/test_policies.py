@@ -116,8 +116,6 @@ def test_activations(algorithm: type, activation_fn: type[nn.Module]) -> None:
         nn.Softmin,
         nn.LogSoftmax,
         partial(nn.Softmax, dim=1),
-        partial(nn.PReLU, 8),
-        partial(nn.BatchNorm1d, 8),
     ],
 )
 @every_algorithm
@@ -127,7 +125,11 @@ def test_activations_that_would_mix_critics(algorithm: type, activation_fn: Any)
 
 
 @pytest.mark.parametrize(
-    "activation_fn", [partial(nn.Softmax, dim=-1), nn.PReLU, nn.RReLU, partial(nn.LayerNorm, 8), nn.Dropout]
+    "activation_fn",
+    [
+        *(partial(nn.Softmax, dim=-1), nn.RReLU, nn.Dropout, nn.PReLU, partial(nn.PReLU, 8)),
+        *(partial(nn.LayerNorm, 8), partial(nn.BatchNorm1d, 8)),
+    ],
 )
 def test_activations_that_keep_critics_apart(activation_fn: Any) -> None:
     model = make(SACv2, net_arch=[8], policy_kwargs={"activation_fn": activation_fn}).learn(8)
@@ -136,6 +138,15 @@ def test_activations_that_keep_critics_apart(activation_fn: Any) -> None:
     inputs = th.cat([observations, actions], dim=1)
     single = th.stack([network.eval()(inputs) for network in model.critic.q_networks])
     th.testing.assert_close(model.critic.evaluate(observations, actions), single)
+
+
+def test_each_critic_has_an_activation_with_parameters_of_its_own() -> None:
+    model = make(SACv2, net_arch=[8], policy_kwargs={"activation_fn": nn.PReLU}).learn(20)
+    slopes = [network[1].weight for network in model.critic.q_networks]
+    assert slopes[0] is not slopes[1]
+    assert len({slope.item() for slope in [*slopes, model.actor.latent_pi[1].weight]}) == 3  # all have learned
+    assert len(model.critic.q_networks[:]) == 2
+    th.testing.assert_close(model.critic.q_networks[0:1][0](th.ones(1, 5)), model.critic.qf0(th.ones(1, 5)))
 
 
 # ---------------------------------------------------------------- features extractors
@@ -397,3 +408,51 @@ def test_trying_an_activation_leaves_no_trace() -> None:
         return nn.utils.parameters_to_vector(layers.parameters())
 
     assert th.equal(weights(Counting), weights(nn.Tanh))
+
+
+# ---------------------------------------------------------------- export
+
+
+class Deterministic(nn.Module):
+    """
+    A policy from one argument to one result, as docs/onnx.md has it.
+
+    :param policy: the policy
+    """
+
+    def __init__(self, policy: nn.Module):
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, observation: Any) -> th.Tensor:
+        return self.policy(observation, deterministic=True)
+
+
+OBSERVATIONS = {
+    "vector": VECTOR,
+    "discrete": spaces.Discrete(4),
+    "multidiscrete": spaces.MultiDiscrete([3, 2]),
+    "multibinary": spaces.MultiBinary(3),
+    "dictionary": spaces.Dict({"vector": VECTOR, "mode": spaces.Discrete(3)}),
+}
+
+
+@pytest.mark.thin(2)
+@pytest.mark.parametrize("kind", OBSERVATIONS)
+@every_algorithm
+def test_exported_policies_take_any_number_of_observations(algorithm: type, kind: str) -> None:
+    space = OBSERVATIONS[kind]
+    model = make(algorithm, SpacesEnv(space), "MultiInputPolicy" if kind == "dictionary" else "MlpPolicy")
+    space.seed(0)
+    samples = [model.policy.obs_to_tensor(space.sample())[0] for _ in range(5)]
+
+    def batch(count: int) -> Any:
+        if kind == "dictionary":
+            return {key: th.cat([sample[key] for sample in samples[:count]]) for key in space}
+        return th.cat(samples[:count])
+
+    dynamic: Any = {0: th.export.Dim("batch")}
+    shapes = dict.fromkeys(space, dynamic) if kind == "dictionary" else dynamic
+    policy = Deterministic(model.policy).eval()
+    exported = th.export.export(policy, (batch(2),), dynamic_shapes=(shapes,)).module()
+    th.testing.assert_close(exported(batch(5)), policy(batch(5)))

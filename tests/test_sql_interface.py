@@ -10,12 +10,12 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from helpers import ACTION, DICTIONARY, IMAGE, VECTOR, SpacesEnv, assert_same_parameters, flat_parameters, make
-from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.noise import NormalActionNoise
 
 from sb3_sac_variants import SQL
 from sb3_sac_variants.common.gradient_step.compilation import compile_unsupported
-from sb3_sac_variants.sql import MlpPolicy
+from sb3_sac_variants.sql import MlpPolicy, sql
 from sb3_sac_variants.sql.policies import uniform_particles
 
 PARTICLES = {"n_value_particles": 4, "n_svgd_particles": 4}
@@ -96,11 +96,28 @@ def test_temperature_given_to_load_goes_before_the_saved_one(tmp_path):
 
 def test_metrics_are_logged():
     model = make(SQL, **PARTICLES)
-    model.set_logger(Logger(None, []))
+    written = {}
+
+    class Writer(KVWriter):
+        def write(self, key_values, key_excluded, step=0):
+            written.update(key_values)
+
+    model.set_logger(Logger(None, [Writer()]))
     model.learn(12, log_interval=1)
     model.dump_logs()
-    metrics = model.updater.metrics.names
-    assert set(metrics) == {"critic_loss", "actor_loss", "ent_coef", "entropy", "q_mean"}
+    wanted = {"critic_loss", "actor_loss", "ent_coef", "entropy", "q_mean"}
+    assert set(model.updater.metrics.names) == wanted
+    assert wanted <= {name.removeprefix("train/") for name in written}
+
+
+def test_a_grid_of_states_is_evaluated_in_parts(monkeypatch):
+    for env in (SpacesEnv(), gym.make("CartPole-v1")):
+        model = make(SQL, env, **(PARTICLES if isinstance(env, SpacesEnv) else {}))
+        states = np.stack([env.observation_space.sample() for _ in range(7)])
+        whole = model.soft_value(states, n_samples=10)
+        monkeypatch.setattr(sql, "ROWS_AT_ONCE", 20)
+        np.testing.assert_allclose(model.soft_value(states, n_samples=10), whole, rtol=1e-5, atol=1e-6)
+        monkeypatch.undo()
 
 
 @pytest.mark.slow

@@ -62,6 +62,7 @@ class ParallelEnvAdapter(gym.Env[NDArray[Any], NDArray[Any]]):
         self.action_space = _stacked("action", self.agents, parallel_env.action_space, pad)
         #: Length of each agent's action, or number of its actions
         self._sizes = [_size(parallel_env.action_space(agent)) for agent in self.agents]
+        self._shapes = [parallel_env.observation_space(agent).shape for agent in self.agents]
         self.metadata = dict(getattr(parallel_env, "metadata", {}))
         self.render_mode = getattr(parallel_env, "render_mode", None)
         self._needs_reset = True
@@ -152,7 +153,13 @@ class ParallelEnvAdapter(gym.Env[NDArray[Any], NDArray[Any]]):
         return {agent: row[:size] for agent, row, size in zip(self.agents, actions, self._sizes, strict=True)}
 
     def _stack(self, observations: Mapping[Any, NDArray[Any]]) -> NDArray[Any]:
-        rows = [observations[agent] for agent in self.agents]
+        rows = [np.asarray(observations[agent]) for agent in self.agents]
+        for agent, row, shape in zip(self.agents, rows, self._shapes, strict=True):
+            if row.shape != shape:
+                raise ValueError(
+                    f"{self.parallel_env} gave {agent!r} an observation of shape {row.shape}, and its "
+                    f"observation_space says {shape}: let both be the same"
+                )
         if self.pad:
             assert self.observation_space.shape is not None
             rows = [np.pad(row, (0, self.observation_space.shape[1] - len(row))) for row in rows]

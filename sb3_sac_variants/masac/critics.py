@@ -19,7 +19,10 @@ class CentralizedCritic(StackedCritic):
     """
     ``n_critics`` action-value networks Q_k^i(o^1..o^N, a^1..a^N) for each agent i.
 
-    Arguments as :class:`~sb3_sac_variants.common.networks.critics.StackedCritic`. Observations are ``(B, N, d)``.
+    Arguments as :class:`~sb3_sac_variants.common.networks.critics.StackedCritic`. Observations are ``(B, N, d)``;
+    ``forward`` and ``q1_forward`` give the values of all agents, ``(B, N)`` for each critic. The single networks
+    (``q_networks``, ``qf0``, ``qf1``, ...) are those of critic 0 for agents 0 to N - 1, then those of critic 1, unless
+    ``share_critic``.
 
     :param share_critic: whether one set of networks serves all agents: it sees the joint observation and action in the
         order i, i + 1, ..., N, 1, ..., i - 1, and a one-hot vector that tells which agent i is

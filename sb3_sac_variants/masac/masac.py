@@ -232,6 +232,8 @@ class MASAC(MaxEntAlgorithm):
         arguments = (*map(plain, own), n_actions)
         if arguments != self._ce_arguments:
             self._ce_arguments, self.cross_entropy = arguments, CrossEntropy(*arguments)
+            if self.n_agents == 1 and self.ce_coef:
+                warnings.warn(f"ce_coef={self.ce_coef} has no effect on a single agent: leave it out", stacklevel=4)
 
     def _setup_model(self) -> None:
         super()._setup_model()

@@ -99,7 +99,7 @@ class DecentralizedActor(ActorNetwork):
         if not self.share_actor:
             return self.networks(inputs)
         identified = th.cat([inputs, self.agent_ids.expand(-1, inputs.shape[1], -1)], dim=2)
-        return self.networks(identified.flatten(0, 1)).view(*inputs.shape[:2], -1)
+        return self.networks(identified.flatten(0, 1)).squeeze(0).unflatten(0, inputs.shape[:2])
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "share_actor": self.share_actor}

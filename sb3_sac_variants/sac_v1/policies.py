@@ -59,6 +59,10 @@ class GaussianMixtureActor(SquashedGaussianActor):
         """Noise of :meth:`sample`: a number for each action dimension and one that picks the component."""
         return (batch_size, self.action_dim + 1)
 
+    def get_action_dist_params(self, obs: PyTorchObs) -> Any:
+        """Refuse what SB3's actors give: a mixture is more than one mean and deviation."""
+        raise NotImplementedError("a mixture has no one mean and deviation: see mixture()")
+
     def mixture(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """Log-weights ``(B, K)``, means ``(B, K, action_dim)`` and log standard deviations, likewise, in each state."""
         latent = self.latent_pi(self.extract_features(obs, self.features_extractor))

@@ -210,10 +210,11 @@ def _counterpart(model: Any, aliases: dict[str, Any], other: str) -> str:
 
 def _shared_arguments(model: Any) -> Named:
     """Copy the arguments that both classes know, and refuse one that makes networks that differ."""
-    if any(True for _ in model.policy.net_args["activation_fn"]().parameters()):
+    activation_fn = model.policy.net_args["activation_fn"]
+    if activation_fn().state_dict():
         raise ValueError(
-            f"policy_kwargs activation_fn={model.policy.net_args['activation_fn'].__name__} cannot be taken over: its "
-            "parameters belong to each critic there, and to all of them here. Train with one without parameters"
+            f"policy_kwargs activation_fn={getattr(activation_fn, '__name__', activation_fn)} cannot be taken over: it "
+            "has parameters, and only those of linear layers are converted. Train with one without parameters"
         )
     arguments = {name: plain(copy.deepcopy(getattr(model, name))) for name in SHARED_ARGUMENTS}
     return {**arguments, "stats_window_size": model._stats_window_size}

@@ -1,5 +1,6 @@
 """Soft Q-learning of 2017: soft Q-functions, and a policy that samples actions by exp(Q/alpha)."""
 
+import math
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ from sb3_sac_variants.common.equations.losses import (
 from sb3_sac_variants.common.equations.types import Batch
 from sb3_sac_variants.common.gradient_step.targets import TargetTracker
 from sb3_sac_variants.common.networks.critics import StackedCritic
+from sb3_sac_variants.common.networks.preprocessing import batch_size
 from sb3_sac_variants.sql.actions import ActionKind, AllActions, Noise, ParticleOptions, SampledActions
 from sb3_sac_variants.sql.policies import (
     CnnPolicy,
@@ -31,6 +33,9 @@ from sb3_sac_variants.sql.policies import (
     SQLPolicy,
     SteinActor,
 )
+
+#: states times particles that :meth:`SQL.soft_value` evaluates at a time
+ROWS_AT_ONCE = 1 << 16
 
 
 class SQL(MaxEntAlgorithm):
@@ -260,8 +265,16 @@ class SQL(MaxEntAlgorithm):
         return self._actions.draw_particles(n_samples, batch_size, generator).unsqueeze(0)
 
     def _soft_value(self, obs: th.Tensor | TensorDict, noise: th.Tensor) -> th.Tensor:
-        proposal = self._actions.proposal(noise)
-        return importance_sampled_soft_value(self.critic.min_q(obs, proposal), proposal, self.temperature.value)
+        # A grid of states, each with a thousand particles, would not fit into memory at once
+        size = max(ROWS_AT_ONCE // max(math.prod(noise.shape[1:-1]), 1), 1)
+        values = []
+        for begin in range(0, max(batch_size(obs), 1), size):
+            some = slice(begin, begin + size)
+            proposal = self._actions.proposal(noise[some])
+            part = {key: value[some] for key, value in obs.items()} if isinstance(obs, dict) else obs[some]
+            q_values = self.critic.min_q(part, proposal)
+            values.append(importance_sampled_soft_value(q_values, proposal, self.temperature.value))
+        return th.cat(values)
 
     def set_parameters(
         self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto"

@@ -61,6 +61,18 @@ class StackedLinear(nn.Module):
         return f"n={n}, in_features={in_features}, out_features={out_features}"
 
 
+class ActivationOfEach(nn.Module):
+    """An activation with parameters or statistics, ``nn.PReLU`` say, of which each of ``n`` networks has its own."""
+
+    def __init__(self, activations: list[nn.Module]):
+        super().__init__()
+        self.activations = nn.ModuleList(activations)
+
+    def forward(self, inputs: th.Tensor) -> th.Tensor:
+        """Evaluate each on its network's part of ``(n, B, features)``."""
+        return th.stack([activation(part) for activation, part in zip(self.activations, inputs, strict=True)])
+
+
 class StackedNetworks(nn.Module):
     """
     ``n`` networks of the same shape, evaluated together: from ``(B, input_dim)`` to ``(n, B, output_dim)``.
@@ -99,11 +111,17 @@ class StackedNetworks(nn.Module):
     def __len__(self) -> int:
         return len(self.stacked[0].weight)
 
-    def __getitem__(self, index: int) -> nn.Sequential:
-        index = range(len(self))[index]
-        return nn.Sequential(
-            *(layer.linear(index) if isinstance(layer, StackedLinear) else layer for layer in self.layers)
-        )
+    def __getitem__(self, index: Any) -> Any:
+        place = range(len(self))[index]
+        return [self._network(i) for i in place] if isinstance(index, slice) else self._network(place)
+
+    def _network(self, index: int) -> nn.Sequential:
+        def own(layer: nn.Module) -> nn.Module:
+            if isinstance(layer, StackedLinear):
+                return layer.linear(index)
+            return layer.activations[index] if isinstance(layer, ActivationOfEach) else layer
+
+        return nn.Sequential(*map(own, self.layers))
 
     def __iter__(self) -> Iterator[nn.Sequential]:
         return (self[index] for index in range(len(self)))
@@ -118,7 +136,9 @@ def stacked_mlp(
     for in_features, out_features in itertools.pairwise(sizes):
         # In place where that is safe: half a megabyte less to allocate and to read, at 256 units and batch 256
         activation = nn.ReLU(inplace=True) if activation_fn is nn.ReLU else activation_fn()
-        if not layers:
+        if activation.state_dict():
+            activation = ActivationOfEach([activation, *(activation_fn() for _ in range(n - 1))])
+        elif not layers:
             _check_activation(activation, activation_fn, out_features)
         layers += [StackedLinear(n, in_features, out_features), activation]
     return StackedNetworks(*layers, StackedLinear(n, sizes[-1], output_dim))

@@ -15,7 +15,7 @@ class LoadsInPlace(BaseModel):
         Pieces of the vector need not lie as compiled code expects.
         """
         parameters = list(self.parameters())
-        values = th.as_tensor(vector, dtype=th.float32, device=self.device)
+        values = th.as_tensor(vector, dtype=parameters[0].dtype, device=self.device)
         with th.no_grad():
             for parameter, value in zip(parameters, values.split([p.numel() for p in parameters]), strict=True):
                 parameter.copy_(value.view_as(parameter))

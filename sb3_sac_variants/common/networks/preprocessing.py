@@ -29,7 +29,7 @@ class _Part(NamedTuple):
         """Make floating-point numbers of a part of the observations."""
         if not self.categories:
             return obs.to(self.dtype) if self.divisor == 1.0 else obs.to(self.dtype) / self.divisor
-        numbers = obs.long().reshape(len(obs), len(self.categories)).unbind(dim=1)
+        numbers = obs.long().reshape(obs.shape[0], len(self.categories)).unbind(dim=1)
         return th.cat([F.one_hot(x, n) for x, n in zip(numbers, self.categories, strict=True)], dim=1).to(self.dtype)
 
 
