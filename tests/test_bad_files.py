@@ -113,7 +113,7 @@ def test_parameters_of_other_networks_in_a_file(saved: Path) -> None:
 
 
 def test_unknown_custom_objects(saved: Path) -> None:
-    with pytest.raises(TypeError, match=r"SACv2\.load\(\) got unknown custom_objects \['gama'\]: pass names of attr"):
+    with pytest.warns(UserWarning, match=r"SACv2\.load\(\) got custom_objects \['gama'\], .* have no effect"):
         SACv2.load(saved, custom_objects={"gama": 0.5})
     # The zoo's
     SACv2.load(saved, custom_objects={"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0})
@@ -122,8 +122,9 @@ def test_unknown_custom_objects(saved: Path) -> None:
 def test_values_without_a_meaning_in_load(saved: Path) -> None:
     with refused(ValueError, "batch_size", 0, "pass an integer at least 1"):
         SACv2.load(saved, batch_size=0)
-    with refused(ValueError, "verbose", 7, "pass an integer at least 0"):
-        SACv2.load(saved, verbose=7)
+    with refused(ValueError, "verbose", -7, "pass an integer at least 0"):
+        SACv2.load(saved, verbose=-7)
+    assert SACv2.load(saved, verbose=3, learning_starts=1e1).learning_starts == 10
     with refused(TypeError, "replay_buffer_kwargs", 3, "pass a dictionary"):
         SACv2.load(saved, replay_buffer_kwargs=3)
     for load in (SACv2.load, SACv2.from_sb3, make(SACv2).set_parameters):

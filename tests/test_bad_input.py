@@ -38,7 +38,7 @@ RANGES: dict[str, tuple[list[Any], str]] = {
     "reward_scale": ([0, -5, NAN, INF, "large"], "pass a number greater than 0"),
     "sde_sample_freq": ([0, -2, 1.5], "pass an integer at least 1"),
     "stats_window_size": ([0, -1, 1.5, 10**30], "pass an integer at least 1"),
-    "verbose": ([-1, 3, "loud"], "pass an integer at least 0 and at most 2"),
+    "verbose": ([-1, 1.5, "loud"], "pass an integer at least 0"),
     "seed": ([-1, 2**32, 1.5, "luck"], "pass an integer at least 0 and at most"),
     "use_sde": (["no", "False", 1, None], "pass True or False"),
     "use_sde_at_warmup": (["no", 0], "pass True or False"),
@@ -80,8 +80,8 @@ OWN_CHOICES = [
 ]
 
 TYPES = [
-    ("policy", SACPolicy, "pass one"),
-    ("policy", 3, "pass one"),
+    ("policy", SACPolicy, "derive it from sb3_sac_variants."),
+    ("policy", 3, "derive it from sb3_sac_variants."),
     ("replay_buffer_class", dict, "no subclass of ReplayBuffer: pass one"),
     ("replay_buffer_class", "TensorReplayBuffer", "no subclass of ReplayBuffer: pass one"),
     ("replay_buffer_kwargs", [1], "pass a dictionary"),

@@ -48,8 +48,7 @@ def widen(learner: Learner) -> None:
     bias correction from them in float64 nevertheless.
     """
     optimizer = learner.optimizer
-    learner.lr = learner.lr.double()
-    optimizer.param_groups[0]["lr"] = learner.lr
+    learner.lr = th.tensor(optimizer.param_groups[0]["lr"], dtype=th.float64)
     for parameter in learner.parameters:
         optimizer.state[parameter]["step"] = optimizer.state[parameter]["step"].double()
 

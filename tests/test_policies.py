@@ -18,6 +18,7 @@ from helpers import (
     flat_parameters,
     make,
 )
+from stable_baselines3.common.policies import ContinuousCritic
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
@@ -26,10 +27,12 @@ from stable_baselines3.common.torch_layers import (
     NatureCNN,
 )
 from stable_baselines3.common.vec_env import VecTransposeImage, is_vecenv_wrapped
+from stable_baselines3.sac.policies import Actor
 from torch import nn
 
 from sb3_sac_variants import SACv2
 from sb3_sac_variants.common.networks.critics import stacked_mlp
+from sb3_sac_variants.sac_v2.policies import SACv2Policy
 
 
 def critic_like(model: Any) -> list[Any]:
@@ -456,3 +459,17 @@ def test_exported_policies_take_any_number_of_observations(algorithm: type, kind
     policy = Deterministic(model.policy).eval()
     exported = th.export.export(policy, (batch(2),), dynamic_shapes=(shapes,)).module()
     th.testing.assert_close(exported(batch(5)), policy(batch(5)))
+
+
+# ---------------------------------------------------------------- policies of the user's own
+
+
+@pytest.mark.parametrize(("method", "network"), [("make_actor", Actor), ("make_critic", ContinuousCritic)])
+def test_networks_of_sb3_in_a_policy_are_refused(method: str, network: type) -> None:
+    def make_network(self: Any, features_extractor: Any = None) -> Any:
+        kwargs = self.actor_kwargs if network is Actor else self.critic_kwargs
+        return network(**self._update_features_extractor(kwargs, features_extractor)).to(self.device)
+
+    policy = type("Mine", (SACv2Policy,), {method: make_network})
+    with pytest.raises(TypeError, match=rf"Mine\.{method}\(\) gave a {network.__name__} without .*super\(\)\.{method}"):
+        SACv2(policy, SpacesEnv())

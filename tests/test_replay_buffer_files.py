@@ -147,6 +147,16 @@ def test_a_full_buffer_is_saved_and_loaded_without_another_copy(image: bool, tmp
     model.learn(20, reset_num_timesteps=False)  # its memory can be written to
 
 
+@pytest.mark.parametrize(("algorithm", "n_steps"), [(SACv2, 1), (SACv2, 3), (MASAC, 1)])
+def test_a_buffer_is_loaded_where_there_is_none(algorithm: type, n_steps: int, tmp_path: pathlib.Path) -> None:
+    model = make(algorithm, AgentsEnv() if algorithm is MASAC else SpacesEnv(), n_steps=n_steps).learn(20)
+    model.save_replay_buffer(tmp_path / "buffer.pkl")
+    for remove in (lambda: setattr(model, "replay_buffer", None), lambda: delattr(model, "replay_buffer")):
+        remove()
+        model.load_replay_buffer(tmp_path / "buffer.pkl")
+        assert model.replay_buffer.size() == 20
+
+
 @pytest.mark.parametrize(("saved", "other"), [(MASAC, SACv2), (SACv2, MASAC)])
 def test_buffers_with_another_number_of_rewards_are_refused(saved: type, other: type, tmp_path: pathlib.Path) -> None:
     models = [make(algorithm, AgentsEnv()).learn(12) for algorithm in (saved, other)]

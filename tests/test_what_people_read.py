@@ -18,6 +18,7 @@ from helpers import (
     every_gaussian_algorithm,
     flat_parameters,
     make,
+    n_updates,
     several,
     several_agents,
 )
@@ -436,3 +437,37 @@ def test_parameters_of_sac(share_features_extractor: bool) -> None:
             assert th.equal(mine[key][index].T, theirs[key])
         assert float(mine["step"]) == float(theirs["step"])
     model.learn(20)
+
+
+@every_algorithm
+def test_learning_rates_of_the_optimisers_are_numbers(algorithm: type) -> None:
+    """A logger takes a tensor for text, or for a histogram."""
+    model = make(algorithm, learning_rate=lambda progress: 1e-3 * progress).learn(20)
+    optimizers = [getattr(model, name).optimizer for name in model.policy.learned_networks]
+    for optimizer in [*optimizers, *([model.ent_coef_optimizer] if model.ent_coef_optimizer else [])]:
+        assert [type(group["lr"]) for group in optimizer.param_groups] == [float]
+
+
+def test_losses_that_are_printed_or_taken_out() -> None:
+    class Looks(BaseCallback):
+        def _on_step(self) -> bool:
+            values = self.logger.name_to_value
+            if self.num_timesteps == 10:
+                assert "train/critic_loss" in repr(values)
+            if self.num_timesteps == 12:
+                assert values.pop("train/actor_loss") != values.pop("train/no_such_loss", None)
+            return True
+
+    make(SACv2).learn(15, callback=Looks())
+
+
+def test_the_body_of_sacs_train_runs_here() -> None:
+    class Mine(SACv2):
+        train = SAC.train
+
+    model = make(Mine, ent_coef_loss="log_alpha")
+    before = flat_parameters(model)
+    model.learn(20)
+    assert model.batch_norm_stats == model.batch_norm_stats_target == []
+    assert n_updates(model) == 15
+    assert any(not th.equal(before[name], value) for name, value in flat_parameters(model).items())

@@ -35,7 +35,7 @@ TrainFreqUnit = Literal["step", "episode"]
 
 def check_constructor_arguments(verbose: Any, policy_kwargs: Any, replay_buffer_kwargs: Any, device: Any) -> None:
     """Check what constructors, and ``load``, use before :func:`check_arguments` could look at it."""
-    check_range("verbose", verbose, 0, 2, integer=True)
+    check_range("verbose", int(verbose) if isinstance(verbose, bool) else verbose, 0, integer=True)
     check_device(device)
     for name, value in (("replay_buffer_kwargs", replay_buffer_kwargs), ("policy_kwargs", policy_kwargs)):
         check_instance(name, value, (dict, type(None)), "a dictionary of arguments, or None")
@@ -61,6 +61,8 @@ def check_arguments(model: Any) -> None:
     check_range("batch_size", model.batch_size, 1, integer=True)
     # What does not fit into memory is said when the first transition arrives
     check_range("buffer_size", model.buffer_size, 1, LARGEST, integer=True)
+    if isinstance(model.learning_starts, float) and model.learning_starts.is_integer():
+        model.learning_starts = int(model.learning_starts)  # people write 1e4
     check_range("learning_starts", model.learning_starts, 0, integer=True)
     check_range("n_steps", model.n_steps, 1, integer=True)
     check_range("stats_window_size", model._stats_window_size, 1, integer=True)

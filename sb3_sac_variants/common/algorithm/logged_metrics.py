@@ -54,6 +54,14 @@ class LoggedMetrics(defaultdict[str, Any]):
         self._refresh(name)
         return super().get(name, default)
 
+    def pop(self, name: str, *default: Any) -> Any:
+        self._refresh(name)
+        return super().pop(name, *default)
+
+    def __repr__(self) -> str:
+        self._refresh()
+        return super().__repr__()
+
     def __contains__(self, name: object) -> bool:
         self._refresh(name)
         return super().__contains__(name)

@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import (
     TrainFreq,
     TrainFrequencyUnit,
 )
-from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.utils import FloatSchedule, get_parameters_by_name
 from typing_extensions import Self
 
 from sb3_sac_variants.common.algorithm import inspection
@@ -292,6 +292,16 @@ class MaxEntAlgorithm(MaxEntRollout):
         if not isinstance(self.temperature, LearnedTemperature):
             raise AttributeError(f"ent_coef_optimizer: ent_coef={self.ent_coef!r} is fixed, and has none")
         self.temperature.optimizer = optimizer
+
+    @property
+    def batch_norm_stats(self) -> list[th.Tensor]:
+        """Statistics of the critic's batch normalisation, as SB3's; targets follow them by themselves."""
+        return get_parameters_by_name(self.critic, ["running_"])
+
+    @property
+    def batch_norm_stats_target(self) -> list[th.Tensor]:
+        """Those of the target critic, where there is one."""
+        return get_parameters_by_name(self.critic_target, ["running_"])  # type: ignore[attr-defined]
 
     def _setup_lr_schedule(self) -> None:
         super()._setup_lr_schedule()

@@ -47,17 +47,18 @@ def check_instance(name: str, value: Any, types: type | tuple[type, ...], wanted
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}: pass {wanted}")
 
 
-def check_subclass(name: str, value: Any, base: type) -> None:
+def check_subclass(name: str, value: Any, base: type, remedy: str = "pass one") -> None:
     """
     Check that an argument is a subclass.
 
     :param name: of the argument
     :param value: its value
     :param base: what it has to be a subclass of
+    :param remedy: what to do
     :raises TypeError: if it is none
     """
     if not (isinstance(value, type) and issubclass(value, base)):
-        raise TypeError(f"{name}={value!r} is no subclass of {base.__name__}: pass one")
+        raise TypeError(f"{name}={value!r} is no subclass of {base.__name__}: {remedy}")
 
 
 def check_env(env: Any) -> None:
@@ -182,7 +183,9 @@ def check_policy(policy: Any, aliases: dict[str, Any]) -> None:
     if isinstance(policy, str):
         check_choice("policy", policy, tuple(aliases))
     else:
-        check_subclass("policy", policy, aliases["MlpPolicy"])
+        own = aliases["MlpPolicy"]
+        public = f"{own.__module__.rpartition('.')[0]}.MlpPolicy"
+        check_subclass("policy", policy, own, f"derive it from {public}, whose networks are evaluated in other ways")
 
 
 def check_policy_kwargs(policy_class: type, kwargs: dict[str, Any], aliases: dict[str, Any]) -> None:
@@ -203,15 +206,14 @@ def check_policy_kwargs(policy_class: type, kwargs: dict[str, Any], aliases: dic
             raise TypeError(
                 f"policy_kwargs={kwargs} has the unknown arguments {unknown}: pass those of {policy_class.__name__}"
             )
-    bases = {
-        "features_extractor_class": BaseFeaturesExtractor,
-        "optimizer_class": th.optim.Optimizer,
-    }
-    if not isinstance(kwargs.get("activation_fn"), functools.partial):  # of nn.LeakyReLU with another slope, say
-        bases["activation_fn"] = nn.Module
-    for name, base in bases.items():
-        if kwargs.get(name) is not None:
-            check_subclass(f"policy_kwargs {name}", kwargs[name], base)
+    for name, base, remedy in (
+        ("features_extractor_class", BaseFeaturesExtractor, "pass one, its arguments in features_extractor_kwargs"),
+        ("optimizer_class", th.optim.Optimizer, "pass one, its arguments in optimizer_kwargs"),
+        ("activation_fn", nn.Module, "pass one; of one with arguments functools.partial, as of (nn.LeakyReLU, 0.2)"),
+    ):
+        value = kwargs.get(name)
+        if value is not None and not (name == "activation_fn" and isinstance(value, functools.partial)):
+            check_subclass(f"policy_kwargs {name}", value, base, remedy)
     if "n_critics" in kwargs:
         check_range("policy_kwargs n_critics", kwargs["n_critics"], 1, integer=True)
     if kwargs.get("net_arch") is not None:

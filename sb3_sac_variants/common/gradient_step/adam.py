@@ -43,13 +43,15 @@ def has_adams_step(optimizer: th.optim.Optimizer) -> bool:
     return step is adams or inspect.unwrap(step) is inspect.unwrap(adams)
 
 
-def adam_step(optimizer: th.optim.Optimizer, parameters: list[nn.Parameter], gradients: tuple[th.Tensor, ...]) -> None:
+def adam_step(
+    optimizer: th.optim.Optimizer, lr: th.Tensor, parameters: list[nn.Parameter], gradients: tuple[th.Tensor, ...]
+) -> None:
     """One step of Adam (Kingma and Ba 2015, Algorithm 1) in place, on the state of a ``torch.optim.Adam``."""
     group = optimizer.param_groups[0]
     beta1, beta2 = group["betas"]
     # 1 - beta**t cancels in float32: take -expm1(t log beta). One step counter serves all parameters.
     step = optimizer.state[parameters[0]]["step"] + 1.0
-    step_size = group["lr"] / -th.expm1(step * math.log(beta1))
+    step_size = lr / -th.expm1(step * math.log(beta1))
     inverse_correction2 = th.rsqrt(-th.expm1(step * math.log(beta2)))
     # Stacked, the two are in memory before the loops over the parameters start. As loose scalars the compiler computes
     # them, exponentials and all, inside the loops: a twentieth of a whole SACv2 update.

@@ -120,8 +120,8 @@ class Learner:
         Bring the optimiser into the form the engines rely on.
 
         Learning rate and step count are tensors on the device, so that a changing rate neither recompiles nor
-        recaptures; kernels are fused where torch has them. To be called after anything that replaces the optimiser or
-        loads its state.
+        recaptures; on a CPU the rate that people read in ``param_groups`` stays a number. Kernels are fused where torch
+        has them. To be called after anything that replaces the optimiser or loads its state.
         """
         optimizer = self._optimizer = self.optimizer
         # Frozen ones (of a pretrained features extractor, say) stay with the optimiser, which passes by what has no
@@ -152,10 +152,11 @@ class Learner:
                     if isinstance(steps, th.Tensor) and device.type == "cuda":
                         optimizer.state[parameter]["step"] = steps.to(device)
             return
-        rate = th.tensor(float(optimizer.param_groups[0]["lr"]), dtype=th.float32, device=device)
-        self.lr, self._rate = rate, None
+        rate = float(optimizer.param_groups[0]["lr"])
+        on_cuda = device.type == "cuda"
+        self.lr, self._rate = th.tensor(rate, dtype=th.float32, device=device), None
         for group in optimizer.param_groups:
-            group.update(lr=rate, fused=True, foreach=False, capturable=device.type == "cuda")
+            group.update(lr=self.lr if on_cuda else rate, fused=True, foreach=False, capturable=on_cuda)
             if group.get("differentiable"):
                 group.update(fused=False)
         for parameter in self.parameters:
@@ -193,7 +194,7 @@ class Learner:
             self.lr.fill_(learning_rate)
             self._rate = learning_rate
         for group in self.optimizer.param_groups:  # whatever someone has set there
-            group["lr"] = learning_rate if self.lr is None else self.lr
+            group["lr"] = self.lr if self.lr is not None and self.lr.is_cuda else learning_rate
 
     def flush_denormals(self) -> None:
         """
@@ -223,8 +224,8 @@ class Learner:
         options = [
             value
             for group in self.optimizer.param_groups
-            for value in group.values()
-            if isinstance(value, bool | int | float | tuple)
+            for name, value in group.items()
+            if name != "lr" and isinstance(value, bool | int | float | tuple)
         ]
         return (*options, *(tensor.data_ptr() for tensor in (*self.parameters, *state)))
 
@@ -311,7 +312,8 @@ class Learner:
             by_value, (value, auxiliary) = th.func.grad_and_value(of_value, has_aux=True)(filled)
             (gradients,) = at.vjp(by_value)
         if self.plain_adam:
-            adam_step(self.optimizer, self.parameters, tuple(gradients[name] for name in self._names))
+            assert self.lr is not None
+            adam_step(self.optimizer, self.lr, self.parameters, tuple(gradients[name] for name in self._names))
         else:
             th.compiler.disable(self._step_outside)([gradients[name] for name in self._names])
         return (value, detach(map_leaves(take_out, auxiliary))) if auxiliary != () else value

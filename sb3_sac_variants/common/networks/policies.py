@@ -69,8 +69,10 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
     def _build(self, lr_schedule: Schedule) -> None:
         """Build the networks and their optimisers."""
         self.actor = self.make_actor()
+        self._check_made("make_actor", self.actor, "noise_shape")
         self._add_optimizer(self.actor, list(self.actor.parameters()), lr_schedule)
         self.critic = self.make_critic(self.actor.features_extractor if self.share_features_extractor else None)
+        self._check_made("make_critic", self.critic, "min_q")
         # A shared features extractor learns from the actor's loss only (SB3's SAC)
         shared = {id(parameter) for parameter in self.actor.parameters()}
         self._add_optimizer(
@@ -78,6 +80,14 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
             [parameter for parameter in self.critic.parameters() if id(parameter) not in shared],
             lr_schedule,
         )
+
+    def _check_made(self, method: str, network: nn.Module, needed: str) -> None:
+        """Refuse a network of SB3's from a method of a subclass: it lacks what updates call."""
+        if not hasattr(network, needed):
+            raise TypeError(
+                f"{type(self).__name__}.{method}() gave a {type(network).__name__} without {needed}(), which updates "
+                f"call: derive it from the class of what super().{method}() gives"
+            )
 
     def _add_optimizer(self, network: nn.Module, parameters: list[nn.Parameter], lr_schedule: Schedule) -> None:
         """Give a network the optimiser of these parameters, as its attribute ``optimizer`` (SB3's convention)."""

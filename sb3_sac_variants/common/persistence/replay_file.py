@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import math
 import os
 import pickle
 from typing import Any
@@ -86,8 +87,10 @@ def load_replay_buffer(model: Any, path: Path, truncate_last_traj: bool, trusted
             raise TypeError(f"a {type(buffer).__name__} is no replay buffer")
         for name in ("observation_space", "action_space", "n_envs"):
             _check_same(path, name, getattr(buffer, name), getattr(model, name))
-        for name in ("n_steps", "n_rewards"):
-            _check_same(path, name, getattr(buffer, name, 1), getattr(model.replay_buffer, name, 1))
+        own = getattr(model, "replay_buffer", None)
+        wanted = {"n_steps": model.n_steps, "n_rewards": math.prod(model.value_shape)}
+        for name in wanted:
+            _check_same(path, name, getattr(buffer, name, 1), wanted[name] if own is None else getattr(own, name, 1))
     if isinstance(buffer, HerReplayBuffer):
         if model.env is None:
             raise ValueError(f"path={describe(path)!r} needs an environment, for HerReplayBuffer: call set_env() first")

@@ -103,8 +103,10 @@ def load_model(cls: Any, load: Callable[..., Any], path: Path, trusted: bool, **
     changed = custom if isinstance(custom, dict) else {}
     unknown = sorted(set(changed) - set(file.saved) - {*DERIVED, *_OF_OTHERS}, key=str)
     if unknown:
-        raise TypeError(
-            f"{cls.__name__}.load() got unknown custom_objects {unknown}: pass names of attributes that are saved"
+        warnings.warn(
+            f"{cls.__name__}.load() got custom_objects {unknown}, which are not among the attributes that are saved: "
+            "they have no effect, as in Stable-Baselines3",
+            stacklevel=3,
         )
     _check_changes(file, {**changed, **arguments}, trusted)
     return file.load(load, cls, custom, trusted, **arguments)
