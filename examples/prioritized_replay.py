@@ -102,11 +102,14 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
 
 
 class AnnealBeta(BaseCallback):
-    """Raises the replay's ``beta`` to 1 at the end of training, as the paper does."""
+    """Raises the replay's ``beta`` from a first value to 1 at the end of training, as the paper does."""
+
+    def __init__(self, first: float):
+        super().__init__()
+        self.first = first
 
     def _on_training_start(self) -> None:
         self.buffer: PrioritizedReplayBuffer = self.model.replay_buffer  # type: ignore[attr-defined]
-        self.first = float(self.buffer.beta)
 
     def _on_step(self) -> bool:
         remaining = max(0.0, 1.0 - self.num_timesteps / self.locals["total_timesteps"])
@@ -123,7 +126,7 @@ def main(timesteps: int = 5_000) -> None:
         replay_buffer_kwargs={"alpha": 0.6, "beta": 0.4},
         seed=0,
     )
-    model.learn(timesteps, callback=AnnealBeta(), progress_bar=False)
+    model.learn(timesteps, callback=AnnealBeta(0.4), progress_bar=False)
 
     mean, std = evaluate_policy(model, Monitor(gym.make("Pendulum-v1")), n_eval_episodes=10)
     print(f"Return over 10 deterministic episodes: {mean:.0f} +/- {std:.0f} (random: about -1200)")

@@ -2,6 +2,7 @@
 
 import collections
 import datetime
+import fractions
 import functools
 import io
 import os
@@ -70,6 +71,14 @@ ORDINARY: dict[str, Callable[[], Any]] = {
         range(3),
         types.SimpleNamespace(a=1),
     ],
+    "dates": lambda: [
+        np.array(["2020-01-01", "2021-05-05"], "M8[D]"),
+        np.array([90, 120], "m8[s]"),
+        np.array([1], "m8[25us]"),
+        np.timedelta64(90, "s"),
+        np.array([1], "m8"),
+    ],
+    "arrays of objects": lambda: np.array([{"a": 1}, None, (2, "b")], dtype=object),
     "tensors": lambda: {"a": th.arange(6.0).reshape(2, 3), "b": th.tensor(3, dtype=th.uint8), "c": th.ones(0)},
     "parameter": lambda: nn.Parameter(th.ones(2)),
     "torch": lambda: [th.float32, th.device("cpu"), th.Size([2])],
@@ -405,3 +414,109 @@ def test_classes_of_what_an_environment_holds() -> None:
     assert {SpacesEnv, Holder, spaces.Box} <= found
     assert not found & {subprocess.Popen, functools.partial, CloudpickleWrapper, types.FunctionType}
     assert isinstance(read_pickle(pickle.dumps(Holder()), classes=found), Holder)
+
+
+class Keyed:
+    """Is the key of a dictionary."""
+
+
+class Slotted:
+    """Has no dictionary of attributes."""
+
+    __slots__ = ("inner",)
+
+
+class Inner:
+    """Is in a slot."""
+
+
+class Derived:
+    """Has a property over an attribute of the same name, as some caches."""
+
+    def __init__(self) -> None:
+        vars(self)["x"] = 3
+
+    @property
+    def x(self) -> int:
+        return vars(self)["x"] + 1
+
+
+def test_classes_of_keys_and_slots() -> None:
+    env = SpacesEnv()
+    slotted = Slotted()
+    slotted.inner = Inner()
+    env.table, env.slotted = {Keyed(): 1}, slotted
+    assert {Keyed, Slotted, Inner} <= classes_of([env])
+
+
+def test_attributes_under_properties_are_read() -> None:
+    assert read_pickle(pickle.dumps(Derived()), classes={Derived}).x == 4
+
+
+def test_modules_are_told_from_those_whose_names_they_begin_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("iota")
+    device = type("Device", (), {"__module__": "iota"})
+    module.Device = device  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "iota", module)
+    env = SpacesEnv()
+    env.device, env.raw = device(), open(os.devnull, "rb")  # noqa: SIM115
+    found = classes_of([env])
+    env.raw.close()
+    assert device in found
+    assert io.BufferedReader not in found
+
+
+def text(value: str) -> bytes:
+    """
+    :param value: a name
+    :return: the instruction that pushes it
+    """
+    return b"\x8c" + bytes([len(value)]) + value.encode()
+
+
+NESTED = {
+    "key": lambda n: b"})" + b"\x85" * n + b"K\x01s.",
+    "set": lambda n: b"\x8f()" + b"\x85" * n + b"\x90.",
+    "slice": lambda n: text("builtins") + text("slice") + b"\x93q\x010" + b"h\x01" * n + b"N" + b"\x85R" * n + b".",
+    "frozenset": lambda n: text("builtins") + text("frozenset") + b"\x93(](" + b")" + b"\x85" * n + b"etR.",
+}
+
+
+@pytest.mark.parametrize("kind", NESTED)
+def test_deeply_nested_values_are_refused(kind: str) -> None:
+    """Python would hash or free them by recursion, and end the process."""
+    with pytest.raises(NotAllowed, match=r"nested more than 20 deep|do not fit slice"):
+        read_pickle(b"\x80\x04" + NESTED[kind](50_000))
+    if kind != "slice":
+        read_pickle(b"\x80\x04" + NESTED[kind](3))
+
+
+def test_arrays_of_objects_in_each_other_are_refused() -> None:
+    array: Any = None
+    for _ in range(30):
+        outer = np.empty(1, dtype=object)
+        outer[0] = array
+        array = outer
+    with pytest.raises(NotAllowed, match="nested more than 20 deep"):
+        read_pickle(pickle.dumps(array))
+
+
+def test_an_array_has_one_state() -> None:
+    """NumPy would free what the array holds under everybody who looks at it."""
+    content = pickle.dumps(np.arange(3.0), protocol=4)
+    state = content[content.index(b"(K\x01") :]  # a tuple, BUILD, and the end
+    np.testing.assert_equal(read_pickle(content), np.arange(3.0))
+    with pytest.raises(NotAllowed, match=r"numpy\.ndarray"):
+        read_pickle(content[:-1] + b"q\xf0h\xf0" + state)
+
+
+@pytest.mark.parametrize("cls", [collections.deque, set, frozenset, collections.Counter, th.Size])
+def test_containers_of_a_range_are_refused(cls: type) -> None:
+    with pytest.raises(NotAllowed, match="arguments that do not fit"):
+        read_pickle(pickle.dumps(Reduced(cls, (range(10**18),))))
+
+
+def test_a_fraction_without_end_is_refused() -> None:
+    with pytest.raises(NotAllowed, match=r"fractions\.Fraction"):
+        read_pickle(pickle.dumps(Reduced(fractions.Fraction, ("1e999999999",))))
+    assert read_pickle(pickle.dumps(fractions.Fraction(1, 3))) == fractions.Fraction(1, 3)

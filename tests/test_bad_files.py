@@ -1,7 +1,9 @@
 """Files that are damaged, foreign, or of another model are refused with the reason."""
 
+import copy
 import io
 import json
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -188,3 +190,30 @@ def test_parameters_of_another_model() -> None:
         model.set_parameters({"policy": model.get_parameters()["policy"]})
     with pytest.raises(RuntimeError, match="size mismatch"):
         model.set_parameters(make(SACv1, net_arch=[8]).get_parameters())
+
+
+def test_the_state_of_an_optimiser_of_other_networks(tmp_path: Path) -> None:
+    small, big = make(SACv2, net_arch=[4]).learn(12), make(SACv2, net_arch=[64]).learn(12)
+    name = "critic.optimizer"
+    with pytest.raises(ValueError, match=r"the state of the critic's optimizer has shapes"):
+        big.set_parameters({name: small.get_parameters()[name]}, exact_match=False)
+    big.learn(12, reset_num_timesteps=False)  # steps with none
+
+
+@pytest.mark.parametrize("damage", ["pos", "widths", "shape", "type"])
+def test_replay_buffers_that_do_not_fit_themselves(damage: str, tmp_path: Path) -> None:
+    model = make(SACv2).learn(12)
+    buffer = copy.deepcopy(model.replay_buffer)
+    storage = buffer._storage
+    if damage == "pos":
+        buffer.pos = 10**6
+    elif damage == "widths":
+        storage.widths = dict(reversed(storage.widths.items()))
+    elif damage == "shape":
+        storage.numbers = storage.numbers[:5]
+    else:
+        storage.numbers = storage.numbers.double()
+    with open(tmp_path / "buffer.pkl", "wb") as file:
+        pickle.dump(buffer, file)
+    with pytest.raises(ValueError, match=r"path='.*' is damaged, or holds something else"):
+        model.load_replay_buffer(tmp_path / "buffer.pkl")

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
@@ -16,6 +17,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import torch as th
+from crafted import crafted_checkpoint
 from gymnasium.utils import EzPickle
 from helpers import (
     SpacesEnv,
@@ -381,3 +384,16 @@ def test_the_zoos_time_limit_goes_on_as_gymnasiums(tmp_path: Path) -> None:
         resumed.learn(12, reset_num_timesteps=False)
         assert_same_parameters(model, resumed)
         np.testing.assert_equal(last_observation(resumed), last_observation(model))
+
+
+def test_memory_beside_torchs_random_generator_cannot_be_reached(tmp_path: Path) -> None:
+    make(SACv2).learn(8).save_checkpoint(tmp_path / "saved" / "run")
+    (file,) = tmp_path.glob("saved/run/*/state.pkl")
+    state = pickle.loads(file.read_bytes())
+    generator = bytearray(state["random"]["torch"].numpy().tobytes())
+    struct.pack_into("=ii", generator, 8, 624, 1)
+    struct.pack_into("=Q", generator, 16, 624)
+    state["random"]["torch"] = th.frombuffer(generator, dtype=th.uint8).clone()
+    crafted = crafted_checkpoint(tmp_path / "saved", tmp_path / "crafted", "state.pkl", pickle.dumps(state))
+    with pytest.raises(ValueError, match=r"arguments that do not fit torch\.set_rng_state"):
+        SACv2.load_checkpoint(crafted, SpacesEnv(), device="cpu")

@@ -616,3 +616,34 @@ def test_gradients_come_in_the_memory_order_of_their_parameters(optimizer_class:
         optimizer.step()
     assert_same(extractor, reference, atol=1e-6)
     assert all(parameter.grad.stride() == parameter.stride() for parameter in extractor.parameters())
+
+
+@pytest.mark.parametrize("damage", ["size", "stride", "missing", "step"])
+@pytest.mark.parametrize("name", ["Adam", "AMSGrad", "SGD"])
+def test_a_state_of_other_parameters_is_not_stepped_with(name: str, damage: str) -> None:
+    """Fused kernels read and write as if it were of these, beyond its end."""
+    optimizer_class, kwargs = OPTIMIZERS[name]
+    learner = learner_of(network(), optimizer_class, **{**kwargs, "fused": True})
+    learner.minimize(loss_of(0))
+    average = "momentum_buffer" if name == "SGD" else "max_exp_avg_sq" if name == "AMSGrad" else "exp_avg"
+    state = learner.optimizer.state[learner.parameters[0]]
+    if damage == "size":
+        state[average] = th.zeros(1, dtype=th.float64)
+    elif damage == "stride":  # taken over, as a tensor of the parameter's own layout
+        state[average] = th.zeros(1, dtype=th.float64).expand(learner.parameters[0].shape)
+        learner.refresh()
+        assert state[average].stride() == learner.parameters[0].stride()
+        learner.minimize(loss_of(1))
+        return
+    elif name == "SGD":  # which counts no steps
+        return
+    elif damage == "missing":
+        del state["exp_avg"]
+    else:
+        state["step"] = th.zeros(2)
+    with pytest.raises(
+        ValueError, match=r"the state of the network's optimizer has shapes .*: take that of a model with"
+    ):
+        learner.refresh()
+    learner.refresh()  # without it
+    learner.minimize(loss_of(1))

@@ -223,5 +223,5 @@ def test_beta_is_annealed_and_the_example_runs(capsys: pytest.CaptureFixture[str
         return True
 
     model = make(SACv2, Prioritized, beta=0.4)
-    model.learn(4, callback=CallbackList([example.AnnealBeta(), ConvertCallback(note)]))
+    model.learn(4, callback=CallbackList([example.AnnealBeta(0.4), ConvertCallback(note)]))
     assert betas == pytest.approx([0.55, 0.7, 0.85, 1.0])

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import random
 import signal
 import subprocess
@@ -411,3 +412,25 @@ def test_killed_run_ends_as_the_whole_one(algo: str, tmp_path: Path) -> None:
         process = start("resume", str(folder))
     assert process.wait() == 0
     np.testing.assert_equal(results(algo, tmp_path / "killed"), results(algo, tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_links_and_pipes_in_a_run_are_refused(kind: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / "Pendulum-v1").mkdir(parents=True)
+    (folder / "Pendulum-v1" / "args.yml").write_text("{}")
+    (tmp_path / "victim.csv").write_text("a,1\n" * 9)
+    if kind == "link":
+        (folder / "0.monitor.csv").symlink_to(tmp_path / "victim.csv")
+    else:
+        os.mkfifo(folder / "evaluations.npz")
+    with pytest.raises(ValueError, match=r"is a link or no file: put the file itself there"):
+        resume(folder)
+
+
+def test_aliases_without_end_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "Pendulum-v1").mkdir()
+    lines = ["a: &a0 [x, x]", *(f"b{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12))]
+    (tmp_path / "Pendulum-v1" / "args.yml").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"is damaged: it holds more than 10000 values"):
+        resume(tmp_path)

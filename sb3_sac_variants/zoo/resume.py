@@ -40,6 +40,8 @@ from sb3_sac_variants.common.persistence.checkpoint_folder import POINTER
 CHECKPOINT = "checkpoint"
 #: packages of which the zoo may import modules that a file names
 _LIBRARIES = {"gymnasium", "rl_zoo3", "sb3_contrib", "sb3_sac_variants", "stable_baselines3"}
+#: values in a file of arguments, at the most
+MOST_VALUES = 10_000
 #: hyperparameters that name classes to import, and what these have to be
 _NAMED = {"policy": BasePolicy, "env_wrapper": gym.Wrapper, "vec_env_wrapper": VecEnvWrapper, "callback": BaseCallback}
 #: hyperparameters that the zoo evaluates
@@ -84,7 +86,8 @@ def resume(folder: Path) -> None:
 
     :param folder: folder of the run
     :raises FileNotFoundError: if it holds no run
-    :raises ValueError: if a file of it is damaged, or needs to be trusted; if there is no checkpoint where one was due
+    :raises ValueError: if a file of it is damaged, a link, or needs to be trusted; if there is no checkpoint where one
+        was due
     """
     found = sorted(folder.glob("*/args.yml"))
     if len(found) != 1:
@@ -92,6 +95,7 @@ def resume(folder: Path) -> None:
             f"folder={str(folder)!r} holds no run of the zoo (no args.yml, one folder deeper): pass the folder of a "
             "run. One that was interrupted before it wrote the file has to be started again"
         )
+    _check_files(folder)
     arguments = _read(found[0])
     for name in arguments.get("gym_packages") or ():
         _require(name in sys.modules, found[0], name, importable=True)
@@ -118,6 +122,24 @@ def resume(folder: Path) -> None:
         vars(train).update(originals)
 
 
+def _check_files(folder: Path) -> None:
+    """Refuse links and pipes among the files of a run: the zoo would write through a link, and wait for a pipe."""
+    for path in (path for place in (folder, *folder.iterdir()) if place.is_dir() for path in place.iterdir()):
+        if not path.is_dir() and (path.is_symlink() or not path.is_file()):
+            raise ValueError(f"{str(path)!r} is a link or no file: put the file itself there, or remove it")
+
+
+def _check_size(content: Any, file: Path) -> None:
+    """Refuse a file whose parts refer to each other so often that nobody could print it."""
+    waiting, count = [content], 0
+    while waiting:
+        count += 1
+        if count > MOST_VALUES:
+            raise ValueError(f"{str(file)!r} is damaged: it holds more than {MOST_VALUES} values")
+        value = waiting.pop()
+        waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+
+
 def _read(file: Path) -> dict[str, Any]:
     loader = yaml.UnsafeLoader if is_trusted(False) else _SafeLoader
     try:
@@ -128,6 +150,7 @@ def _read(file: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{str(file)!r} is damaged: start the run again")
+    _check_size(content, file)
     return content
 
 

@@ -138,6 +138,7 @@ class Learner:
                 f"part of a network, make it a new one (model.{self.name}.optimizer = ...)"
             )
         self._names = [names[id(parameter)] for parameter in self.parameters]
+        self._check_states()
         device = optimizer.param_groups[0]["params"][0].device
         self.plain_adam = is_plain_adam(optimizer)
         # torch warns when a step that could be captured runs outside a graph, as warm-up and the eager engine do
@@ -167,10 +168,32 @@ class Learner:
                 state["exp_avg_sq"] = th.zeros_like(parameter)
             if optimizer.param_groups[0]["amsgrad"] and "max_exp_avg_sq" not in state:
                 state["max_exp_avg_sq"] = th.zeros_like(parameter)
-            state["step"] = th.as_tensor(state["step"], dtype=th.float32).to(device)
+            state["step"] = th.as_tensor(state["step"], dtype=th.float32).to(device).reshape(())
         # Of parameters that were frozen for a while Adam has done fewer steps: the formula counts them all alike
         steps = {float(optimizer.state[parameter]["step"]) for parameter in self.parameters}
         self.plain_adam = self.plain_adam and len(steps) <= 1
+
+    def _check_states(self) -> None:
+        """Refuse a state that is not of its parameter: fused kernels read and write as if it were, beyond its end."""
+        for group in self._optimizer.param_groups:
+            if not (group.get("fused") or has_adams_step(self._optimizer)):
+                continue
+            for parameter in group["params"]:
+                state = self._optimizer.state[parameter]
+                tensors = {name: value for name, value in state.items() if isinstance(value, th.Tensor)}
+                fits = not state or not has_adams_step(self._optimizer) or {"step", "exp_avg", "exp_avg_sq"} <= {*state}
+                for name, value in tensors.items():
+                    fits = fits and value.layout == th.strided
+                    fits = fits and (value.numel() == 1 if name == "step" else value.shape == parameter.shape)
+                if not fits:
+                    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+                    self._optimizer.state.clear()  # nothing may step with it
+                    raise ValueError(
+                        f"the state of the {self.name}'s optimizer has shapes {shapes} for a parameter of "
+                        f"{tuple(parameter.shape)}: take that of a model with the same networks"
+                    )
+                for name in tensors.keys() - {"step"}:
+                    state[name] = _in_order_of(tensors[name].to(parameter.dtype), parameter)
 
     def unsupported_engines(self) -> dict[str, str]:
         """Engines that cannot repeat what a step does here: why, by the engine's name."""

@@ -34,6 +34,7 @@ from sb3_sac_variants.common.persistence.rebuild import (
     Build,
     NotAllowed,
     Rebuild,
+    checked_depth,
     checked_value,
     name_of,
     require,
@@ -76,7 +77,7 @@ _NEVER = (
     *("subprocess", "types"),
 )
 #: libraries whose modules hold more than the environment that was passed
-_LIBRARIES = ("gymnasium.", "stable_baselines3.", "torch.", *_NEVER)
+_LIBRARIES = ("gymnasium", "stable_baselines3", "torch", *_NEVER)
 #: what holds nothing that matters
 _LEAVES = (type, types.ModuleType, types.FunctionType, np.ndarray, np.generic, th.Tensor, str, bytes, int, float)
 
@@ -154,15 +155,23 @@ def classes_of(objects: Sequence[Any]) -> set[type]:
         seen[id(value)] = value
         found.add(type(value))
         waiting += getattr(value, "__dict__", {}).values()
+        for cls in type(value).__mro__:
+            slots = vars(cls).get("__slots__", ())
+            waiting += [getattr(value, name, None) for name in ((slots,) if isinstance(slots, str) else slots)]
         if isinstance(value, dict):
-            waiting += value.values()
+            waiting += [*value.keys(), *value.values()]
         elif isinstance(value, (list, tuple, set, frozenset, collections.deque)):
             waiting += value
     for module in {type(value).__module__ for value in objects}:
-        if not module.startswith(_LIBRARIES):
+        if not _is_of(module, _LIBRARIES):
             beside = vars(sys.modules.get(module, types)).values()
             found |= {value for value in beside if isinstance(value, type) and value.__module__ == module}
-    return {cls for cls in found if not cls.__module__.startswith(_NEVER) and cls.__name__ != "CloudpickleWrapper"}
+    return {cls for cls in found if not _is_of(cls.__module__, _NEVER) and cls.__name__ != "CloudpickleWrapper"}
+
+
+def _is_of(module: str, packages: tuple[str, ...]) -> bool:
+    """Whether a module is one of some packages, or inside one; ``_io`` counts as ``io``."""
+    return module.partition(".")[0].lstrip("_") in packages
 
 
 def _resolve(module: str, name: str) -> Any:
@@ -282,7 +291,9 @@ class _AllowListUnpickler(_Unpickler):
             raise NotAllowed(f"the state of {name_of(target)}")
         elif not hasattr(cls, "__setstate__"):
             state, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
-            for name, value in {**_attributes(state), **_attributes(slots)}.items():
+            if state := _attributes(state):
+                vars(target).update(state)
+            for name, value in _attributes(slots).items():
                 object.__setattr__(target, name, value)
         elif issubclass(cls, EzPickle):  # its own method may call EzPickle's
             raise NotAllowed(f"the state of {name_of(cls)}, which would be constructed anew")
@@ -303,16 +314,17 @@ class _AllowListUnpickler(_Unpickler):
 
     def _setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
-        _exactly(self.stack[-1], dict, collections.OrderedDict, collections.defaultdict)[key] = checked_value(value)
+        target = _exactly(self.stack[-1], dict, collections.OrderedDict, collections.defaultdict)
+        target[checked_depth(key)] = checked_value(value)
 
     def _setitems(self) -> None:
         items = self.pop_mark()
         target = _exactly(self.stack[-1], dict, collections.OrderedDict, collections.defaultdict)
-        target.update(zip(items[::2], map(checked_value, items[1::2]), strict=True))
+        target.update(zip(map(checked_depth, items[::2]), map(checked_value, items[1::2]), strict=True))
 
     def _additems(self) -> None:
         items = self.pop_mark()
-        _exactly(self.stack[-1], set).update(map(checked_value, items))
+        _exactly(self.stack[-1], set).update(checked_depth(checked_value(item)) for item in items)
 
     def _refuse(self) -> None:
         raise NotAllowed("an instruction that no file of ours or of Stable-Baselines3 has")

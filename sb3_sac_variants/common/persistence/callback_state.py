@@ -19,7 +19,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sac_variants.common.persistence import env_state
-from sb3_sac_variants.common.persistence.files import file_errors
+from sb3_sac_variants.common.persistence.files import Refusal, file_errors
 
 CallbackState = dict[str, Any]
 
@@ -61,23 +61,22 @@ def set_state(root: BaseCallback, states: dict[str, CallbackState], trusted: boo
     :param path: the file they are from, for errors
     :raises ValueError: if an environment is not built as the one of the state, or its state needs to be trusted
     """
-    for name, callback in _named(root):
-        state = states.get(name, {"attributes": {}, "envs": {}})
-        with file_errors(path, "load_checkpoint"):
+    with file_errors(path, "load_checkpoint"):
+        for name, callback in _named(root):
+            state = states.get(name, {"attributes": {}, "envs": {}})
             at_start = state.get("start", {})  # older checkpoints have none
             for attribute, value in state["attributes"].items():
                 if _takes(callback, attribute, value, at_start):
                     vars(callback)[attribute] = value
-        for attribute, groups in state["envs"].items():
-            env = getattr(callback, attribute, None)
-            if not isinstance(env, VecEnv):
-                continue
-            if len(env_state.layers(env)) != len(groups):
-                raise ValueError(
-                    f"{attribute} of {type(callback).__name__} is not built as in the interrupted run: build it as "
-                    "there, wrappers included"
-                )
-            with file_errors(path, "load_checkpoint"):
+            for attribute, groups in state["envs"].items():
+                env = getattr(callback, attribute, None)
+                if not isinstance(env, VecEnv):
+                    continue
+                if len(env_state.layers(env)) != len(groups):
+                    raise Refusal(
+                        f"{attribute} of {type(callback).__name__} is not built as in the interrupted run: build it as "
+                        "there, wrappers included"
+                    )
                 env_state.set_states(env, groups, trusted)
 
 

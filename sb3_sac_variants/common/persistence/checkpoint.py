@@ -2,6 +2,7 @@
 
 import functools
 import pathlib
+import struct
 import warnings
 from typing import Any
 
@@ -141,6 +142,11 @@ def _set_run_state(model: Any, state: dict[str, Any], trusted: bool) -> None:
     assert model.env is not None
     legacy = state["random"]["numpy"]  # NumPy would read beyond its table
     require(isinstance(legacy, tuple) and type(legacy[2]) is int and 0 <= legacy[2] <= 624, "numpy.random.set_state")
+    legacy = state["random"]["torch"]  # so would torch
+    require(isinstance(legacy, th.Tensor) and legacy.dtype == th.uint8 and legacy.dim() == 1, "torch.set_rng_state")
+    _, left, _, position = struct.unpack_from("=QiiQ", bytes(legacy[:24].tolist()))
+    # It draws left - 1 numbers from there on before it makes new ones
+    require(left > 0 and position + left - 1 <= 624, "torch.set_rng_state")
     groups = env_state.layers(model.env)
     saved = [names for names, _ in state["layers"]]
     present = [env_state.names(group) for group in groups]

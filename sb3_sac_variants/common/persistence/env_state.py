@@ -100,7 +100,7 @@ def set_state(group: list[Any], everything: list[Any], state: bytes, trusted: bo
     :param state: what :func:`get_state` gave for a group built in the same way
     :param trusted: whether to build objects of any class
     """
-    known = classes_of(everything)
+    known, given = classes_of(everything), list(everything)
 
     def new(cls: Any) -> Any:
         if not isinstance(cls, Build) or cls.cls not in known:
@@ -108,17 +108,18 @@ def set_state(group: list[Any], everything: list[Any], state: bytes, trusted: bo
         return _new(cls.cls)
 
     def update(instance: Any, attributes: Any) -> None:
-        given = any(instance is layer for layer in everything)
-        if given or type(instance) not in known or not isinstance(attributes, dict):
+        is_given = any(instance is one for one in given)
+        if is_given or type(instance) not in known or not isinstance(attributes, dict):
             raise NotAllowed(f"the state of {name_of(instance)}")
         _update(instance, attributes)
 
     functions: dict[str, Callable[..., Any]] = {f"{__name__}._new": new, f"{__name__}._update": update}
     file = io.BytesIO(state)
     read = functools.partial(read_pickle, file, trusted, classes=known, functions=functions)
-    found = read(persistent=everything)
+    found = read(persistent=given)
     if file.tell() < len(state):  # older checkpoints have their spaces among the attributes
-        found = read(persistent=[*everything, *map(restored_space, _spaces(group), found)])
+        given += map(restored_space, _spaces(group), found)
+        found = read(persistent=given)
     for layer, attributes in zip(group, found, strict=True):
         set_own = getattr(layer, "__setstate__", None) if _has_own_state(layer) else None
         if set_own is not None:

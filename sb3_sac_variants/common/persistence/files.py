@@ -28,7 +28,7 @@ Path = str | pathlib.Path | io.BufferedIOBase
 _DAMAGE = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, zipfile.LargeZipFile, struct.error, EOFError),
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, MemoryError, TypeError, ValueError),
-    *(OSError, RuntimeError, lzma.LZMAError, zlib.error),
+    *(OSError, RuntimeError, SystemError, lzma.LZMAError, zlib.error),
 )
 
 

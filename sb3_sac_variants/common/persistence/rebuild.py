@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 import torch as th
 
+#: levels of tuples and of arrays of objects in each other
+DEEPEST = 20
 #: plain types, which may be named and do nothing when called without arguments
 PLAIN = {int, float, bool, str, bytes, bytearray, complex, list, dict, tuple, set, frozenset}
 
@@ -75,7 +77,26 @@ def checked_value(value: Any) -> Any:
     return value
 
 
+def checked_depth(value: Any) -> Any:
+    """The value, if it is not nested deeply: tuples are hashed, and arrays freed, by recursion without a limit."""
+    level = [value]
+    for _ in range(DEEPEST):
+        parts: dict[int, Any] = {}
+        for outer in level:
+            nested = isinstance(outer, tuple | frozenset) or (isinstance(outer, np.ndarray) and outer.dtype.hasobject)
+            if nested:
+                inside = outer.flat if isinstance(outer, np.ndarray) else outer
+                parts |= {id(part): part for part in inside}
+        if not parts:
+            return value
+        level = [*parts.values()]
+    raise NotAllowed(f"values that are nested more than {DEEPEST} deep")
+
+
 # ---------------------------------------------------------------- NumPy
+
+#: units of dates and durations
+_UNITS = ("Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "ps", "fs", "as")
 
 
 def _dtype(spec: Any, align: Any = False, copy: Any = False) -> np.dtype:
@@ -87,6 +108,13 @@ def set_dtype(dtype: np.dtype, state: Any) -> None:
     # NumPy believes offsets and flags that it is told here: only the order of bytes is heeded
     require(isinstance(state, tuple) and len(state) >= 8 and state[2:5] == (None, None, None), "numpy.dtype")
     require(state[1] in ("<", ">", "=", "|"), "numpy.dtype")
+    if dtype.kind in "mM" and len(state) > 8 and state[8] is not None:
+        unit, number, *_ = state[8][1]
+        unit = unit.decode() if isinstance(unit, bytes) else unit
+        if unit != "generic":
+            require(state[1] != ">" and unit in _UNITS and type(number) is int and 0 < number < 2**31, "numpy.dtype")
+            dtype.__setstate__(np.dtype(f"{dtype.kind}8[{number}{unit}]").__reduce__()[2])  # type: ignore[attr-defined]
+        return
     if state[1] == ">":
         require(not dtype.hasobject and dtype.kind in "biufc", "numpy.dtype")
         dtype.__setstate__((3, ">", None, None, None, -1, -1, 0))  # type: ignore[attr-defined]
@@ -103,6 +131,8 @@ def _empty_array(cls: Any, shape: Any, code: Any) -> np.ndarray:
 
 
 def _set_array(array: np.ndarray, state: Any) -> None:
+    # As _empty_array made it: NumPy frees what an array holds, whoever else looks at it
+    require(type(array) is np.ndarray and array.shape == (0,) and array.dtype == np.int8, "numpy.ndarray")
     require(isinstance(state, tuple) and len(state) == 5 and isinstance(state[2], np.dtype), "numpy.ndarray")
     _, shape, dtype, fortran, content = state
     size = math.prod(_checked_shape(shape))
@@ -112,6 +142,7 @@ def _set_array(array: np.ndarray, state: Any) -> None:
         require(isinstance(content, (bytes, bytearray)) and len(content) == size * dtype.itemsize, "numpy.ndarray")
         content = bytes(content)
     array.__setstate__((1, shape, dtype, bool(fortran), content))  # type: ignore[arg-type]
+    checked_depth(array)
 
 
 def _array_of_buffer(buffer: Any, dtype: Any, shape: Any, order: Any, axis_order: Any = None) -> np.ndarray:
@@ -210,7 +241,15 @@ def _plain_call(cls: Any) -> Callable[..., Any]:
     """A constructor that copies its arguments and does nothing else with them."""
 
     def call(*arguments: Any) -> Any:
-        require(not any(isinstance(argument, type | Rebuild | Build) for argument in arguments), name_of(cls))
+        # Of a range, a container would be as long as it likes
+        kinds = {type(argument) for argument in arguments}
+        require(not kinds & {range, type}, name_of(cls))
+        require({kind.__module__ for kind in kinds} <= {"builtins", "datetime"}, name_of(cls))
+        require(cls is not slice or all(each is None or type(each) is int for each in arguments), "slice")
+        require(cls is not fractions.Fraction or "e" not in str(arguments).lower(), "fractions.Fraction")
+        for argument in arguments:
+            for item in argument if isinstance(argument, list | tuple | dict | set | frozenset) else ():
+                checked_depth(item)
         return cls(*arguments)
 
     return call

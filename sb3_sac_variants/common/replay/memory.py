@@ -11,6 +11,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.common.preprocessing import get_action_dim, get_obs_shape
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -49,14 +50,7 @@ class ReplayMemory(ReplayBuffer):
         if buffer_size > 1:  # with 1 a model is loaded to play, as the zoo's enjoy does: it stores nothing
             self._check_room(buffer_size)
         self.handle_timeout_termination = handle_timeout_termination
-        self._spaces: dict[str, spaces.Space] = {SINGLE: observation_space}
-        if isinstance(observation_space, spaces.Dict):
-            self._spaces = dict(observation_space.spaces)
-        shapes = self.obs_shape if isinstance(self.obs_shape, dict) else {SINGLE: self.obs_shape}
-        self._shapes: dict[str, tuple[int, ...]] = {key: tuple(shape) for key, shape in shapes.items()}
-        self._widths = {key: int(np.prod(shape)) for key, shape in self._shapes.items()}
-        self._images = [key for key, space in self._spaces.items() if space.dtype == np.uint8]
-        self._numbers = [key for key in self._spaces if key not in self._images]
+        self._read_spaces()
         #: counts (re)allocations: a captured graph of an older version points to freed memory
         self.version = 0
         self._storage: RowStorage | None = None
@@ -65,6 +59,19 @@ class ReplayMemory(ReplayBuffer):
         self._own_normalization: VecNormalize | None = None
         #: whether a step was interrupted while it was written
         self._unfinished = False
+
+    def _read_spaces(self) -> None:
+        """Find out what a row holds."""
+        space = self.observation_space
+        self.obs_shape, self.action_dim = get_obs_shape(space), get_action_dim(self.action_space)  # type: ignore[assignment]
+        self._spaces: dict[str, spaces.Space] = {SINGLE: space}
+        if isinstance(space, spaces.Dict):
+            self._spaces = dict(space.spaces)
+        shapes = self.obs_shape if isinstance(self.obs_shape, dict) else {SINGLE: self.obs_shape}
+        self._shapes: dict[str, tuple[int, ...]] = {key: tuple(shape) for key, shape in shapes.items()}
+        self._widths = {key: int(np.prod(shape)) for key, shape in self._shapes.items()}
+        self._images = [key for key, space in self._spaces.items() if space.dtype == np.uint8]
+        self._numbers = [key for key in self._spaces if key not in self._images]
 
     def _check_room(self, buffer_size: int) -> None:
         if self.optimize_memory_usage and self.buffer_size < 2:
@@ -81,6 +88,11 @@ class ReplayMemory(ReplayBuffer):
             layout |= {f"next_obs.{key}": self._widths[key] for key in self._numbers}
         return {**layout, "reward": 1, "terminated": 1}
 
+    def _image_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the images of a row, by name."""
+        names = ("obs",) if self.optimize_memory_usage else ("obs", "next_obs")
+        return {f"{name}.{key}": self._shapes[key] for name in names for key in self._images}
+
     @property
     def n_rewards(self) -> int:
         """Rewards of a transition: one, or one for each of several agents."""
@@ -92,9 +104,7 @@ class ReplayMemory(ReplayBuffer):
         """Take the memory, when the first transition arrives."""
         self._check_room(self.buffer_size)
         rows = self.buffer_size * self.n_envs
-        names = ("obs",) if self.optimize_memory_usage else ("obs", "next_obs")
-        images = {f"{name}.{key}": self._shapes[key] for name in names for key in self._images}
-        storage = RowStorage(rows, self.n_envs, self._row_layout(), images, self.device)
+        storage = RowStorage(rows, self.n_envs, self._row_layout(), self._image_shapes(), self.device)
         self._range = RowRange(rows, self.device)
         self._timeouts = np.zeros((self.buffer_size, self.n_envs), dtype=bool)
         if self.optimize_memory_usage:
@@ -144,8 +154,13 @@ class ReplayMemory(ReplayBuffer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({"_unfinished": False, "_own_normalization": None, **state})
+        self._read_spaces()
+        rows = self.buffer_size * self.n_envs
+        if not (0 <= self.pos < self.buffer_size and self.n_envs > 0):
+            raise ValueError(f"a replay buffer of {self.buffer_size} steps at step {self.pos}")
         if self._storage is not None:
-            rows = self.buffer_size * self.n_envs
+            filled = min(rows, self.size() * self.n_envs)
+            self._storage.check(self._row_layout(), self._image_shapes(), self.n_envs, filled)
             self._storage = self._storage.resized(rows)
             if self.optimize_memory_usage:
                 self._final = self._final.resized(rows)

@@ -51,6 +51,20 @@ class RowStorage:
             ) from error
         self._map_to_host()
 
+    def check(self, widths: dict[str, int], images: dict[str, tuple[int, ...]], n_envs: int, filled: int) -> None:
+        """
+        Check what was read from a file.
+
+        :param filled: rows that it has to have at least
+        :raises ValueError: if it is not the memory of a buffer with rows like these
+        """
+        rows = len(self.numbers)
+        fits = [*self.widths.items()] == [*widths.items()] and self.n_envs == n_envs and filled <= rows
+        fits = fits and self.numbers.shape == (rows, sum(widths.values())) and self.numbers.dtype == th.float32
+        found = {name: (tuple(image.shape), image.dtype) for name, image in self.images.items()}
+        if not fits or found != {name: ((rows, *shape), th.uint8) for name, shape in images.items()}:
+            raise ValueError(f"a replay buffer with rows of {self.widths} and {found}, not of {widths} and {images}")
+
     def _tensors(self) -> list[th.Tensor]:
         return [self.numbers, *self.images.values()]
 
