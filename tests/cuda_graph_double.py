@@ -12,7 +12,7 @@ import torch as th
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sb3_sac_variants.common.gradient_step import updater
+from sb3_sac_variants.common.gradient_step import learner, updater
 from sb3_sac_variants.common.gradient_step.engine import CudaGraphEngine, Engine
 from sb3_sac_variants.common.replay.storage import RowRange
 
@@ -112,6 +112,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     for name, replacement in replacements.items():
         monkeypatch.setattr(th.cuda, name, replacement)
+    monkeypatch.setattr(learner, "_rate_is_a_tensor", lambda device: True)
     monkeypatch.setattr(Graph, "captures", 0)
     monkeypatch.setattr(Graph, "replays", 0)
     make_engine = updater.make_engine

@@ -30,6 +30,11 @@ def _trainable(optimizer: th.optim.Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.requires_grad]
 
 
+def _rate_is_a_tensor(device: th.device) -> bool:
+    """Whether optimisers hold the learning rate as a tensor, as a captured graph needs it."""
+    return device.type == "cuda"
+
+
 def _in_order_of(gradient: th.Tensor, parameter: th.Tensor) -> th.Tensor:
     """
     Lay a gradient out in memory as its parameter, as ``Tensor.backward()`` does and ``torch.autograd.grad`` does not.
@@ -157,7 +162,9 @@ class Learner:
         on_cuda = device.type == "cuda"
         self.lr, self._rate = th.tensor(rate, dtype=th.float32, device=device), None
         for group in optimizer.param_groups:
-            group.update(lr=self.lr if on_cuda else rate, fused=True, foreach=False, capturable=on_cuda)
+            group.update(
+                lr=self.lr if _rate_is_a_tensor(device) else rate, fused=True, foreach=False, capturable=on_cuda
+            )
             if group.get("differentiable"):
                 group.update(fused=False)
         for parameter in self.parameters:
@@ -217,7 +224,7 @@ class Learner:
             self.lr.fill_(learning_rate)
             self._rate = learning_rate
         for group in self.optimizer.param_groups:  # whatever someone has set there
-            group["lr"] = self.lr if self.lr is not None and self.lr.is_cuda else learning_rate
+            group["lr"] = self.lr if self.lr is not None and _rate_is_a_tensor(self.lr.device) else learning_rate
 
     def flush_denormals(self) -> None:
         """
@@ -247,8 +254,8 @@ class Learner:
         options = [
             value
             for group in self.optimizer.param_groups
-            for name, value in group.items()
-            if name != "lr" and isinstance(value, bool | int | float | tuple)
+            for value in group.values()
+            if isinstance(value, bool | int | float | tuple)
         ]
         return (*options, *(tensor.data_ptr() for tensor in (*self.parameters, *state)))
 
