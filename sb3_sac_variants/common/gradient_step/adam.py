@@ -44,11 +44,19 @@ def has_adams_step(optimizer: th.optim.Optimizer) -> bool:
 
 
 def adam_step(
-    optimizer: th.optim.Optimizer, lr: th.Tensor, parameters: list[nn.Parameter], gradients: tuple[th.Tensor, ...]
+    optimizer: th.optim.Optimizer,
+    parameters: list[nn.Parameter],
+    gradients: tuple[th.Tensor, ...],
+    lr: th.Tensor,
+    betas: tuple[float, float],
+    eps: float,
 ) -> None:
-    """One step of Adam (Kingma and Ba 2015, Algorithm 1) in place, on the state of a ``torch.optim.Adam``."""
-    group = optimizer.param_groups[0]
-    beta1, beta2 = group["betas"]
+    """
+    One step of Adam (Kingma and Ba 2015, Algorithm 1) in place, on the state of a ``torch.optim.Adam``.
+
+    Its options are arguments: a compiler that looked at ``param_groups`` would compile anew for each learning rate.
+    """
+    beta1, beta2 = betas
     # 1 - beta**t cancels in float32: take -expm1(t log beta). One step counter serves all parameters.
     step = optimizer.state[parameters[0]]["step"] + 1.0
     step_size = lr / -th.expm1(step * math.log(beta1))
@@ -62,5 +70,5 @@ def adam_step(
         # What lerp_ and addcmul_ do, in a form that torch.func.vmap knows too (several seeds at once)
         state["exp_avg"].copy_(state["exp_avg"].lerp(gradient, 1.0 - beta1))
         state["exp_avg_sq"].copy_((beta2 * state["exp_avg_sq"]).addcmul(gradient, gradient, value=1.0 - beta2))
-        denominator = state["exp_avg_sq"].sqrt() * inverse_correction2 + group["eps"]
+        denominator = state["exp_avg_sq"].sqrt() * inverse_correction2 + eps
         parameter.detach().sub_(step_size * state["exp_avg"] / denominator)

@@ -84,7 +84,9 @@ class Learner:
         self.plain_adam = False
         #: whether all of a gradient step is compiled into one graph, which an optimiser other than plain Adam breaks
         self.in_one_graph = True
+        #: options of Adam
         self.lr: th.Tensor | None = None
+        self.betas, self.eps = (0.0, 0.0), 0.0
         self._rate: float | None = None  # what it was filled with
         #: names of parameters that the loss does not depend on, as the last eager step has found; None before the first
         self._unused: set[str] | None = None
@@ -113,8 +115,8 @@ class Learner:
 
     def _way_to_step(self) -> tuple[Any, ...]:
         """Changes when hooks or options of the optimiser were added that decide how a step can be done."""
-        amsgrad = any(group.get("amsgrad") for group in self._optimizer.param_groups)
-        return is_plain_adam(self._optimizer), amsgrad, *self.unsupported_engines()
+        options = [group.get(name) for group in self._optimizer.param_groups for name in ("amsgrad", "betas", "eps")]
+        return is_plain_adam(self._optimizer), *options, *self.unsupported_engines()
 
     @property
     def optimizer(self) -> th.optim.Optimizer:
@@ -158,7 +160,8 @@ class Learner:
                     if isinstance(steps, th.Tensor) and device.type == "cuda":
                         optimizer.state[parameter]["step"] = steps.to(device)
             return
-        rate = float(optimizer.param_groups[0]["lr"])
+        rate, self.betas, self.eps = (optimizer.param_groups[0][name] for name in ("lr", "betas", "eps"))
+        rate = float(rate)
         on_cuda = device.type == "cuda"
         self.lr, self._rate = th.tensor(rate, dtype=th.float32, device=device), None
         for group in optimizer.param_groups:
@@ -343,7 +346,8 @@ class Learner:
             (gradients,) = at.vjp(by_value)
         if self.plain_adam:
             assert self.lr is not None
-            adam_step(self.optimizer, self.lr, self.parameters, tuple(gradients[name] for name in self._names))
+            in_order = tuple(gradients[name] for name in self._names)
+            adam_step(self.optimizer, self.parameters, in_order, self.lr, self.betas, self.eps)
         else:
             th.compiler.disable(self._step_outside)([gradients[name] for name in self._names])
         return (value, detach(map_leaves(take_out, auxiliary))) if auxiliary != () else value
