@@ -267,6 +267,13 @@ def test_evaluations_of_a_run_that_saves_no_checkpoints_are_kept(
     assert before == {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
+def test_models_of_a_run_that_saves_no_checkpoints_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = crash_without_checkpoint([], 20, tmp_path, monkeypatch)  # before its first evaluation and episode
+    (folder / "rl_model_15_steps.zip").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"is of a run of 15 steps or more"):
+        resume(folder)
+
+
 def test_run_that_crashed_before_its_first_checkpoint_was_due_begins_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

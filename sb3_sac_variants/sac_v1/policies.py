@@ -60,8 +60,12 @@ class GaussianMixtureActor(SquashedGaussianActor):
         return (batch_size, self.action_dim + 1)
 
     def get_action_dist_params(self, obs: PyTorchObs) -> Any:
-        """Refuse what SB3's actors give: a mixture is more than one mean and deviation."""
-        raise NotImplementedError("a mixture has no one mean and deviation: see mixture()")
+        """
+        Refuse what SB3's actors give.
+
+        :raises ValueError: always, since a mixture is more than one mean and deviation
+        """
+        raise ValueError(f"n_components={self.n_components} Gaussians have no one mean and deviation: call mixture()")
 
     def mixture(self, obs: PyTorchObs) -> tuple[th.Tensor, th.Tensor, th.Tensor]:
         """Log-weights ``(B, K)``, means ``(B, K, action_dim)`` and log standard deviations, likewise, in each state."""

@@ -321,8 +321,10 @@ def _checkpoint_callback(hyperparams: dict[str, Any]) -> RunCheckpointCallback:
 
 
 def _steps_done(folder: Path) -> int:
-    """Steps that a run has done at least, by the episodes in its monitors and by its last evaluation."""
+    """Steps that a run has done at least, by the episodes in its monitors, the models it saved, its last evaluation."""
     steps = sum(sum(_episode_lengths(file)) for file in folder.glob("*.monitor.csv"))
+    saved = [file.stem.split("_")[-2] for file in folder.glob("rl_model_*_steps.zip")]  # --save-freq
+    steps = max([steps, *(int(number) for number in saved if number.isdecimal())])
     with contextlib.suppress(OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile):
         steps = max(steps, int(np.load(folder / "evaluations.npz")["timesteps"][-1]))
     return steps

@@ -55,7 +55,8 @@ class RunCheckpointCallback(BaseCallback):
     def _on_training_end(self) -> None:
         # The zoo calls this after Ctrl-C and errors, too, even those before training. Where a step or the updates are
         # half done, the last checkpoint goes on exactly
-        if self._saved_at is not None and self.model.num_timesteps > self._saved_at and self.model._can_go_on_exactly:  # type: ignore[attr-defined]
+        has_news = self._saved_at is not None and self.model.num_timesteps > self._saved_at
+        if has_news and self.model._can_go_on_exactly:  # type: ignore[attr-defined]
             self._save()
 
     def _save(self) -> None:

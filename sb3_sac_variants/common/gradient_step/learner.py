@@ -297,7 +297,8 @@ class Learner:
         # Where the loss does not depend on a parameter, plain Adam takes a zero gradient, as in the functional form;
         # with weight decay, say, it has to pass by
         gradients = th.autograd.grad(value, self.parameters, allow_unused=True, materialize_grads=self.plain_adam)
-        self._unused = {name for name, gradient in zip(self._names, gradients, strict=True) if gradient is None}
+        if not self.plain_adam:
+            self._unused = {name for name, gradient in zip(self._names, gradients, strict=True) if gradient is None}
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             # In the memory order of the parameters, which fused kernels take for granted
             parameter.grad = None if gradient is None else _in_order_of(gradient, parameter)
