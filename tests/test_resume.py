@@ -40,7 +40,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecNormalize
 
-from sb3_sac_variants import SACv1, SACv2
+from sb3_sac_variants import SQL, SACv1, SACv2
 from sb3_sac_variants.common.callbacks import RunCheckpointCallback
 from sb3_sac_variants.common.persistence.checkpoint_folder import POINTER
 
@@ -434,6 +434,29 @@ def test_interrupted_updates_keep_the_last_checkpoint(tmp_path: Path, monkeypatc
     expected = evidence(model)
     resumed = SACv2.load_checkpoint(tmp_path / "run", SpacesEnv(), device="cpu")
     np.testing.assert_equal(evidence(resumed), expected)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "setting", "error"), [(SACv2, "tau", "tau=-1"), (SQL, "n_svgd_particles", "n_svgd_particles=-1")]
+)
+def test_settings_that_make_no_sense_keep_the_last_checkpoint(
+    algorithm: type, setting: str, error: str, tmp_path: Path
+) -> None:
+    """They are seen before the first update of a rollout, all of which are then missing."""
+
+    class SetsIt(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 15:
+                setattr(self.model, setting, -1)
+            return True
+
+    model, callback = make(algorithm, SpacesEnv()), RunCheckpointCallback(tmp_path / "run", 10)
+    with pytest.raises(ValueError, match=error):
+        model.learn(20, callback=[callback, SetsIt()])
+    with pytest.warns(UserWarning, match=r"goes on without what is left of the updates"):
+        model.save_checkpoint(tmp_path / "own")
+    callback.on_training_end()
+    assert json.loads((tmp_path / "run" / POINTER).read_text())["num_timesteps"] == 10
 
 
 def test_an_error_before_the_training_is_not_masked(tmp_path: Path) -> None:

@@ -239,9 +239,9 @@ class MASAC(MaxEntAlgorithm):
         super()._setup_model()
         self._warn_of_collapse(self.cross_entropy.ratio(self.temperature.value).item())
 
-    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+    def _take_settings(self) -> None:
+        super()._take_settings()
         self._setup_cross_entropy()
-        super().train(gradient_steps, batch_size)
 
     def _make_temperature(self, value: float, learned: bool) -> Temperature:
         return AgentTemperature(value, size=self.n_agents) if learned else Temperature(value, self.n_agents)

@@ -154,10 +154,10 @@ class SACv2(MaxEntAlgorithm):
             ent_coef_learning_rate=ent_coef_learning_rate,
         )
 
-    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+    def _take_settings(self) -> None:
+        super()._take_settings()
         if isinstance(self.temperature, LearnedTemperature):
-            self.temperature.loss = self.ent_coef_loss  # a callback may change it
-        super().train(gradient_steps, batch_size)
+            self.temperature.loss = self.ent_coef_loss
 
     def draw_noise(self, batch_size: int) -> Noise:
         shape = (2, *self.actor.noise_shape(batch_size))

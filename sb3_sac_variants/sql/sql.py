@@ -198,12 +198,12 @@ class SQL(MaxEntAlgorithm):
         self.actor.follow(self.critic)
         self._actions = self._action_kind(self.actor, self.critic, self.updater.learners, self.particle_options)
 
-    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
-        # A callback may change the number of particles, or replace a network
+    def _take_settings(self) -> None:
+        super()._take_settings()
+        # The number of particles, or a network
         if self._in_use != (self.particle_options, self.actor, self.critic):
             self._action_kind.check(self.particle_options, self.ent_coef, self.action_space)
             self._setup_actions()
-        super().train(gradient_steps, batch_size)
 
     def _set_fixed_temperature(self, value: float) -> None:
         self._check_temperature(value)

@@ -17,7 +17,7 @@ from stable_baselines3.common.type_aliases import (
     TrainFreq,
     TrainFrequencyUnit,
 )
-from stable_baselines3.common.utils import FloatSchedule, get_parameters_by_name
+from stable_baselines3.common.utils import FloatSchedule
 from typing_extensions import Self
 
 from sb3_sac_variants.common.algorithm import inspection
@@ -26,12 +26,12 @@ from sb3_sac_variants.common.algorithm.arguments import (
     PrecisionName,
     check_arguments,
     check_constructor_arguments,
-    check_ent_coef_change,
     check_settings,
     warn_of_idle_arguments,
 )
 from sb3_sac_variants.common.algorithm.logged_metrics import LoggedMetrics
 from sb3_sac_variants.common.algorithm.rollout import MaxEntRollout
+from sb3_sac_variants.common.algorithm.sb3_attributes import SB3Attributes
 from sb3_sac_variants.common.checks.compatibility import check_policy, check_whole_episodes
 from sb3_sac_variants.common.checks.validation import check_device, check_range, check_sde, parse_ent_coef, plain
 from sb3_sac_variants.common.equations.losses import soft_bellman_error, td_error
@@ -70,7 +70,7 @@ def bellman_loss(
     return soft_bellman_error(q_values, target_q, batch.weights), (q_values.mean(), errors)
 
 
-class MaxEntAlgorithm(MaxEntRollout):
+class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
     """
     Base of the maximum-entropy algorithms: everything but the update itself.
 
@@ -239,70 +239,6 @@ class MaxEntAlgorithm(MaxEntRollout):
         """Build the temperature, without an optimiser."""
         return LearnedTemperature(value, getattr(self, "ent_coef_loss", "alpha")) if learned else Temperature(value)
 
-    @property
-    def ent_coef(self) -> str | float:
-        """
-        The temperature as it was passed: a number, or "auto" where it is learned.
-
-        A fixed one may be changed at any time. A learned one is where ``log_ent_coef`` is.
-        """
-        return vars(self)["ent_coef"]
-
-    @ent_coef.setter
-    def ent_coef(self, ent_coef: str | float) -> None:
-        if "temperature" in vars(self):
-            check_ent_coef_change(self, ent_coef)
-            if not self.temperature.learned:
-                self._set_fixed_temperature(parse_ent_coef(ent_coef)[0])
-        # A Python number, whatever it came as: it is saved
-        vars(self)["ent_coef"] = ent_coef if isinstance(ent_coef, str) else parse_ent_coef(ent_coef)[0]
-
-    def _set_fixed_temperature(self, value: float) -> None:
-        """Change a temperature that is not learned."""
-        self.temperature.value.fill_(value)
-
-    @property
-    def ent_coef_tensor(self) -> th.Tensor:
-        """The fixed temperature, as SB3 has it; to be set as :attr:`ent_coef`."""
-        if self.temperature.learned:
-            raise AttributeError(f"ent_coef_tensor: with ent_coef={self.ent_coef!r}, read log_ent_coef.exp() instead")
-        return self.temperature.value
-
-    @ent_coef_tensor.setter
-    def ent_coef_tensor(self, value: th.Tensor | float) -> None:
-        if isinstance(value, th.Tensor) and value.numel() != 1:  # of several agents
-            different = value.unique()
-            if len(different) != 1:
-                raise ValueError(f"ent_coef_tensor={value!r} has not one value, the same for all agents: pass a number")
-            value = different
-        self.ent_coef = value.item() if hasattr(value, "item") else value
-
-    @property
-    def log_ent_coef(self) -> th.Tensor | None:
-        """Log of the learned temperature, ``(1,)`` (with several agents, one each); None if it is fixed."""
-        return self.temperature.log_ent_coef if isinstance(self.temperature, LearnedTemperature) else None
-
-    @property
-    def ent_coef_optimizer(self) -> th.optim.Optimizer | None:
-        """Optimiser of the learned temperature; None if it is fixed."""
-        return self.temperature.optimizer if isinstance(self.temperature, LearnedTemperature) else None
-
-    @ent_coef_optimizer.setter
-    def ent_coef_optimizer(self, optimizer: th.optim.Optimizer) -> None:
-        if not isinstance(self.temperature, LearnedTemperature):
-            raise AttributeError(f"ent_coef_optimizer: ent_coef={self.ent_coef!r} is fixed, and has none")
-        self.temperature.optimizer = optimizer
-
-    @property
-    def batch_norm_stats(self) -> list[th.Tensor]:
-        """Statistics of the critic's batch normalisation, as SB3's; targets follow them by themselves."""
-        return get_parameters_by_name(self.critic, ["running_"])
-
-    @property
-    def batch_norm_stats_target(self) -> list[th.Tensor]:
-        """Those of the target critic, where there is one."""
-        return get_parameters_by_name(self.critic_target, ["running_"])  # type: ignore[attr-defined]
-
     def _setup_lr_schedule(self) -> None:
         super()._setup_lr_schedule()
         self._qf_lr_schedule = None if self.qf_learning_rate is None else FloatSchedule(self.qf_learning_rate)
@@ -325,10 +261,14 @@ class MaxEntAlgorithm(MaxEntRollout):
         )
         return rates
 
+    def _take_settings(self) -> None:
+        """Check and take over what a callback may have changed; a subclass adds its own."""
+        check_settings(self)
+
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Sample the replay buffer and do the updates, as SB3's ``train``."""
         self._updates_unfinished = True  # until the end
-        check_settings(self)
+        self._take_settings()
         check_range("batch_size", batch_size, 1, integer=True)
         if self.n_steps > 1 and "gamma" not in self.replay_buffer_kwargs:
             self.replay_buffer.gamma = self.gamma  # type: ignore[union-attr]  # which may have changed

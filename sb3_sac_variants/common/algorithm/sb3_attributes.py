@@ -1,0 +1,80 @@
+"""What code written for SB3's SAC reads and sets on a model: the temperature, and batch normalisation."""
+
+import torch as th
+from stable_baselines3.common.utils import get_parameters_by_name
+
+from sb3_sac_variants.common.algorithm.arguments import check_ent_coef_change
+from sb3_sac_variants.common.checks.validation import parse_ent_coef
+from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature, Temperature
+from sb3_sac_variants.common.networks.critics import StackedCritic
+
+
+class SB3Attributes:
+    """SB3's names for what belongs to parts of a model here."""
+
+    critic: StackedCritic
+    temperature: Temperature
+
+    @property
+    def ent_coef(self) -> str | float:
+        """
+        The temperature as it was passed: a number, or "auto" where it is learned.
+
+        A fixed one may be changed at any time. A learned one is where ``log_ent_coef`` is.
+        """
+        return vars(self)["ent_coef"]
+
+    @ent_coef.setter
+    def ent_coef(self, ent_coef: str | float) -> None:
+        if "temperature" in vars(self):
+            check_ent_coef_change(self, ent_coef)
+            if not self.temperature.learned:
+                self._set_fixed_temperature(parse_ent_coef(ent_coef)[0])
+        # A Python number, whatever it came as: it is saved
+        vars(self)["ent_coef"] = ent_coef if isinstance(ent_coef, str) else parse_ent_coef(ent_coef)[0]
+
+    def _set_fixed_temperature(self, value: float) -> None:
+        """Change a temperature that is not learned."""
+        self.temperature.value.fill_(value)
+
+    @property
+    def ent_coef_tensor(self) -> th.Tensor:
+        """The fixed temperature, as SB3 has it; to be set as :attr:`ent_coef`."""
+        if self.temperature.learned:
+            raise AttributeError(f"ent_coef_tensor: with ent_coef={self.ent_coef!r}, read log_ent_coef.exp() instead")
+        return self.temperature.value
+
+    @ent_coef_tensor.setter
+    def ent_coef_tensor(self, value: th.Tensor | float) -> None:
+        if isinstance(value, th.Tensor) and value.numel() != 1:  # of several agents
+            different = value.unique()
+            if len(different) != 1:
+                raise ValueError(f"ent_coef_tensor={value!r} has not one value, the same for all agents: pass a number")
+            value = different
+        self.ent_coef = value.item() if hasattr(value, "item") else value
+
+    @property
+    def log_ent_coef(self) -> th.Tensor | None:
+        """Log of the learned temperature, ``(1,)`` (with several agents, one each); None if it is fixed."""
+        return self.temperature.log_ent_coef if isinstance(self.temperature, LearnedTemperature) else None
+
+    @property
+    def ent_coef_optimizer(self) -> th.optim.Optimizer | None:
+        """Optimiser of the learned temperature; None if it is fixed."""
+        return self.temperature.optimizer if isinstance(self.temperature, LearnedTemperature) else None
+
+    @ent_coef_optimizer.setter
+    def ent_coef_optimizer(self, optimizer: th.optim.Optimizer) -> None:
+        if not isinstance(self.temperature, LearnedTemperature):
+            raise AttributeError(f"ent_coef_optimizer: ent_coef={self.ent_coef!r} is fixed, and has none")
+        self.temperature.optimizer = optimizer
+
+    @property
+    def batch_norm_stats(self) -> list[th.Tensor]:
+        """Statistics of the critic's batch normalisation, as SB3's; targets follow them by themselves."""
+        return get_parameters_by_name(self.critic, ["running_"])
+
+    @property
+    def batch_norm_stats_target(self) -> list[th.Tensor]:
+        """Those of the target critic, where there is one."""
+        return get_parameters_by_name(self.critic_target, ["running_"])  # type: ignore[attr-defined]
