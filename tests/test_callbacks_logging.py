@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
-from helpers import GAUSSIAN, SpacesEnv, every_algorithm, goal_env, make, n_updates
+from helpers import GAUSSIAN, SpacesEnv, every_algorithm, goal_env, make, n_updates, several_agents
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.callbacks import (
     BaseCallback,
@@ -27,7 +27,7 @@ from stable_baselines3.common.logger import KVWriter, Logger, configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from sb3_sac_variants import SACv1, SACv2
+from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
 from sb3_sac_variants.common.gradient_step.metrics import DeviceMetrics
 
 #: what every algorithm logs, beside its own
@@ -227,6 +227,20 @@ def test_logged_metrics_are_means_since_the_last_time(algorithm: type) -> None:
         for name in model.updater.metrics.names:
             mean = np.mean([metrics[name] for metrics in group])
             assert row[f"train/{name}"] == pytest.approx(mean, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("algorithm", [SACv1, SACv2, SQL, MASAC])
+def test_an_update_may_report_what_it_likes(algorithm: type) -> None:
+    class Mine(algorithm):  # type: ignore[misc, valid-type]
+        def update(self, batch: Any, noise: Any) -> Any:
+            return {"critic_loss": super().update(batch, noise)["critic_loss"]}
+
+    env = several_agents() if algorithm is MASAC else None
+    model = make(Mine, env, **({} if algorithm is SQL else {"ent_coef": "auto"}))
+    rows = recorded(model)
+    model.learn(60, log_interval=1)
+    assert rows[-1]["train/critic_loss"] > 0
+    assert "train/entropy" not in rows[-1]
 
 
 def test_metrics_that_come_and_go_are_refused() -> None:

@@ -28,6 +28,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
+from sb3_sac_variants.common.checks.replaced import forward_hooks
 from sb3_sac_variants.common.gradient_step import engine as engine_module
 from sb3_sac_variants.common.gradient_step import updater
 from sb3_sac_variants.common.gradient_step.compilation import compile_unsupported
@@ -328,6 +329,26 @@ class OwnNormalisation(VecNormalize):
         return {key: 2.0 * value for key, value in obs.items()} if isinstance(obs, dict) else 2.0 * obs
 
 
+def test_a_normalisation_that_somebody_has_put_in_is_asked() -> None:
+    env = normalized()
+    model = make(SACv2, env).learn(20)
+    env.normalize_reward = lambda reward: np.full_like(reward, 7.0)
+    rewards: list[th.Tensor] = []
+    update = model.update
+    model.update = lambda batch, noise: (rewards.append(batch.rewards), update(batch, noise))[1]
+    go_on(model)
+    assert len(rewards) == 20
+    assert (th.stack(rewards) == 7.0).all()
+
+
+def test_rewards_of_agents_cannot_be_normalised_later() -> None:
+    env = VecNormalize(several_agents(), norm_reward=False)
+    model = make(MASAC, env).learn(10)
+    env.norm_reward = True
+    with pytest.raises(ValueError, match="norm_reward=True knows the mean"):
+        go_on(model)
+
+
 @pytest.mark.parametrize("switched_on", [True, False])
 @pytest.mark.parametrize("kind", ["vector", "dictionary"])
 def test_a_normalisation_of_the_users_own_is_asked(kind: str, switched_on: bool) -> None:
@@ -534,6 +555,33 @@ def test_parameters_with_hooks_are_not_compiled(
     go_on(model)
     assert calls
     assert "Using the eager engine (a parameter of the critic has a gradient hook" in capsys.readouterr().out
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["critic", "critic_target", "critic.q_networks", "actor.mu"])
+def test_networks_with_forward_hooks_are_not_compiled(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiled update would call the hook while it is compiled, and never again."""
+    model, calls = make(SACv2, engine="compile", learning_starts=30), []
+    module = model.policy.get_submodule(name)
+    handle = module.register_forward_hook(lambda *_: calls.append(0))
+    with pytest.raises(EngineUnavailableError, match=rf"a {type(module).__name__} has a forward hook; pass engine="):
+        model.learn(32)
+    monkeypatch.setattr(engine_module, "COMPILE_PAYS_FROM", 0)
+    model.engine = "auto"
+    with pytest.warns(UserWarning, match=r"goes on with 'eager', not 'compile': .* has a forward hook"):
+        model.learn(40)
+    assert len(calls) >= 10
+    handle.remove()
+    model.actor.register_forward_hook(lambda *_: None)  # of itself: an update does not call it
+    model.updater.bind(model._networks())
+    assert not model.updater._unsupported_engines()
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated:FutureWarning")
+def test_hooks_of_torch_may_be_compiled() -> None:
+    layer = nn.utils.weight_norm(nn.Linear(2, 2))
+    assert layer._forward_pre_hooks
+    assert not forward_hooks(layer)
 
 
 def test_the_engine_may_be_changed() -> None:

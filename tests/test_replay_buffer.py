@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import make, n_updates, rows_at
+from helpers import SpacesEnv, make, n_updates, rows_at
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -589,6 +589,46 @@ def test_training_samples_as_a_subclass_does(buffer_class: type, optimize_memory
     if buffer_class is OwnIndices:
         observations = model.replay_buffer.sample(4).observations
         assert (observations == observations[0]).all()
+
+
+@pytest.mark.parametrize("name", ["sample", "_get_samples"])
+def test_training_samples_as_somebody_has_put_in(name: str) -> None:
+    model = make(SACv2)
+    sample, calls = getattr(model.replay_buffer, name), []
+    setattr(model.replay_buffer, name, lambda *args, **kwargs: (calls.append(name), sample(*args, **kwargs))[1])
+    model.learn(20)
+    assert len(calls) == n_updates(model) > 10
+
+
+def test_a_default_device_elsewhere() -> None:
+    model = make(SACv2).learn(10)
+    th.set_default_device("meta")
+    try:
+        rows = model.replay_buffer._range.draw(3)
+    finally:
+        th.set_default_device(None)
+    assert rows.device.type == "cpu"
+
+
+@pytest.mark.parametrize("optimize_memory_usage", [False, True])
+def test_buffers_filled_and_looked_at_in_inference_mode(optimize_memory_usage: bool) -> None:
+    """Its tensors refuse to be written to outside of it."""
+    env = VecNormalize(DummyVecEnv([lambda: SpacesEnv(episode_length=3)]))
+    model = make(SACv2, env, optimize_memory_usage=optimize_memory_usage, learning_starts=20)
+    with th.inference_mode():
+        model.learn(15)
+        model.replay_buffer.sample(4, env)
+    model.learn(200, reset_num_timesteps=False)
+    assert n_updates(model) == 195
+
+
+def test_the_buffer_of_a_copied_model_comes_along() -> None:
+    """A copied buffer is on the CPU; this one is on another device than its model before anything is stored."""
+    model = make(SACv2)
+    model.replay_buffer.to("meta")
+    model.learn(20)
+    assert model.replay_buffer.device == model.device
+    assert model.replay_buffer.sample(4).rewards.device == model.device
 
 
 @pytest.mark.parametrize("method", ["sample", "draw"])

@@ -35,7 +35,12 @@ from helpers import (
     several,
 )
 from stable_baselines3 import HerReplayBuffer
-from stable_baselines3.common.callbacks import BaseCallback, StopTrainingOnMaxEpisodes
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    CallbackList,
+    EveryNTimesteps,
+    StopTrainingOnMaxEpisodes,
+)
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecNormalize
@@ -457,6 +462,15 @@ def test_settings_that_make_no_sense_keep_the_last_checkpoint(
         model.save_checkpoint(tmp_path / "own")
     callback.on_training_end()
     assert json.loads((tmp_path / "run" / POINTER).read_text())["num_timesteps"] == 10
+
+
+@pytest.mark.parametrize("outer", [EveryNTimesteps(10, RunCheckpointCallback("run", 1)), "list"])
+def test_a_checkpoint_callback_inside_another_is_refused(outer: Any) -> None:
+    """SB3's event callbacks call ``on_step`` of the inner one, and nothing else."""
+    if outer == "list":
+        outer = [EveryNTimesteps(10, CallbackList([RunCheckpointCallback("run", 1)]))]
+    with pytest.raises(ValueError, match=r"would save nothing inside another callback.*in a list"):
+        make(SACv2, SpacesEnv()).learn(20, callback=outer)
 
 
 def test_an_error_before_the_training_is_not_masked(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The rollout's short cuts: the same numbers as by the long way, and everything a user can hook into still there."""
 
 import copy
+import functools
 import pickle
 import re
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from helpers import (
 )
 from stable_baselines3 import SAC
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import obs_as_tensor
@@ -37,7 +39,7 @@ from torch import nn
 
 from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
 from sb3_sac_variants.common.algorithm import rollout
-from sb3_sac_variants.common.checks.validation import LARGEST, check_finite, check_observation
+from sb3_sac_variants.common.checks.validation import LARGEST, DivergedError, check_finite, check_observation
 from sb3_sac_variants.common.networks.actors import SquashedGaussianActor
 from sb3_sac_variants.common.networks.fast_inference import fast_inference
 from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
@@ -257,6 +259,59 @@ def test_callbacks_see_the_locals_of_sb3(algorithm: type) -> None:
     assert ours.items() >= theirs.items()
 
 
+def counted(method: Any, calls: list[str]) -> Any:
+    @functools.wraps(method)
+    def counts(*args: Any, **kwargs: Any) -> Any:
+        calls.append(method.__name__)
+        return method(*args, **kwargs)
+
+    return counts
+
+
+@pytest.mark.parametrize("name", ["predict", "policy.predict", "policy._predict", "policy.obs_to_tensor"])
+@pytest.mark.parametrize("of", ["object", "subclass"])
+def test_what_users_wrap_is_called(name: str, of: str) -> None:
+    """``functools.wraps`` makes it look like the method that it wraps."""
+    model, calls = make(SACv2), []
+    owner, name = (model.policy, name.partition(".")[2]) if "." in name else (model, name)
+    if of == "object":
+        setattr(owner, name, counted(getattr(owner, name), calls))
+    else:
+        own = counted(getattr(type(owner), name), calls)
+        owner.__class__ = type("Mine", (type(owner),), {name: own, "__module__": type(owner).__module__})
+    model.learn(12)
+    assert len(calls) == 7
+
+
+def test_hooks_on_the_critics_are_called() -> None:
+    model, calls = make(SACv2), []
+    for name in ("critic", "critic_target", "critic.q_networks"):
+        module = model.policy.get_submodule(name)
+        module.register_forward_hook(lambda *_, name=name: calls.append(name))
+    model.learn(12)
+    assert calls == ["critic_target", *["critic.q_networks", "critic"] * 2] * 7
+    seen: list[Any] = []
+    model.critic.register_forward_hook(lambda _, inputs, output: seen.append((inputs, output)))
+    obs, actions = th.zeros(4, 3), th.zeros(4, 2)
+    values = model.critic.evaluate(obs, actions)
+    ((inputs, output),) = seen
+    assert inputs[0] is obs
+    assert th.equal(th.stack(output), values)
+
+
+def test_a_hook_registered_in_between_is_called() -> None:
+    calls: list[int] = []
+
+    class HooksAt(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 20:
+                self.model.actor.register_forward_hook(lambda *_: calls.append(self.num_timesteps))
+            return True
+
+    make(SACv2).learn(30, callback=HooksAt())
+    assert calls == list(range(20, 30))
+
+
 @every_algorithm
 def test_overridden_steps_of_the_loop(algorithm: type) -> None:
     class Mine(algorithm):  # type: ignore[misc, valid-type]
@@ -316,6 +371,12 @@ def test_a_copied_policy_has_a_training_mode_of_its_own() -> None:
 
 
 # ---------------------------------------------------------------- the guard before the buffer
+
+
+def test_the_error_of_a_diverged_network_goes_through_a_pickle() -> None:
+    error = DivergedError("MlpPolicy", 5)
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.policy, again.step) == (str(error), "MlpPolicy", 5)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

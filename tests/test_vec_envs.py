@@ -135,6 +135,30 @@ def test_terminal_observations_are_stored_raw(algorithm: type) -> None:
     np.testing.assert_allclose(ended, last, rtol=1e-4)
 
 
+@pytest.mark.parametrize("keys", [None, ["numbers"]])
+@pytest.mark.parametrize("truncate", [True, False])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32])
+def test_terminal_observations_of_whole_numbers_are_stored_exactly(dtype: type, truncate: bool, keys: Any) -> None:
+    """Normalised and back again, a 1 is 0.9999999, and an array of whole numbers cuts that off to 0."""
+    numbers = spaces.Box(0, 100, (6,), dtype)
+    space = numbers if keys is None else spaces.Dict({"numbers": numbers})
+    last: list[np.ndarray] = []
+
+    class Recorder(SpacesEnv):
+        def step(self, action: np.ndarray) -> Any:
+            result = super().step(action)
+            if result[2] or result[3]:
+                last.append(result[0] if keys is None else result[0]["numbers"])
+            return result
+
+    env = VecNormalize(DummyVecEnv([lambda: Recorder(space, episode_length=5, truncate=truncate)]), norm_obs_keys=keys)
+    policy = "MlpPolicy" if keys is None else "MultiInputPolicy"
+    model = make(SACv2, env, policy, learning_starts=100).learn(50)
+    stored = model.replay_buffer.next_observations
+    ended = (stored if keys is None else stored["numbers"])[4:50:5, 0]
+    np.testing.assert_array_equal(ended, last)
+
+
 @pytest.mark.parametrize("buffer_class", [None, ReplayBuffer])
 @every_algorithm
 def test_buffers_normalise_alike(algorithm: type, buffer_class: type | None) -> None:

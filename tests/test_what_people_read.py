@@ -216,6 +216,22 @@ def test_optimizer_of_the_temperature() -> None:
     assert model.log_ent_coef.item() != before
 
 
+def test_a_learned_temperature_is_set_as_in_sb3() -> None:
+    model = make(SACv2, ent_coef="auto")
+    parameter = model.log_ent_coef
+    model.log_ent_coef = th.log(th.ones(1) * 0.5).requires_grad_(True)
+    model.ent_coef_optimizer = th.optim.Adam([model.log_ent_coef], lr=1e-3)
+    assert model.log_ent_coef is parameter
+    assert model.temperature.value.item() == pytest.approx(0.5)
+    model.learn(20)
+    assert 0 < abs(model.temperature.value.item() - 0.5) < 0.1
+    for value in (th.zeros(2), th.tensor(float("nan"))):
+        with pytest.raises(ValueError, match=r"log_ent_coef=.* must be 1 finite"):
+            model.log_ent_coef = value
+    with pytest.raises(AttributeError, match=r"ent_coef=0.1 is fixed: set ent_coef"):
+        make(SACv2, ent_coef=0.1).log_ent_coef = th.zeros(1)
+
+
 def test_saved_and_loaded_with_its_temperature(tmp_path: Any) -> None:
     model = make(SACv1, ent_coef=0.5)
     model.ent_coef = 0.02

@@ -241,6 +241,7 @@ class MASAC(MaxEntAlgorithm):
 
     def _take_settings(self) -> None:
         super()._take_settings()
+        check_reward_normalization(self._vec_normalize_env)
         self._setup_cross_entropy()
 
     def _make_temperature(self, value: float, learned: bool) -> Temperature:
@@ -326,11 +327,10 @@ class MASAC(MaxEntAlgorithm):
     # ---------------------------------------------------------------- watching and saving
 
     def _watch(self, metrics: dict[str, float]) -> None:
-        if metrics:
-            # Means over the agents would hide the one whose temperature runs away
-            extremes = {"ent_coef": metrics["ent_coef_max"], "entropy": metrics["entropy_min"]}
-            super()._watch(metrics | extremes)
-            self._warn_of_collapse(metrics["ce_ratio"])
+        # Means over the agents would hide the one whose temperature runs away; a user's update may not report them
+        extremes = {"ent_coef": "ent_coef_max", "entropy": "entropy_min"}
+        super()._watch({name: metrics[extreme] for name, extreme in extremes.items() if extreme in metrics})
+        self._warn_of_collapse(metrics.get("ce_ratio", 0.0))
 
     def _warn_of_collapse(self, ratio: float) -> None:
         """

@@ -70,7 +70,8 @@ class SteinActor(ActsByCritic, ActorNetwork):
         layers = create_mlp(self.features_dim + self.action_dim, self.action_dim, self.net_arch, self.activation_fn)
         self.sampler = nn.Sequential(*layers)
         # Noise of the deterministic policy: the same in each run, drawn without touching the run's random state
-        noise = th.randn(DETERMINISTIC_CANDIDATES, self.action_dim, generator=th.Generator().manual_seed(0))
+        generator = th.Generator("cpu").manual_seed(0)
+        noise = th.randn(DETERMINISTIC_CANDIDATES, self.action_dim, generator=generator, device="cpu")
         self.register_buffer("candidates", noise, persistent=False)
 
     def noise_shape(self, batch_size: int) -> tuple[int, ...]:

@@ -15,7 +15,8 @@ class RunCheckpointCallback(BaseCallback):
     One is saved whenever at least ``save_freq`` steps have passed, and at the end. The last is kept;
     ``load_checkpoint()`` of the algorithm takes it up. Where the folder holds one of another run, training does not
     begin. In a list of callbacks it is called first, wherever it stands: what others do at the start of a rollout
-    follows the checkpoint, so that a resumed run does it once. Named in a ``callback:`` entry of the RL Zoo it needs no
+    follows the checkpoint, so that a resumed run does it once. Inside an ``EventCallback`` it is refused: it would not
+    be told where rollouts begin. Named in a ``callback:`` entry of the RL Zoo it needs no
     path, and ``python -m sb3_sac_variants.zoo resume FOLDER`` goes on with the run in that folder.
 
     :param path: folder of the checkpoint; in the zoo by default ``checkpoint`` in the folder of the run
@@ -35,7 +36,11 @@ class RunCheckpointCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         assert self.path is not None
-        self._put_first(self.model._callback)  # type: ignore[attr-defined]
+        if not self._put_first(self.model._callback):  # type: ignore[attr-defined]
+            raise ValueError(
+                "RunCheckpointCallback would save nothing inside another callback, which does not tell it where "
+                "rollouts begin: pass it to learn() by itself, or in a list of callbacks"
+            )
         claim_folder(self.model, self.path)
         self._saved_at = self.model.num_timesteps
 

@@ -127,9 +127,14 @@ class MaxEntRollout(OffPolicyAlgorithm):
 
     @property
     def _predicts_as_ever(self) -> bool:
-        """Whether no user's subclass has put something of its own between observation and action."""
-        ways = (self.predict, self.policy.predict, self.policy._predict)
-        return all(way.__module__.partition(".")[0] in ("stable_baselines3", PACKAGE) for way in ways)
+        """Whether no user has put something of their own between observation and action."""
+        policy = self.policy
+        ways = (self.predict, policy.predict, policy._predict, policy.obs_to_tensor)
+        # functools.wraps() gives a method's own module to what replaces it
+        return all(
+            way.__module__.partition(".")[0] in ("stable_baselines3", PACKAGE) and not hasattr(way, "__wrapped__")
+            for way in ways
+        )
 
     def _store_transition(
         self,
@@ -166,9 +171,9 @@ class MaxEntRollout(OffPolicyAlgorithm):
                 last = self._vec_normalize_env.unnormalize_obs(last)
             if isinstance(last, dict):
                 for key, values in next_obs.items():
-                    values[index] = last[key]
+                    values[index] = _rounded_for(values, last[key])
             elif last is not None:
-                next_obs[index] = last
+                next_obs[index] = _rounded_for(next_obs, last)
         return next_obs
 
     def _with_terminal_observations(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -239,6 +244,8 @@ class MaxEntRollout(OffPolicyAlgorithm):
         check_range("total_timesteps", total_timesteps, 0)
         self.policy.find_modules()
         self._fast_actor = None
+        if isinstance(self.replay_buffer, TensorReplayBuffer) and self.replay_buffer.device != self.device:
+            self.replay_buffer.to(self.device)  # a copy of the model has it on the CPU
         self._warn_of_few_updates()
         check_train_freq(self.train_freq)
         self._convert_train_freq()
@@ -308,6 +315,11 @@ class MaxEntRollout(OffPolicyAlgorithm):
         check_env(env)
         check_action_space(env.action_space, cls.supported_action_spaces, cls.__name__)
         check_discrete_start(env.action_space)
+
+
+def _rounded_for(array: np.ndarray, observation: Any) -> Any:
+    """An observation that becomes part of an array: normalised and back again, a 1 may be 0.9999999."""
+    return np.rint(observation) if array.dtype.kind in "iu" else observation
 
 
 def _own_copy(observation: Any) -> Any:

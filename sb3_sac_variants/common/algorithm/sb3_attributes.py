@@ -58,6 +58,16 @@ class SB3Attributes:
         """Log of the learned temperature, ``(1,)`` (with several agents, one each); None if it is fixed."""
         return self.temperature.log_ent_coef if isinstance(self.temperature, LearnedTemperature) else None
 
+    @log_ent_coef.setter
+    def log_ent_coef(self, value: th.Tensor) -> None:
+        if not isinstance(self.temperature, LearnedTemperature):
+            raise AttributeError(f"log_ent_coef: ent_coef={self.ent_coef!r} is fixed: set ent_coef")
+        own, value = self.temperature.log_ent_coef, th.as_tensor(value)
+        if value.numel() not in (1, own.numel()) or not value.isfinite().all():
+            raise ValueError(f"log_ent_coef={value} must be {own.numel()} finite number(s), or one for all")
+        with th.no_grad():
+            own.copy_(value)  # optimiser and captured graphs know the parameter that is there
+
     @property
     def ent_coef_optimizer(self) -> th.optim.Optimizer | None:
         """Optimiser of the learned temperature; None if it is fixed."""

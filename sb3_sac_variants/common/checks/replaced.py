@@ -1,4 +1,4 @@
-"""Whether parts of networks have been replaced."""
+"""Whether parts of networks, or methods, have been replaced."""
 
 from collections.abc import Iterable, Sequence
 from operator import is_
@@ -8,15 +8,28 @@ from torch import nn
 
 
 def parts_of(networks: Iterable[nn.Module]) -> list[Any]:
-    """Modules and parameters of networks: other ones where a part has been replaced."""
+    """Modules, parameters and forward hooks of networks: other ones where a part has been replaced."""
     # By hand: Module.modules() and parameters() take several times as long, in each call of train() and predict()
     modules: list[nn.Module | None] = [*networks]
-    parameters: list[nn.Parameter | None] = []
+    others: list[Any] = []
     for module in modules:  # which grows on the way
         if module is not None:
             modules += module._modules.values()
-            parameters += module._parameters.values()
-    return [*modules, *parameters]
+            others += module._parameters.values()
+            others += module._forward_hooks.values()
+            others += module._forward_pre_hooks.values()
+    return [*modules, *others]
+
+
+def forward_hooks(module: nn.Module) -> list[Any]:
+    """What somebody wants called with a module; torch's own hooks, of ``weight_norm`` say, only compute weights."""
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    return [hook for hook in hooks if type(hook).__module__.partition(".")[0] != "torch"]
+
+
+def has_own(thing: Any, base: type, *methods: str) -> bool:
+    """Whether a subclass has methods of its own in the place of a class's, or somebody has put them on the object."""
+    return any(name in vars(thing) or getattr(type(thing), name) is not getattr(base, name) for name in methods)
 
 
 def same_parts(some: Sequence[Any], others: Sequence[Any]) -> bool:

@@ -40,6 +40,9 @@ class DivergedError(ValueError):
             "stable_baselines3.common.vec_env.VecNormalize"
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.policy, self.step)
+
     def at(self, step: int) -> "DivergedError":
         """
         Say when it happened.

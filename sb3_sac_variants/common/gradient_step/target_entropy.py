@@ -65,8 +65,8 @@ class TemperatureMonitor:
         self.warned = False
 
     def check(self, metrics: dict[str, float], target_entropy: float) -> None:
-        """Warn once if the means over the last updates, "ent_coef" and "entropy" among them, say that it runs away."""
-        if self.warned or not metrics:
+        """Warn once if the means over the last updates say that it runs away; an own update may not report them."""
+        if self.warned or not {"ent_coef", "entropy"} <= metrics.keys():
             return
         alpha, entropy = metrics["ent_coef"], metrics["entropy"]
         if alpha > self.bound and entropy < target_entropy:

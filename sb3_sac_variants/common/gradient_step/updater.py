@@ -6,7 +6,7 @@ from typing import Any
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 
-from sb3_sac_variants.common.checks.replaced import parts_of, same_parts
+from sb3_sac_variants.common.checks.replaced import forward_hooks, parts_of, same_parts
 from sb3_sac_variants.common.gradient_step.engine import COMPILE_PAYS_FROM, Draw, Engine, Signature, Step, make_engine
 from sb3_sac_variants.common.gradient_step.learner import Learner
 from sb3_sac_variants.common.gradient_step.metrics import DeviceMetrics
@@ -42,6 +42,7 @@ class Updater:
         }
         #: modules and parameters of all networks when they were last looked at
         self._parts: list[Any] = []
+        self._actor: nn.Module | None = None
         self.metrics = DeviceMetrics(self.device)
         self.engine: Engine | None = None
         #: what it was chosen for: the argument, and whether batches are drawn on the device
@@ -67,6 +68,7 @@ class Updater:
         changed = [learner for learner in self._all_learners() if not learner.is_bound_to(modules[learner.name])]
         for learner in changed:
             learner.bind(modules[learner.name])
+        self._actor = networks["actor"]  # itself it is called in rollouts only
         parts = parts_of(modules.values())
         replaced = not same_parts(parts, self._parts)
         if replaced:
@@ -120,13 +122,21 @@ class Updater:
             draw_on_device=draw_on_device,
             fullgraph=in_one_graph,
             planned_steps=self.planned_steps,
-            unsupported_engines={
-                engine: why for learner in learners for engine, why in learner.unsupported_engines().items()
-            },
+            unsupported_engines=self._unsupported_engines(),
             verbose=verbose,
         )
         self._wanted_engine = (name, draw_on_device)
         return self.engine
+
+    def _unsupported_engines(self) -> dict[str, str]:
+        """Engines that cannot repeat what an update does here: why, by the engine's name."""
+        reasons = {}
+        for part in self._parts:  # which a compiled update, or a replayed graph, would call while it is made only
+            if isinstance(part, nn.Module) and part is not self._actor and forward_hooks(part):
+                reasons["compile"] = reasons["cudagraph"] = f"a {type(part).__name__} has a forward hook"
+        return reasons | {
+            engine: why for learner in self._all_learners() for engine, why in learner.unsupported_engines().items()
+        }
 
     def check_precision(self, precision: str, engine: str) -> None:
         """Warn, once for each, if an engine will not compute in this precision; "auto" may change the engine."""

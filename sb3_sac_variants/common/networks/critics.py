@@ -79,7 +79,8 @@ class StackedNetworks(nn.Module):
 
     As a sequence it holds the single networks, as ``q_networks`` of SB3's ``ContinuousCritic`` does: ``networks[0]`` is
     an ``nn.Sequential`` of plain layers from ``(B, input_dim)`` to ``(B, output_dim)``. Its parameters are views of the
-    stacked ones: writing to them in place changes the stacked ones, and gradients reach them.
+    stacked ones: writing to them in place changes the stacked ones, and gradients reach them. It is made when it is
+    asked for, so that hooks on it see its own calls only: those on this module and its ``layers`` see all.
     """
 
     def __init__(self, *layers: nn.Module):
@@ -236,6 +237,14 @@ class StackedContinuousCritic(StackedCritic):
         return features_dim + get_action_dim(self.action_space), 1
 
     def evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        if self._forward_hooks or self._forward_pre_hooks:  # SB3 calls the module, so that they see every evaluation
+            return th.stack(self(obs, actions))
+        return self._all(obs, actions)
+
+    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
+        return tuple(self._all(obs, actions))
+
+    def _all(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         return self.q_networks(th.cat([self.features(obs), actions], dim=1))
 
     def sample_q(self, obs: PyTorchObs, sample: PolicySample) -> th.Tensor:

@@ -33,7 +33,7 @@ def fast_inference(module: nn.Module) -> Callable[..., Any]:
 
     :param module: a network in evaluation mode
     :return: what calling it computes, from the parameters it has then; layers that are replaced and hooks that are
-        added later do not count
+        added later do not count, until it is made anew
     """
     if _is_watched(module):
         return module

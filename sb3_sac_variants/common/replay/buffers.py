@@ -15,11 +15,11 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from sb3_sac_variants.common.checks.replaced import has_own
 from sb3_sac_variants.common.replay.memory import ReplayMemory
 from sb3_sac_variants.common.replay.normalization import (
     SINGLE,
     DeviceNormalizer,
-    has_own_methods,
     normalized_on_host,
 )
 
@@ -147,10 +147,10 @@ class TensorReplayBuffer(ReplayMemory):
     def set_normalization(self, env: VecNormalize | None) -> None:
         """Take over the present statistics of a ``VecNormalize`` (None: no normalisation) for the draws that follow."""
         before = self._normalizer
-        if before is not None and env is not None and before.is_of(env):
+        own = env is not None and has_own(env, VecNormalize, "normalize_obs", "_normalize_obs", "normalize_reward")
+        if before is not None and env is not None and not own and before.is_of(env):
             before.update()
             return
-        own = env is not None and has_own_methods(env)
         self._own_normalization = env if own else None
         self._normalizer = None
         if env is not None and not own and (env.norm_obs or env.norm_reward):
@@ -163,9 +163,9 @@ class TensorReplayBuffer(ReplayMemory):
         """
         Whether :meth:`draw` serves, without synchronising with the host.
 
-        It does not where a subclass samples in its own way, or one of ``VecNormalize`` normalises in its own.
+        It does not where somebody's method samples in its own way, or one of ``VecNormalize`` normalises in its own.
         """
-        own = type(self).sample is not TensorReplayBuffer.sample or self._samples_by_index
+        own = has_own(self, TensorReplayBuffer, "sample") or self._samples_by_index
         return not own and self._own_normalization is None
 
     @property
@@ -175,8 +175,8 @@ class TensorReplayBuffer(ReplayMemory):
 
     @property
     def _samples_by_index(self) -> bool:
-        """Whether a subclass has its own ``_get_samples``, which SB3's ``sample`` calls."""
-        return type(self)._get_samples is not TensorReplayBuffer._get_samples
+        """Whether somebody has put in a ``_get_samples``, which SB3's ``sample`` calls."""
+        return has_own(self, TensorReplayBuffer, "_get_samples")
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples | DictReplayBufferSamples:  # type: ignore[override]
         """Draw a batch uniformly with replacement, normalised by ``env``."""

@@ -16,12 +16,6 @@ SINGLE = ""
 Settings = tuple[VecNormalize, bool, bool, float, float, list[str] | None]
 
 
-def has_own_methods(env: VecNormalize) -> bool:
-    """Whether a wrapper is of a subclass of ``VecNormalize`` that normalises in its own way."""
-    methods = ("normalize_obs", "_normalize_obs", "normalize_reward")
-    return any(getattr(type(env), name) is not getattr(VecNormalize, name) for name in methods)
-
-
 def normalized_on_host(samples: Samples, env: VecNormalize) -> Samples:
     """Normalise a batch by the methods of the wrapper, as SB3's buffers do."""
 
@@ -51,6 +45,7 @@ def _settings(env: VecNormalize) -> Settings:
 class DeviceNormalizer:
     """Normalise batches on the device as ``VecNormalize`` normalises steps."""
 
+    @th.inference_mode(False)  # its tensors are written to later, outside of that mode
     def __init__(self, env: VecNormalize, keys: list[str], device: th.device):
         self._settings = _settings(env)
         self._env, _, self.norm_reward, self.clip_obs, self.clip_reward, _ = self._settings

@@ -219,7 +219,7 @@ class RowRange:
     def draw(self, batch_size: int) -> th.Tensor:
         """Draw rows ``(batch_size,)`` uniformly with replacement."""
         if self._on_device is None:
-            rows = th.randint(self.count, (batch_size,))
+            rows = th.randint(self.count, (batch_size,), device="cpu")
             return (rows + self.first) % self.rows if self.first else rows
         first, count = self._on_device
         return (th.rand(batch_size, dtype=th.float64, device=first.device) * count + first).long() % self.rows
