@@ -19,6 +19,7 @@ import yaml
 from studies import FIELDS, study
 
 from sb3_sac_variants.study import __main__ as commands
+from sb3_sac_variants.study import collect as collect_module
 from sb3_sac_variants.study import execute
 from sb3_sac_variants.study.__main__ import ask_zoo
 from sb3_sac_variants.study.collect import collect, read
@@ -31,7 +32,7 @@ FAKE_TRAIN = """
 import argparse, json, pathlib, signal, sys, time, zipfile
 import numpy
 parser = argparse.ArgumentParser()
-for name in ("--algo", "--env", "--device", "-f"): parser.add_argument(name)
+for name in ("--algo", "--env", "--device", "-f", "--tensorboard-log"): parser.add_argument(name)
 for name in ("-n", "--seed", "--eval-freq", "--eval-episodes", "--num-threads", "--verbose"):
     parser.add_argument(name, type=int)
 parser.add_argument("-params", nargs="+", default=[])
@@ -395,6 +396,48 @@ def test_a_report_leaves_out_what_no_run_has(zoo: Zoo) -> None:
     assert (zoo.folder / "figures" / "tiny.png").exists()
 
 
+def test_a_report_names_what_is_not_finite_or_not_logged(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect_module, "read_scalars", lambda folder: {"a/b": {50: 1.0}})
+    zoo.declare(scalars=["a/b", "never/logged"], algorithms=["sac_v2"], baseline=None)
+    zoo.run()
+    folder = zoo.folders()[0]
+    plays = folder.record()["plays"]
+    plays["final"]["returns"][1] = float("nan")
+    folder.write_record(plays=plays)
+    code, output = zoo.report()
+    assert code == 0
+    assert "3 of 4 runs" in output
+    assert f"SHORT missing {folder.run.folder}: some of its returns are not finite" in output
+    assert "SHORT missing scalars 'never/logged': no run has logged it" in output
+    assert "missing scalars 'a/b'" not in output
+
+
+def test_tests_that_stored_results_lack_are_named_and_old_ones_removed(zoo: Zoo) -> None:
+    one = {"algorithms": ["sac"], "environments": ["Pendulum-v1"], "seeds": [1], "baseline": None}
+    worlds = {"worlds": {"windy": {}}, "episodes": 2}
+    zoo.declare(**one, tests=worlds)
+    zoo.run()
+    assert zoo.report("--check")[0] == 0
+    tests = zoo.folder / "results" / "tiny_tests.csv"
+    assert tests.exists()
+    zoo.declare(**one)
+    assert zoo.report("--check")[0] == 0
+    assert not tests.exists()
+    shutil.rmtree(zoo.out)
+    assert "kept" not in zoo.report()[1]
+    zoo.declare(**one, tests=worlds)
+    assert "SHORT kept for tiny/sac/Pendulum-v1/seed1: 4 episodes and 0 tests after python" in zoo.report()[1]
+
+
+def test_a_relative_python_path_counts_from_where_the_command_was_given(
+    zoo: Zoo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(zoo.folder)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", "fake", str(CHECKOUT)]))
+    assert zoo.run("--only", "sac", "--only", "Pendulum-v1", "seed1")[0] == 0
+    assert zoo.states().count(State.FINISHED) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -450,7 +493,10 @@ def test_report_writes_small_files_and_keeps_results_of_runs_that_are_gone(zoo: 
     zoo.declare(algorithms=["sac"], params={"gamma": 0.9})
     code, output = zoo.report("--check")
     assert code == 1
-    assert "SHORT kept for tiny/sac/Pendulum-v1/seed1: 4 episodes after python -m rl_zoo3.train --algo sac" in output
+    assert (
+        "SHORT kept for tiny/sac/Pendulum-v1/seed1: 4 episodes and 0 tests after python -m rl_zoo3.train --algo sac"
+        in output
+    )
     zoo.declare()
     shutil.rmtree(results)
     code, output = zoo.report("--check")

@@ -99,6 +99,17 @@ def test_broken_declaration_is_named_and_costs_nobody_else_anything(
     assert utils.ALGOS["sac_v1"].algorithm_id == "sac_v1"
 
 
+def test_a_sampler_may_be_a_method(package: ModuleType, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Each look at it gives another object."""
+    package.Ours = type("Ours", (), {"sample": classmethod(lambda cls, *_: {})})  # type: ignore[attr-defined]
+    package.METHOD = ZooAlgorithm(Ours, "x.yml", "their_package:Ours.sample")  # type: ignore[attr-defined]
+    declare(tmp_path, "a-package", theirs="their_package:METHOD")
+    register()
+    register()
+    assert hyperparams_opt.HYPERPARAMS_SAMPLER["theirs"]() == {}
+    assert not [warning for warning in recwarn if "another algorithm" in str(warning.message)]
+
+
 @pytest.mark.parametrize("algo", ["sac", "sac_v2"])
 def test_name_that_is_taken_stays_whose_it_was(algo: str, package: ModuleType, tmp_path: Path) -> None:
     before = utils.ALGOS[algo]

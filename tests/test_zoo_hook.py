@@ -153,6 +153,18 @@ def test_another_finder_that_fails_is_left_to_the_interpreter(machine: Machine) 
     assert machine.python(code).splitlines() == ["['sac']", "2"]
 
 
+def test_a_finder_of_the_old_kind_is_passed_over(machine: Machine) -> None:
+    code = """
+        class Old:
+            @classmethod
+            def find_module(cls, fullname, path=None):
+                return None
+        sys.meta_path.insert(0, Old)
+        import rl_zoo3.train
+    """
+    assert machine.python(code) == "['sac', 'sac_v1']"
+
+
 def test_install_survives_an_interpreter_in_any_state(machine: Machine) -> None:
     code = """
         import _sb3_sac_variants_zoo

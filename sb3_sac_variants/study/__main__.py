@@ -47,7 +47,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         command.add_argument("--out", type=Path, default=Path("runs", "study"), help="folder of the runs (%(default)s)")
     for command in (train, status):
         command.add_argument(
-            "--only", nargs="+", default=[], metavar="PATTERN",
+            "--only", nargs="+", action="extend", default=[], metavar="PATTERN",
             help="keep the runs that match every pattern: a study, algorithm, environment or seed (sac_v1, 'Reacher*', "
             "seed2) or a whole folder ('half_cheetah/sac_v1/*/seed1')",
         )  # fmt: skip

@@ -52,6 +52,9 @@ class RayCluster:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         ray.init(address=address, log_to_driver=False)
+        has = [node["Resources"] for node in ray.nodes()]
+        if not any(node.get("CPU", 0) >= resources.threads and node.get("GPU", 0) >= gpus for node in has):
+            print(f"No node has {resources.threads} cores and {gpus:g} GPUs for a run yet: they wait for one.")
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._collector = ray.remote(Collector).options(num_cpus=0, scheduling_strategy=here).remote(out)
         self._task = ray.remote(_run_on_node).options(

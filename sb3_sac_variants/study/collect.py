@@ -32,18 +32,29 @@ def collect(study: Study, out: Path, stored: Results) -> tuple[Results, list[str
     old, missing = stored["summary"].set_index(KEYS), []
     for run in study.runs():
         folder, key = RunFolder(out, run), (study.name, run.name, run.env, str(run.seed))
-        if (state := folder.state()) is State.FINISHED:
+        if (state := folder.state()) is State.FINISHED and not folder.is_finite():
+            missing.append(f"missing {run.folder}: some of its returns are not finite")
+        elif state is State.FINISHED:
             for kind, found in _read(folder).items():
                 rows[kind] += [dict(zip(KEYS, key, strict=True)) | row for row in found]
         elif state is State.TO_DO and key in old.index:
             row = old.loc[key]
+            kept = {
+                kind: frame[frame.set_index(KEYS).index == key].to_dict("records") for kind, frame in stored.items()
+            }
             wanted = shlex.join(run.zoo_command(row["device"], row["threads"]))
-            if row["command"] != wanted or int(row["final_episodes"]) < run.final.episodes:
-                missing.append(f"kept for {run.folder}: {row['final_episodes']} episodes after {row['command']}")
-            for kind, frame in stored.items():
-                rows[kind] += frame[frame.set_index(KEYS).index == key].to_dict("records")
+            played = {"final": row["final_episodes"]}
+            played |= {f"{test['world']}/{test['actions']}": test["episodes"] for test in kept["tests"]}
+            fewer = any(int(played.get(name, 0)) * run.agents < play["episodes"] for name, play in run.plays().items())
+            if row["command"] != wanted or fewer:
+                tests = f"{played.pop('final')} episodes and {len(played)} tests"
+                missing.append(f"kept for {run.folder}: {tests} after {row['command']}")
+            for kind, records in kept.items():
+                rows[kind] += records
         else:
             missing.append(f"missing {run.folder}: {state.words}")
+    silent = set(study.scalars) - {row["name"] for row in rows["scalars"]} if rows["summary"] else set()
+    missing += [f"missing scalars {name!r}: no run has logged it" for name in sorted(silent)]
     return {kind: pd.DataFrame(rows[kind], columns=COLUMNS[kind]).astype(str) for kind in COLUMNS}, missing
 
 
@@ -53,6 +64,8 @@ def write(results: Results, study: str, folder: Path) -> None:
     for kind, frame in results.items():
         if len(frame) or kind in ("curves", "summary"):
             write_bytes(_file(study, folder, kind), frame.to_csv(index=False, lineterminator="\n").encode())
+        else:
+            _file(study, folder, kind).unlink(missing_ok=True)
 
 
 def read(study: str, folder: Path) -> Results:
@@ -107,9 +120,7 @@ def read_scalars(folder: RunFolder) -> dict[str, dict[float, float]]:
             accumulator = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
             for name in accumulator.Tags()["scalars"]:
                 logged[name] |= {event.step / run.agents: event.value for event in accumulator.Scalars(name)}
-    if unknown := set(run.scalars) - set(logged):
-        raise ValueError(f"{run.folder}: scalars={sorted(unknown)} are not logged; there are {', '.join(logged)}")
-    return {name: logged[name] for name in run.scalars}
+    return {name: logged[name] for name in run.scalars if name in logged}
 
 
 def mean_by_interval(logged: Mapping[float, float], steps: Sequence[int]) -> dict[int, float]:

@@ -19,14 +19,10 @@ from sb3_sac_variants.study.studies import Run
 def play(
     folder: RunFolder, device: str, seed: int, episodes: int, deterministic: bool, params: dict[str, Any]
 ) -> dict[str, Any]:
-    """Let the model play, with its wrappers and normalisation; returns are the environment's own.
-
-    :param seed: Of the environment, and of the policy's noise
-    :param params: Hyperparameters that differ from those of training: ``env_wrapper``, ``env_kwargs``
-    """
+    """Let the model play as a run's ``plays()`` say, with its wrappers; returns are the environment's own."""
     algo = ALGOS[folder.run.algo]
     hyperparams, stats_path = get_saved_hyperparams(str(folder.zoo / folder.run.env_name), test_mode=True)
-    env_kwargs = hyperparams.get("env_kwargs", {}) | params.get("env_kwargs", {})
+    env_kwargs = (hyperparams.get("env_kwargs") or {}) | (params.get("env_kwargs") or {})
     env = create_test_env(folder.run.env, stats_path=stats_path, should_render=False, hyperparams=hyperparams | params,
                           env_kwargs=env_kwargs)  # fmt: skip
     # The replay buffer stays empty; optimize_memory_usage would refuse to load with the default buffer.

@@ -106,10 +106,10 @@ def execute(folder: RunFolder, resources: Resources, tick: Callable[[], None]) -
 def _train(folder: RunFolder, resources: Resources, tick: Callable[[], None]) -> None:
     resumed, command = folder.checkpoint.exists(), resources.command(folder.run)
     if resumed:
-        command = [*RESUME_COMMAND, str(folder.run.zoo_folder), "--import", *folder.run.modules()]
+        command = [*RESUME_COMMAND, str(folder.zoo.relative_to(folder.out)), "--import", *folder.run.modules()]
     else:  # one that goes on keeps its device and its threads
-        folder.write_record(settings=folder.run.settings(), scalars=folder.run.scalars)
-        folder.write_record(device=resources.device, threads=resources.threads)
+        made = {"device": resources.device, "threads": resources.threads}
+        folder.write_record(settings=folder.run.settings(), scalars=folder.run.scalars, **made)
     folder.write_record(resumed=resumed, **describe())
     earlier, start = folder.record().get("wall_seconds", 0.0), time.monotonic()
 
@@ -120,7 +120,7 @@ def _train(folder: RunFolder, resources: Resources, tick: Callable[[], None]) ->
     try:
         _call(command, folder, resources, note_and_tick)
         if not folder.is_trained():
-            raise RunFailed(f"training has left no complete model in {folder.run.zoo_folder}:\n{folder.log_tail()}")
+            raise RunFailed(f"training has left no complete model in {folder.zoo}:\n{folder.log_tail()}")
     except RunFailed as error:
         if resumed:
             raise RunFailed(f"{error}\nIt went on from a checkpoint: remove {folder.root} to start it anew") from error
@@ -129,6 +129,8 @@ def _train(folder: RunFolder, resources: Resources, tick: Callable[[], None]) ->
 
 def _call(command: list[str], folder: RunFolder, resources: Resources, tick: Callable[[], None]) -> None:
     environment = os.environ | dict.fromkeys(_THREAD_VARIABLES, str(resources.threads)) | {"PYTHONUNBUFFERED": "1"}
+    if paths := os.environ.get("PYTHONPATH"):  # the process works in another folder
+        environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, filter(None, paths.split(os.pathsep))))
     guard = ["-c", _END_WITH_PARENT, str(os.getpid())] if sys.platform == "linux" else []
     with open(folder.log, "ab") as log:
         # Its own session: a Ctrl-C of the terminal must not reach the zoo, which would save the model as if the run

@@ -34,8 +34,8 @@ def final_table(study: Study, results: Results) -> tuple[str, list[str]]:
     summary = results["summary"].astype({"final_return_mean": float})
     by_run = {key: frame.to_numpy() for key, frame in summary.groupby(["env", "algo"])["final_return_mean"]}
     scalars = results["scalars"].astype({"value": float, "step": int})
-    last = scalars[scalars["step"] == scalars.groupby(["env", "algo"])["step"].transform("max")]
-    logged = last.groupby(["env", "algo", "name"])["value"].mean().to_dict()
+    last = scalars.sort_values("step").groupby(["env", "algo", "name", "seed"])["value"].last()
+    logged = last.groupby(["env", "algo", "name"]).mean().to_dict()
     names = [name for name in study.scalars if name in set(scalars["name"])]
     baselines = sorted({baseline for name in labels if (baseline := study.baseline_of(name))})
     header = ["Environment", "Algorithm", "Seeds", "Mean ± std over seeds", "IQM [95 % interval]"]

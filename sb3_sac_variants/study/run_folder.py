@@ -38,7 +38,7 @@ class RunFolder:
         self.out = out
         self.run = run
         self.root = out / run.folder
-        self.zoo = out / run.zoo_folder
+        self.zoo = self.root / run.algo / f"{run.env_name}_1"
         self.model = self.zoo / f"{run.env_name}.zip"
         self.evaluations_file = self.zoo / "evaluations.npz"
         self.checkpoint = self.zoo / "checkpoint" / "checkpoint.json"
@@ -78,6 +78,13 @@ class RunFolder:
         returns = np.asarray(made["returns"], dtype=np.float64)
         return returns[:: self.run.agents] if len(returns) >= play["episodes"] else None
 
+    def is_finite(self) -> bool:
+        """Whether the returns of a finished run are numbers."""
+        curve = (self.evaluations() or {}).get("results", np.nan)
+        return all(
+            np.isfinite(np.asarray(values, float)).all() for values in (curve, *map(self.returns, self.run.plays()))
+        )
+
     def missing_plays(self) -> dict[str, dict[str, Any]]:
         """The evaluations of the saved model that are still to be made."""
         return {name: play for name, play in self.run.plays().items() if self.returns(name) is None}
@@ -109,8 +116,9 @@ class RunFolder:
     def state(self, patience: float = 0.1) -> State:
         """Say what is to be done, or that somebody is at it; ``patience`` waits for the end of another one's look."""
         look = RunFolder(self.out, self.run)
-        if self.lock.is_locked or (Path(self.lock.lock_file).exists() and not look.claim(patience)):
-            return State.RUNNING
+        with contextlib.suppress(PermissionError):  # in somebody else's folder one may look all the same
+            if self.lock.is_locked or (Path(self.lock.lock_file).exists() and not look.claim(patience)):
+                return State.RUNNING
         try:
             return self.found()  # while nobody sets it aside
         finally:

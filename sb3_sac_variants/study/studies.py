@@ -53,7 +53,7 @@ Interval = Annotated[tuple[float, float, float], Field(strict=False), AfterValid
 class Checked(BaseModel):
     """Part of the file, checked when it is read."""
 
-    model_config = {"extra": "forbid", "strict": True, "frozen": True}
+    model_config = {"extra": "forbid", "strict": True, "frozen": True, "allow_inf_nan": False}
 
 
 class FinalEvaluation(Checked):
@@ -104,11 +104,6 @@ class Run(Settings):
     def folder(self) -> PurePosixPath:
         """Folder of the run, relative to the folder of all runs: ``study/name/env/seedK``."""
         return PurePosixPath(self.study, self.name, self.env_name, f"seed{self.seed}")
-
-    @property
-    def zoo_folder(self) -> PurePosixPath:
-        """The zoo's own folder in it."""
-        return self.folder / self.algo / f"{self.env_name}_1"
 
     def settings(self) -> dict[str, Any]:
         """What two runs must have in common to be the same run, as JSON keeps it."""
@@ -205,10 +200,20 @@ class Study(Settings):
         ]
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, of which YAML would keep the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := {key for key in keys if keys.count(key) > 1}:
+            raise yaml.YAMLError(f"{', '.join(sorted(twice))} is there twice in the mapping{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
 def load_studies(path: Path, names: Collection[str] = ()) -> list[Study]:
     """Read and check a file of studies; keep those of some names, or all."""
     try:
-        table = yaml.safe_load(path.read_text(encoding="utf-8"))
+        table = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is no YAML file: {error}") from error
     if not isinstance(table, dict) or not table:

@@ -140,7 +140,7 @@ def _fill(**tables: dict[str, Any]) -> None:
             faults.append(f"{entry.name!r}, since {entry.value!r} of {_package(entry)} is broken: {error!r}")
             continue
         for name, value in values.items():
-            if value is not None and tables[name].setdefault(entry.name, value) is not value:
+            if value is not None and tables[name].setdefault(entry.name, value) != value:  # a method is made anew
                 faults.append(f"the {entry.name!r} of {_package(entry)}, since another algorithm has this name")
     for fault in faults:  # at the end, since a filter may make errors of warnings
         warnings.warn(f"The RL Zoo goes without {fault}", stacklevel=3)

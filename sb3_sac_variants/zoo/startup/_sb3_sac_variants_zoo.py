@@ -35,7 +35,10 @@ class ZooFinder:
             return None
         try:
             for finder in sys.meta_path:
-                spec = None if finder is cls else finder.find_spec(fullname, path, target)
+                find = (
+                    None if finder is cls else getattr(finder, "find_spec", None)
+                )  # the import system skips those without
+                spec = None if find is None else find(fullname, path, target)
                 if spec is not None:
                     extend_after_execution(spec.loader)
                     return spec
