@@ -266,7 +266,9 @@ def draw(tables: list[Path], file: Path) -> None:
         with table.open(newline="", encoding="utf-8") as opened:
             rows = [row for row in csv.DictReader(opened) if row["measure"] == CHART_MEASURE]
         if rows:
-            panels.append((f"{rows[0]['device']} ({table.stem})", {row["candidate"]: row for row in rows}))
+            kind = table.stem.rpartition("_")[2].upper()  # of speed_epyc_avx2
+            title = rows[0]["device"] + (f", {kind}" if kind != "SPEED" else "")
+            panels.append((title, {row["candidate"]: row for row in rows}))
     if not panels:
         return
     figure = Figure(figsize=(5 * len(panels), 2.6), layout="constrained")

@@ -32,7 +32,7 @@ RANGES: dict[str, tuple[list[Any], str]] = {
     "batch_size": ([0, -4, 2.5, True, None, 10**30], "pass an integer at least 1"),
     "tau": ([-0.1, 1.001, NAN, "0.5", None, 10**400], "pass a number at least 0 and at most 1"),
     "gamma": ([-0.1, 1.1, NAN, None], "pass a number at least 0 and at most 1"),
-    "gradient_steps": ([-2, 1.5, None, 10**400], "pass an integer at least 0"),
+    "gradient_steps": ([-2, 1.5, None, 10**400], "pass an integer at least -1"),
     "n_steps": ([0, -1, 2.5, None, 10**30], "pass an integer at least 1"),
     "target_update_interval": ([0, -1, 1.5, None, 10**30], "pass an integer at least 1"),
     "reward_scale": ([0, -5, NAN, INF, "large"], "pass a number greater than 0"),

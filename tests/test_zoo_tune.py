@@ -25,6 +25,7 @@ WORKERS, TRIALS, HEARTBEAT = 4, 20, 2
     ("arguments", "message"),
     [
         (["--storage", "logs/study.log", "--study-name", "a"], "logs/study.log must be the URL of a database"),
+        (["--storage", "sqlite:///study.log", "--study-name", "a"], "study.log must be the URL of a database"),
         (["--storage", "sqlite:///a.db", "--study-name", "a", "--heartbeat", "0"], "--heartbeat 0"),
         (["--storage", "sqlite:///a.db"], "--study-name"),
     ],

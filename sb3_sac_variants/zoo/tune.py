@@ -36,7 +36,7 @@ def main() -> None:
     args, others = parser.parse_known_args()
     if args.heartbeat < 1:
         parser.error(f"--heartbeat {args.heartbeat} must be at least 1")
-    if "://" not in args.storage:
+    if "://" not in args.storage or args.storage.endswith(".log"):  # the zoo takes that for a journal file
         parser.error(f"--storage {args.storage} must be the URL of a database; files do not notice a dead worker")
     optuna: Any = importlib.import_module("optuna")
     create_study = optuna.create_study

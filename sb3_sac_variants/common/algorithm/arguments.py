@@ -70,8 +70,7 @@ def check_arguments(model: Any) -> None:
         check_range("sde_sample_freq", model.sde_sample_freq, 1, integer=True)
     if model.seed is not None:
         check_range("seed", model.seed, 0, 2**32 - 1, integer=True)
-    if model.gradient_steps != -1:
-        check_range("gradient_steps", model.gradient_steps, 0, integer=True)
+    check_range("gradient_steps", model.gradient_steps, -1, integer=True)  # -1: as many as there were steps
     wanted = "the path of a folder, or None"
     check_instance("tensorboard_log", model.tensorboard_log, (str, os.PathLike, type(None)), wanted)
     check_settings(model)

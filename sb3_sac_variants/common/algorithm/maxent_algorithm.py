@@ -84,7 +84,7 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
     :param target_entropy: H of the learned temperature in nats: "auto" for -dim(A), or 0.7 log|A| on discrete actions;
         or a number; or, on discrete actions, "auto_0.9" for that fraction of log|A| (MASAC: of -dim(A), too)
     :param engine: how an update runs: "auto", "eager", "compile", "cudagraph"
-    :param precision: of the operands of matrix products in an update, "float32" or "bfloat16"
+    :param precision: of large matrix products in an update, "float32" or "bfloat16" (on a CPU of results, too)
     :param reward_scale: multiplies the rewards inside the loss (logged returns stay raw), 1/alpha of the 2018 paper
     :param qf_learning_rate: learning rate of the critics (and value networks), by default ``learning_rate``
     :param ent_coef_learning_rate: learning rate of the temperature, by default ``learning_rate``

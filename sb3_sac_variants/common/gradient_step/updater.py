@@ -5,6 +5,7 @@ from typing import Any
 
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sb3_sac_variants.common.checks.replaced import forward_hooks, parts_of, same_parts
 from sb3_sac_variants.common.gradient_step.engine import COMPILE_PAYS_FROM, Draw, Engine, Signature, Step, make_engine
@@ -131,8 +132,14 @@ class Updater:
     def _unsupported_engines(self) -> dict[str, str]:
         """Engines that cannot repeat what an update does here: why, by the engine's name."""
         reasons = {}
-        for part in self._parts:  # which a compiled update, or a replayed graph, would call while it is made only
-            if isinstance(part, nn.Module) and part is not self._actor and forward_hooks(part):
+        for part in self._parts:
+            if not isinstance(part, nn.Module):
+                continue
+            if isinstance(part, _BatchNorm) and part.training and part.track_running_stats:
+                reasons["compile"] = f"torch.func cannot change the running statistics of a {type(part).__name__}"
+            if part is not self._actor and forward_hooks(
+                part
+            ):  # it would be called while a graph is made, and only then
                 reasons["compile"] = reasons["cudagraph"] = f"a {type(part).__name__} has a forward hook"
         return reasons | {
             engine: why for learner in self._all_learners() for engine, why in learner.unsupported_engines().items()
