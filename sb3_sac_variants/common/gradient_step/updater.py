@@ -137,9 +137,8 @@ class Updater:
                 continue
             if isinstance(part, _BatchNorm) and part.training and part.track_running_stats:
                 reasons["compile"] = f"torch.func cannot change the running statistics of a {type(part).__name__}"
-            if part is not self._actor and forward_hooks(
-                part
-            ):  # it would be called while a graph is made, and only then
+            # One would be called while a graph is made, and only then
+            if part is not self._actor and forward_hooks(part):
                 reasons["compile"] = reasons["cudagraph"] = f"a {type(part).__name__} has a forward hook"
         return reasons | {
             engine: why for learner in self._all_learners() for engine, why in learner.unsupported_engines().items()
