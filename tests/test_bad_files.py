@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from gymnasium import spaces
 from helpers import ALGORITHMS, SpacesEnv, make, refused
@@ -168,6 +169,29 @@ def test_damaged_replay_buffer(content: Any, tmp_path: Path) -> None:
     ):
         model.load_replay_buffer(tmp_path / "buffer.pkl")
     assert model.replay_buffer is before
+
+
+@pytest.mark.parametrize("place", [-1, -40])
+def test_a_replay_buffer_of_which_one_byte_has_changed(place: int, tmp_path: Path) -> None:
+    """In the hash at its end, or in what is hashed."""
+    model = make(SACv1).learn(8)
+    model.save_replay_buffer(tmp_path / "buffer.pkl")
+    content = bytearray((tmp_path / "buffer.pkl").read_bytes())
+    content[place] ^= 1
+    (tmp_path / "buffer.pkl").write_bytes(content)
+    with pytest.raises(ValueError, match=r"path='.*buffer\.pkl' is damaged, or holds something else"):
+        model.load_replay_buffer(tmp_path / "buffer.pkl")
+
+
+def test_a_changed_number_in_a_replay_buffer(tmp_path: Path) -> None:
+    model = make(SACv1).learn(8)
+    rewards = model.replay_buffer.rewards[:8, 0].astype(np.float32)
+    model.save_replay_buffer(tmp_path / "buffer.pkl")
+    content = (tmp_path / "buffer.pkl").read_bytes()
+    assert content.count(rewards[3].tobytes()) == 1
+    (tmp_path / "buffer.pkl").write_bytes(content.replace(rewards[3].tobytes(), np.float32(7.0).tobytes()))
+    with pytest.raises(ValueError, match=r"path='.*buffer\.pkl' is damaged, or holds something else"):
+        model.load_replay_buffer(tmp_path / "buffer.pkl")
 
 
 def test_replay_buffer_of_other_environments(tmp_path: Path) -> None:

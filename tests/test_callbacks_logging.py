@@ -229,6 +229,26 @@ def test_logged_metrics_are_means_since_the_last_time(algorithm: type) -> None:
             assert row[f"train/{name}"] == pytest.approx(mean, rel=1e-4, abs=1e-6)
 
 
+def test_the_logged_entropy_is_that_of_the_policy_and_its_states() -> None:
+    model = make(SACv2).learn(20)
+    batch, noise = model.draw_batch(64)
+    with th.no_grad():
+        expected = -model.actor.sample(batch.observations, noise.actions).log_prob.mean()
+        found = model.update(batch, noise)["entropy"]
+        other = -model.actor.sample(batch.next_observations, noise.next_actions).log_prob.mean()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert found.item() != pytest.approx(other.item(), rel=1e-5)
+
+    model = make(SQL, "CartPole-v1", ent_coef=0.01).learn(40)
+    batch, noise = model.draw_batch(64)
+    with th.no_grad():
+        q_values = model.critic_target.values(batch.next_observations).amin(dim=0)
+        expected = th.distributions.Categorical(logits=q_values / 0.01).entropy().mean()
+        found = model.update(batch, noise)["entropy"]
+    assert found.item() == pytest.approx(expected.item(), rel=1e-3)
+    assert found.item() < 0.65  # that of all actions alike is log 2 = 0.69
+
+
 @pytest.mark.parametrize("algorithm", [SACv1, SACv2, SQL, MASAC])
 def test_an_update_may_report_what_it_likes(algorithm: type) -> None:
     class Mine(algorithm):  # type: ignore[misc, valid-type]

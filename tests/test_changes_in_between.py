@@ -411,6 +411,26 @@ def test_the_weight_of_the_cross_entropy_may_be_annealed(n_envs: int) -> None:
 # ---------------------------------------------------------------- particles
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ce_convention", "similarity"), ("ce_floor", "joint"), ("ce_center", True), ("ce_relative", True)],
+)
+def test_each_option_of_the_cross_entropy_may_change(name: str, value: Any) -> None:
+    model = make(MASAC, several_agents(), ce_coef=0.1).learn(10)
+    batch, noise = model.draw_batch(16)
+    obs, alpha = batch.observations, model.temperature.value
+
+    def value_of() -> th.Tensor:
+        with th.no_grad():
+            sample = model.actor.sample(obs, noise.actions)
+            return model._value(model.critic.min_q(obs, sample), obs, sample, alpha)[0]
+
+    setattr(model, name, value)
+    before = value_of()
+    model._take_settings()
+    assert not th.allclose(value_of(), before)
+
+
 def test_the_number_of_particles_may_change() -> None:
     model = make(SQL)
     model.learn(20)

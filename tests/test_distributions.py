@@ -13,6 +13,7 @@ import pytest
 import torch as th
 from float64 import AnyFloatExtractor
 from gymnasium import spaces
+from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 
 from sb3_sac_variants.common.equations.losses import likelihood_ratio_policy_improvement, soft_policy_improvement
 from sb3_sac_variants.common.networks.actors import (
@@ -220,6 +221,14 @@ def test_last_layers_that_are_more_than_they_seem_are_called(kind):
     latent = th.randn(2 * ONE_PRODUCT_FROM, 4)
     for left, right in zip(linear_heads(latent, *heads), [head(latent) for head in heads], strict=True):
         th.testing.assert_close(left, right, rtol=0, atol=0)
+
+
+def test_standard_deviations_are_bounded_as_in_sb3():
+    actor = gaussian(2)
+    for bias, bound in ((-100.0, LOG_STD_MIN), (100.0, LOG_STD_MAX)):
+        with th.no_grad():
+            actor.log_std.bias.fill_(bias)
+            assert (actor.get_action_dist_params(th.zeros(4, 2, dtype=actor.dtype))[1] == bound).all()
 
 
 def test_gsde_explores_with_one_matrix_for_the_batch():

@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from helpers import n_updates, set_progress
+from helpers import n_updates, set_progress, several
 from stable_baselines3.common.logger import Logger
 
 from sb3_sac_variants import SQL, SACv1, SACv2
@@ -381,6 +381,11 @@ def test_memory_that_was_freed_is_kept_for_the_next_step():
         [sys.executable, "-c", PAGE_FAULTS], capture_output=True, text=True, check=True, env=untuned
     )
     assert int(result.stdout) < 100
+
+
+def test_updates_are_planned_for_all_environments() -> None:
+    model = SACv2("MlpPolicy", several(4), train_freq=2, buffer_size=100).learn(40)
+    assert model.updater.planned_steps == 40 / (4 * 2)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,13 @@ def env(request: pytest.FixtureRequest) -> gym.Env:
     return gym.make(request.param)
 
 
+def test_closing_closes_the_environment(env: gym.Env, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = []
+    monkeypatch.setattr(env.unwrapped, "close", lambda: closed.append(1))
+    ChangedPhysics(env, mass=1.5).close()
+    assert closed == [1]
+
+
 def model_of(env: gym.Env) -> Any:
     return env.unwrapped.model  # type: ignore[attr-defined]
 

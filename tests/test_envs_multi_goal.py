@@ -139,6 +139,15 @@ def test_registered_episodes_last_thirty_steps():
     assert ends == [(False, False)] * 29 + [(False, True)]
 
 
+def test_positions_are_kept_for_rendering_only():
+    for mode, kept in ((None, 1), ("rgb_array", 6)):
+        env = gym.make("MultiGoal-v0", render_mode=mode)
+        env.reset(seed=0)
+        for _ in range(5):
+            env.step(np.zeros(2, np.float32))
+        assert len(env.unwrapped._path) == kept
+
+
 def test_copies_go_on_from_the_same_state():
     env = started_at((1.0, 2.0), render_mode="rgb_array")
     env.render()

@@ -440,6 +440,17 @@ def test_target_tracker_goes_on_counting_in_a_resumed_run():
     assert_same(online, target)
 
 
+def test_all_networks_are_searched_for_denormal_numbers(monkeypatch):
+    """After every 64 gradient steps of the run, however many a call of ``train()`` does."""
+    model, searched = make(SACv1, gradient_steps=50), []
+    monkeypatch.setattr(
+        Learner, "flush_denormals", lambda self: searched.append((self.name, model.updater.updates_since_load))
+    )
+    model.learn(10)
+    assert n_updates(model) == 250
+    assert searched == [(name, 64 * (i + 1)) for i in range(3) for name in model.updater.learners]
+
+
 @pytest.mark.parametrize("interval", [1, 2])
 def test_target_tracker_copies_running_statistics(interval):
     online = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))

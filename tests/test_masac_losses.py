@@ -140,7 +140,10 @@ def test_densities_far_out_are_finite_with_finite_gradients(far: float) -> None:
 def test_bonus_is_its_formula(
     policies: dict[str, np.ndarray], convention: str, relative: bool, center: bool, coefficient: float
 ) -> None:
-    policies["std"][:, :, 0] *= 0.05  # so that some log-densities reach the limit
+    policies["u"][0] = policies["mean"][0]  # so that some log-densities are beyond the limit:
+    policies["mean"][0, 1:], policies["std"][0] = policies["mean"][0, 0], 0.01  # two agents agree, and are sure
+    policies["u"][0] = policies["mean"][0]
+    assert math.log(floored(density_of(policies, 0, 1, 2), "product", 0.1)) > LOG_DENSITY_LIMIT * D
     alpha = np.array([0.1, 0.5, 2.0])
     term = CrossEntropy(coefficient, convention, "product_0.1", center, relative)
     found = term.bonus(pairwise(policies), ONES, th.tensor(alpha)).squeeze(2).numpy()

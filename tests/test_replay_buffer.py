@@ -554,6 +554,19 @@ def test_the_loop_stores_what_the_environment_did(monkeypatch, algorithm, n_envs
     assert len(LoggingEnv.diary) == 40
 
 
+def test_the_signature_changes_with_the_normalisation() -> None:
+    """A captured graph reads the statistics."""
+    env = VecNormalize(DummyVecEnv([SpacesEnv]))
+    buffer = make(SACv2, env).learn(10).replay_buffer
+    signatures = [buffer.signature]
+    for normalization in (None, env, VecNormalize(DummyVecEnv([SpacesEnv]))):
+        buffer.set_normalization(normalization)
+        signatures.append(buffer.signature)
+    assert len(set(signatures)) == 4
+    buffer.set_normalization(normalization)
+    assert buffer.signature == signatures[-1]
+
+
 # ---------------------------------------------------------------- subclasses, and what is missing
 
 

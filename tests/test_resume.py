@@ -190,6 +190,21 @@ def test_simulators_resume_in_the_middle_of_an_episode(env_id: str, tmp_path: Pa
     np.testing.assert_equal(resumed, whole)
 
 
+class Dice(SpacesEnv):
+    """Rewards from Python's own random numbers."""
+
+    def step(self, action: np.ndarray) -> Any:
+        observation, _, *rest = super().step(action)
+        return observation, random.random(), *rest
+
+
+def test_random_numbers_of_python_go_on(tmp_path: Path) -> None:
+    random.seed(1)
+    whole = evidence(make(SACv2, Dice()).learn(TOTAL))
+    random.seed(1)
+    np.testing.assert_equal(evidence(interrupted_run(SACv2, tmp_path / "run", Dice)), whole)
+
+
 def test_rendered_environment_resumes(tmp_path: Path) -> None:
     pytest.importorskip("pygame")
     env = gym.make("Pendulum-v1", render_mode="rgb_array")

@@ -142,14 +142,26 @@ def test_a_copied_model_acts_by_its_own_parameters(kind: str) -> None:
             assert sum(parameter.abs().sum() for parameter in model.policy.parameters()) > 0
 
 
+@pytest.mark.parametrize("kind", ["forward", "pre", "global"])
 @pytest.mark.parametrize("hooked", ["actor", "actor.latent_pi", "actor.latent_pi.0", "actor.mu"])
-def test_hooks_of_modules_are_called(hooked: str) -> None:
+def test_hooks_of_modules_are_called(hooked: str, kind: str) -> None:
     model = make(SACv2)
     module = model.policy.get_submodule(hooked)
     calls: list[bool] = []
-    module.register_forward_hook(lambda *_: calls.append(th.is_grad_enabled()))
+
+    def hook(called: nn.Module, *_: Any) -> None:
+        if called is module:
+            calls.append(th.is_grad_enabled())
+
+    if kind == "global":
+        handle = nn.modules.module.register_module_forward_hook(hook)
+    else:
+        handle = module.register_forward_hook(hook) if kind == "forward" else module.register_forward_pre_hook(hook)
     model.train = lambda gradient_steps, batch_size: None
-    model.learn(12)
+    try:
+        model.learn(12)
+    finally:
+        handle.remove()
     assert calls == [False] * 7
 
 
@@ -366,6 +378,7 @@ def test_a_copied_policy_has_a_training_mode_of_its_own() -> None:
     model.policy.set_training_mode(False)
     twin = copy.deepcopy(model.policy)
     twin.set_training_mode(True)
+    assert (twin.training, model.policy.training) == (True, False)
     assert twin.actor.latent_pi[0].training
     assert not model.actor.latent_pi[0].training
 

@@ -17,12 +17,13 @@ import pytest
 import seaborn as sns
 import yaml
 from filelock import FileLock
+from matplotlib.axes import Axes
 from scipy import stats
 from stable_baselines3 import SAC
 from studies import FIELDS, study
 from torch.utils.tensorboard import SummaryWriter
 
-from sb3_sac_variants.study import figure
+from sb3_sac_variants.study import figure, provenance
 from sb3_sac_variants.study.collect import COLUMNS, KEYS, Results, mean_by_interval, read_scalars
 from sb3_sac_variants.study.evaluate import play
 from sb3_sac_variants.study.figure import colours
@@ -186,6 +187,21 @@ def test_a_curve_ends_where_its_first_seed_does(tmp_path: Path, monkeypatch: pyt
         *[("cold", "1", 400), ("cold", "1", 800)],
         *[("sac", "1", 400), ("sac", "2", 400)],
     ]
+
+
+def test_published_intervals_are_drawn_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    drawn = []
+    monkeypatch.setattr(Axes, "errorbar", lambda self, x, y, yerr, **_: drawn.append((x, [*y], [*map(list, yerr)])))
+    own = study(environments=["Reacher-v5"], published={"Reacher-v5": {"Others": {400: [-4, -9, -3]}}}, final={})
+    figure.draw(own, _results(sac=[9.0, 11.0]), tmp_path / "figure.png")
+    assert drawn == [([400], [-4], [[5], [1]])]  # below and above
+
+
+@pytest.mark.parametrize("changes", ["", " M sb3_sac_variants/a.py"])
+def test_the_commit_says_whether_files_have_changed(changes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"ls-files": "__init__.py", "status": changes, "rev-parse": "0123456789ab\n"}
+    monkeypatch.setattr(subprocess, "check_output", lambda command, **_: answers[command[1]])
+    assert provenance.commit() == "0123456789ab" + "+changes" * bool(changes)
 
 
 # The table of studies
