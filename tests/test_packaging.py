@@ -129,7 +129,7 @@ print(sb3_sac_variants.SACv1.__name__)
 
 
 def shell_blocks(markdown: str) -> list[str]:
-    return re.findall(r"^```(?:bash|sh|shell|console)?\n(.*?)^```", markdown, re.DOTALL | re.MULTILINE)
+    return re.findall(r"^```bash\n(.*?)^```", markdown, re.DOTALL | re.MULTILINE)
 
 
 def test_ci_installs_and_tests_as_the_readme_says() -> None:
