@@ -17,6 +17,8 @@ from sb3_sac_variants.common.gradient_step.metrics import DeviceMetrics
 
 Step = Callable[..., None]
 
+#: how often the same piece of a step may be compiled that is not one graph, for different models
+MOST_IN_PIECES = 64
 #: seconds of compiling after which a line says so; from a filled cache it takes less
 ANNOUNCE_AFTER = 4.0
 
@@ -34,7 +36,7 @@ def compile_step(step: Step, fullgraph: bool, compilations: int | None) -> Step:
     Let ``torch.compile`` have a gradient step, to be compiled at its first call.
 
     :param fullgraph: False where the optimiser's own step has to break the graph
-    :param compilations: how often at the most; None for torch's limit
+    :param compilations: how often at the most; None for torch's limit (8; in pieces :data:`MOST_IN_PIECES`)
     """
     # Importing the compiler takes a second and a hundred megabytes, which eager runs do without
     from sb3_sac_variants.common.gradient_step.wide_products import WideProducts
@@ -45,6 +47,10 @@ def compile_step(step: Step, fullgraph: bool, compilations: int | None) -> Step:
     if fullgraph:
         options["guard_filter_fn"] = _guards_to_check
     limit: dict[str, Any] = {}
+    if not fullgraph and compilations is None:
+        # The pieces between two breaks are compiled one by one, and those of all models in a process are the same code:
+        # beyond torch's limit one would run eagerly in the middle of a compiled step
+        compilations = MOST_IN_PIECES
     if compilations is not None and "recompile_limit" in inspect.signature(th.compile).parameters:  # not in torch 2.8
         limit["recompile_limit"] = compilations
     return th.compile(_with_own_code(step), fullgraph=fullgraph, dynamic=False, options=options, **limit)
