@@ -20,7 +20,7 @@ from stable_baselines3.common.logger import Logger
 
 from sb3_sac_variants import SQL, SACv1, SACv2
 from sb3_sac_variants.common.gradient_step import engine as engine_module
-from sb3_sac_variants.common.gradient_step.compilation import compile_unsupported
+from sb3_sac_variants.common.gradient_step.compilation import compile_step, compile_unsupported
 from sb3_sac_variants.common.gradient_step.engine import COMPILE_PAYS_FROM, EngineUnavailableError
 from sb3_sac_variants.common.networks.actors import ONE_PRODUCT_FROM
 
@@ -268,6 +268,14 @@ def test_many_models_in_one_process_can_each_be_compiled():
             make(SACv2, "compile", ent_coef=0.1 + seed).train(1, batch_size=8)
 
 
+@pytest.mark.parametrize(("fullgraph", "compilations", "limit"), [(True, 4, 4), (False, 4, 64), (False, None, 64)])
+def test_a_step_in_pieces_may_be_compiled_more_often(fullgraph, compilations, limit, monkeypatch):
+    options = {}
+    monkeypatch.setattr(th, "compile", lambda step, recompile_limit=None, **_: options.update(limit=recompile_limit))
+    compile_step(lambda *_: None, fullgraph, compilations)
+    assert options == {"limit": limit}
+
+
 def test_engine_by_name_that_cannot_run_raises_with_the_reason(monkeypatch):
     with pytest.raises(EngineUnavailableError, match=r"cudagraph.*device='cpu'"):
         make(SACv2, "cudagraph").train(1, batch_size=8)
@@ -384,8 +392,16 @@ def test_memory_that_was_freed_is_kept_for_the_next_step():
 
 
 def test_updates_are_planned_for_all_environments() -> None:
-    model = SACv2("MlpPolicy", several(4), train_freq=2, buffer_size=100).learn(40)
+    model = SACv2("MlpPolicy", several(4), train_freq=2, buffer_size=100, learning_starts=0).learn(40)
     assert model.updater.planned_steps == 40 / (4 * 2)
+
+
+def test_no_updates_are_planned_for_the_warm_up() -> None:
+    model = make(SACv2, "auto", learning_starts=30)
+    model.learn(40)
+    assert model.updater.planned_steps == 10
+    model.learn(20, reset_num_timesteps=False)
+    assert model.updater.planned_steps == 10 + 20
 
 
 @pytest.mark.parametrize(
@@ -396,6 +412,8 @@ def test_auto_counts_gradient_steps_of_episodes(says_its_length, gradient_steps,
     if not says_its_length:
         env = env.unwrapped
         env.spec = None
-    model = SACv2("MlpPolicy", env, train_freq=(1, "episode"), gradient_steps=gradient_steps, buffer_size=10)
+    model = SACv2(
+        "MlpPolicy", env, train_freq=(1, "episode"), gradient_steps=gradient_steps, buffer_size=10, learning_starts=0
+    )
     model.learn(100_000, callback=lambda *_: False)
     assert model.updater.planned_steps == planned

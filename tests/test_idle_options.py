@@ -8,6 +8,7 @@ import pytest
 from agents import AgentsEnv
 from gymnasium import spaces
 from helpers import ALGORITHMS, SpacesEnv, make
+from stable_baselines3 import SAC
 
 from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
 
@@ -36,6 +37,16 @@ def test_a_target_for_a_fixed_temperature_is_warned_of(algorithm: Any, env: Any,
         algorithm.load(tmp_path / "model")
     with pytest.warns(UserWarning, match=MESSAGE):
         algorithm.load(tmp_path / "model", target_entropy=0.1)
+
+
+def test_a_loss_of_a_fixed_temperature_is_warned_of() -> None:
+    message = r"ent_coef_loss='log_alpha' has no effect on the fixed ent_coef=0\.03: leave it out$"
+    with pytest.warns(UserWarning, match=message) as caught:
+        make(SACv2, ent_coef=0.03, ent_coef_loss="log_alpha")
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SACv2.from_sb3(SAC("MlpPolicy", SpacesEnv(), buffer_size=10, ent_coef=0.03, device="cpu"))
 
 
 @pytest.mark.parametrize(("algorithm", "env"), CASES)

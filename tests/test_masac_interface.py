@@ -309,6 +309,24 @@ def test_a_temperature_that_runs_away_is_seen_among_others(kind: str, target: fl
     assert values["train/ent_coef_max"] > 2.9 * values["train/ent_coef"]
 
 
+def test_a_cold_agent_does_not_make_a_hot_one_look_as_if_its_temperature_ran_away() -> None:
+    model = make(env_of("discrete"), target_entropy=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model._watch({"ent_coef_max": 150.0, "entropy_of_hottest": 1.0, "entropy_min": 0.1})
+    with pytest.warns(UserWarning, match="runs away: ent_coef is 150"):
+        model._watch({"ent_coef_max": 150.0, "entropy_of_hottest": 0.1, "entropy_min": 0.1})
+
+
+def test_collapse_of_a_single_agent_is_warned_of() -> None:
+    model = make(ent_coef="auto", ce_coef=-0.3)
+    model.log_ent_coef.data[:] = th.tensor([0.4, 3.0, 3.0]).log()
+    with pytest.warns(UserWarning, match=r"ce_ratio.* is 1\.5"):
+        values = logged(model)
+    assert values["train/ce_ratio"] == pytest.approx((1.5 + 0.2 + 0.2) / 3, rel=0.05)
+    assert values["train/ce_ratio_max"] == pytest.approx(1.5, rel=0.05)
+
+
 def test_collapse_is_warned_of_once_when_the_temperature_has_fallen() -> None:
     model = make(ent_coef="auto_0.5", ce_coef=-0.2)  # a ratio of 0.8 at the beginning
     model.log_ent_coef.data.fill_(np.log(0.1))
@@ -436,6 +454,13 @@ BAD_ARGUMENTS: list[tuple[str, Any, str]] = [
     ("ent_coef", "1_0", "'auto_<initial value>'"),
     ("policy", "CnnPolicy", "pass one of 'MlpPolicy'"),
 ]
+
+
+def test_a_replay_buffer_that_is_no_class_is_refused() -> None:
+    with pytest.raises(
+        TypeError, match=r"replay_buffer_class='abc' .*: leave it out, or pass a subclass of .*AgentRep"
+    ):
+        make(replay_buffer_class="abc")
 
 
 @pytest.mark.parametrize(("name", "value", "remedy"), BAD_ARGUMENTS, ids=str)

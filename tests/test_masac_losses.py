@@ -165,9 +165,9 @@ def test_without_a_coefficient_there_is_no_bonus(policies: dict[str, np.ndarray]
 
 def test_ratio_is_the_share_of_the_temperature_that_agreement_costs() -> None:
     alpha = th.tensor([0.1, 0.4])
-    assert CrossEntropy(-0.2, "objective", "joint").ratio(alpha).item() == pytest.approx((2 + 0.5) / 2)
-    assert CrossEntropy(0.2, "similarity", "joint", relative=True).ratio(alpha).item() == pytest.approx(0.2)
-    assert CrossEntropy(0.0, "objective", "joint").ratio(th.zeros(3)).item() == 0
+    assert CrossEntropy(-0.2, "objective", "joint").ratio(alpha).mean().item() == pytest.approx((2 + 0.5) / 2)
+    assert CrossEntropy(0.2, "similarity", "joint", relative=True).ratio(alpha).mean().item() == pytest.approx(0.2)
+    assert CrossEntropy(0.0, "objective", "joint").ratio(th.zeros(3)).mean().item() == 0
 
 
 def test_sum_over_others_leaves_an_infinite_diagonal_out() -> None:

@@ -311,6 +311,15 @@ def test_hooks_on_the_critics_are_called() -> None:
     assert th.equal(th.stack(output), values)
 
 
+@pytest.mark.parametrize("algorithm", [SACv2, SQL, MASAC])
+def test_hooks_on_critics_of_discrete_actions_and_of_several_agents_are_called(algorithm: Any) -> None:
+    env = several_agents() if algorithm is MASAC else "CartPole-v1"
+    model, calls = make(algorithm, env), []
+    model.critic.register_forward_hook(lambda _, inputs, output: calls.append(len(output)))
+    model.learn(12)
+    assert calls == [model.critic.n_critics] * 7
+
+
 def test_a_hook_registered_in_between_is_called() -> None:
     calls: list[int] = []
 

@@ -295,3 +295,13 @@ def test_actions_and_log_densities_of_a_mixture_by_sb3s_method() -> None:
     assert actions.shape == (500, ACTION_DIM)
     expected = actor.log_prob(th.atanh(actions.clamp(-1 + 1e-6, 1 - 1e-6)), *actor.mixture(observations))
     th.testing.assert_close(log_prob, expected, rtol=1e-2, atol=1e-2)
+
+
+def test_the_value_for_inspection_is_evaluated_once() -> None:
+    model = make_model()
+    calls: list[int] = []
+    model.value_net.register_forward_hook(lambda *_: calls.append(1))
+    obs = np.zeros((4, OBS_DIM), dtype=np.float32)
+    values = model.soft_value(obs)
+    assert calls == [1]
+    np.testing.assert_array_equal(values, model.value_net(th.zeros(4, OBS_DIM, dtype=th.float64)).detach()[:, 0])

@@ -255,6 +255,11 @@ def test_arguments_can_be_changed_on_the_way():
     assert fixed.temperature.value.item() == 0.5
     learned = SACv2.from_sb3(make_sb3(ent_coef=0.5), ent_coef="auto_0.25")
     assert learned.log_ent_coef.exp().item() == pytest.approx(0.25)
+    other = SACv2.from_sb3(make_sb3(ent_coef="auto_0.1"), ent_coef="auto_0.25")
+    assert other.log_ent_coef.exp().item() == pytest.approx(0.25)
+    same = SACv2.from_sb3(make_sb3(ent_coef="auto_0.1"), ent_coef="auto")
+    assert same.log_ent_coef.exp().item() == pytest.approx(0.1, rel=0.05)  # it has learned a little
+    assert make_ours(ent_coef="auto_0.25").to_sb3(ent_coef="auto_0.5").log_ent_coef.exp().item() == pytest.approx(0.5)
     assert make_ours().to_sb3(ent_coef=0.125).ent_coef_tensor.item() == 0.125
     assert make_ours(ent_coef=0.125).to_sb3(ent_coef="auto_0.5").log_ent_coef.exp().item() == pytest.approx(0.5)
 

@@ -94,6 +94,16 @@ def test_temperature_given_to_load_goes_before_the_saved_one(tmp_path):
     assert loaded.actor.ent_coef.item() == loaded.temperature.value.item() == 2.0
 
 
+def test_discrete_actions_follow_a_temperature_that_was_set():
+    model = make(SQL, gym.make("CartPole-v1"), ent_coef="auto_0.001")
+    model.log_ent_coef.data.fill_(math.log(100.0))
+    model.predict(np.zeros(4, dtype=np.float32))
+    assert model.actor.ent_coef.item() == pytest.approx(100.0)
+    model.log_ent_coef.data.fill_(math.log(3.0))
+    model.learn(3)  # before the first update
+    assert model.actor.ent_coef.item() == pytest.approx(3.0)
+
+
 def test_metrics_are_logged():
     model = make(SQL, **PARTICLES)
     written = {}

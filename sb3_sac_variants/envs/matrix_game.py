@@ -73,7 +73,7 @@ class MatrixGameEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         :param action: Each agent's action, shape (n_agents,)
         :return: Observation, payoff, terminated (always), truncated (never), info
         :raises ValueError: If the game has no such actions
-        :raises gymnasium.error.ResetNeeded: Before each reset
+        :raises gymnasium.error.ResetNeeded: If reset() was not called since the last step
         """
         if self._needs_reset:
             raise gym.error.ResetNeeded("call reset() before step(): a game lasts one step")

@@ -55,12 +55,10 @@ def check_agent_replay_buffer(model: Any) -> None:
     buffer_class = model.replay_buffer_class
     if buffer_class is None:
         return
-    check_subclass("replay_buffer_class", buffer_class, object)
+    remedy = "leave it out, or pass a subclass of sb3_sac_variants.masac.AgentReplayBuffer"
+    check_subclass("replay_buffer_class", buffer_class, object, remedy)
     if not issubclass(buffer_class, AgentReplayBuffer):
-        raise ValueError(
-            f"replay_buffer_class={buffer_class.__name__} stores one reward for all agents: leave it out, or pass a "
-            "subclass of sb3_sac_variants.masac.AgentReplayBuffer"
-        )
+        raise ValueError(f"replay_buffer_class={buffer_class.__name__} stores one reward for all agents: {remedy}")
 
 
 def space_of_one_agent(action_space: spaces.Space) -> spaces.Box | spaces.Discrete:

@@ -52,10 +52,6 @@ class CentralizedCritic(StackedCritic):
         return obs.flatten(1).to(self.agent_ids.dtype)
 
     @abstractmethod
-    def evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
-        """Q of every agent at a joint action, of a policy or of the replay buffer, ``(n_critics, B, N)``."""
-
-    @abstractmethod
     def sample_q(self, obs: PyTorchObs, sample: PolicySample | JointSample) -> th.Tensor:
         """Q of every agent at its own actions, the others' being those drawn, ``(n_critics, B, N, K)``."""
 
@@ -97,7 +93,7 @@ class CentralizedContinuousCritic(CentralizedCritic):
         joint = features_dim + get_action_dim(self.action_space)
         return joint + self.n_agents if self.share_critic else joint, 1
 
-    def evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+    def _evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         return self._by_agent(self.q_networks(self._joint(obs, actions)))
 
     def sample_q(self, obs: PyTorchObs, sample: PolicySample | JointSample) -> th.Tensor:
@@ -169,7 +165,7 @@ class CentralizedDiscreteCritic(CentralizedCritic):
         q_values = self.q_networks(inputs.transpose(0, 1).repeat(self.n_critics, 1, 1))
         return q_values.view(self.n_critics, self.n_agents, *q_values.shape[1:]).transpose(1, 2)
 
-    def evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+    def _evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         own = actions.long().expand(self.n_critics, -1, -1).unsqueeze(3)
         return self.values(obs, actions).gather(3, own).squeeze(3)
 

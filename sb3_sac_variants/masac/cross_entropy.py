@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import torch as th
 
-from sb3_sac_variants.common.checks.validation import LARGEST, as_float, check_choice, check_range
+from sb3_sac_variants.common.checks.validation import LARGEST, as_float, check_bool, check_choice, check_range
 from sb3_sac_variants.common.equations.losses import check_shape
 from sb3_sac_variants.common.networks.actors import gaussian_log_prob, log_det_tanh
 
@@ -170,9 +170,8 @@ class CrossEntropy:
     ) -> None:
         check_range("ce_coef", coefficient, -LARGEST, LARGEST)
         check_choice("ce_convention", convention, CONVENTIONS)
-        for name, flag in (("ce_center", center), ("ce_relative", relative)):
-            if not isinstance(flag, bool):
-                raise ValueError(f"{name}={flag!r} is not allowed: pass True or False")
+        check_bool("ce_center", center)
+        check_bool("ce_relative", relative)
         #: beta with the sign it has in the objective
         self.coefficient = float(coefficient) if convention == "objective" else -float(coefficient)
         self.floor = parse_floor(floor, may_be_none=n_actions is not None)
@@ -186,13 +185,13 @@ class CrossEntropy:
 
     def ratio(self, ent_coef: th.Tensor) -> th.Tensor:
         """
-        The share ``|beta| (N - 1)/alpha`` of the temperature that agreement costs.
+        The share ``|beta| (N - 1)/alpha_i`` of each agent's temperature that agreement costs, ``(N,)``.
 
         For beta < 0 agents that agree have the temperature alpha (1 - ratio), and from 1 on nothing holds them from
-        collapsing to a point. Given is the mean over the agents.
+        collapsing to a point.
         """
         smallest = th.finfo(ent_coef.dtype).tiny  # a temperature of 0 is allowed, and 0/0 has no meaning
-        return (self.beta(ent_coef).abs() * (ent_coef.shape[0] - 1) / ent_coef.clamp(min=smallest)).mean()
+        return self.beta(ent_coef).abs() * (ent_coef.shape[0] - 1) / ent_coef.clamp(min=smallest)
 
     def bonus(self, log_density: th.Tensor, weights: th.Tensor, ent_coef: th.Tensor) -> th.Tensor:
         """

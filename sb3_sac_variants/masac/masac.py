@@ -18,7 +18,7 @@ from sb3_sac_variants.common.checks.validation import plain
 from sb3_sac_variants.common.equations.losses import soft_bellman_target
 from sb3_sac_variants.common.equations.types import Batch
 from sb3_sac_variants.common.gradient_step.targets import TargetTracker
-from sb3_sac_variants.common.gradient_step.temperature import Temperature
+from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature, Temperature
 from sb3_sac_variants.masac.buffers import AgentReplayBuffer
 from sb3_sac_variants.masac.checks import (
     check_agent_replay_buffer,
@@ -33,10 +33,10 @@ from sb3_sac_variants.masac.losses import (
     JointSample,
     agent_policy_improvement,
     agent_soft_value,
+    agent_temperature_loss,
     own_expectation,
 )
 from sb3_sac_variants.masac.policies import DecentralizedActor, MASACPolicy, MlpPolicy
-from sb3_sac_variants.masac.temperature import AgentTemperature
 
 
 class Noise(NamedTuple):
@@ -237,7 +237,7 @@ class MASAC(MaxEntAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self._warn_of_collapse(self.cross_entropy.ratio(self.temperature.value).item())
+        self._warn_of_collapse(self.cross_entropy.ratio(self.temperature.value).max().item())
 
     def _take_settings(self) -> None:
         super()._take_settings()
@@ -245,7 +245,9 @@ class MASAC(MaxEntAlgorithm):
         self._setup_cross_entropy()
 
     def _make_temperature(self, value: float, learned: bool) -> Temperature:
-        return AgentTemperature(value, size=self.n_agents) if learned else Temperature(value, self.n_agents)
+        if not learned:
+            return Temperature(value, self.n_agents)
+        return LearnedTemperature(value, size=self.n_agents, objective=agent_temperature_loss)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """
@@ -289,6 +291,7 @@ class MASAC(MaxEntAlgorithm):
         # Target Q-functions
         self.critic_target_tracker.step()
         entropy = -own_expectation(sample, sample.log_prob).mean(dim=0)
+        hottest, ce_ratio = alpha.argmax(dim=0, keepdim=True), self.cross_entropy.ratio(alpha)
         return {
             "critic_loss": critic_loss,
             "actor_loss": actor_loss,
@@ -296,9 +299,11 @@ class MASAC(MaxEntAlgorithm):
             "ent_coef_max": alpha.max(),
             "entropy": entropy.mean(),
             "entropy_min": entropy.min(),
+            "entropy_of_hottest": entropy.gather(0, hottest),
             "q_mean": q_mean,
             "td_error": td_error,
-            "ce_ratio": self.cross_entropy.ratio(alpha),
+            "ce_ratio": ce_ratio.mean(),
+            "ce_ratio_max": ce_ratio.max(),
             "policy_divergence": policy_divergence(log_densities, sample.weights),
             **temperature_metrics,
         }
@@ -327,10 +332,10 @@ class MASAC(MaxEntAlgorithm):
     # ---------------------------------------------------------------- watching and saving
 
     def _watch(self, metrics: dict[str, float]) -> None:
-        # Means over the agents would hide the one whose temperature runs away; a user's update may not report them
-        extremes = {"ent_coef": "ent_coef_max", "entropy": "entropy_min"}
-        super()._watch({name: metrics[extreme] for name, extreme in extremes.items() if extreme in metrics})
-        self._warn_of_collapse(metrics.get("ce_ratio", 0.0))
+        # Means over the agents would hide the one whose temperature runs away; a user's update may not report it
+        hottest = {"ent_coef": "ent_coef_max", "entropy": "entropy_of_hottest"}
+        super()._watch({name: metrics[own] for name, own in hottest.items() if own in metrics})
+        self._warn_of_collapse(metrics.get("ce_ratio_max", 0.0))
 
     def _warn_of_collapse(self, ratio: float) -> None:
         """

@@ -9,6 +9,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 
+from sb3_sac_variants.common.checks.validation import check_bool
 from sb3_sac_variants.common.gradient_step.targets import target_copy
 from sb3_sac_variants.common.networks.actors import ActorNetwork, gaussian_log_prob, log_det_tanh
 from sb3_sac_variants.common.networks.critics import stacked_mlp
@@ -77,7 +78,11 @@ class DecentralizedActor(ActorNetwork):
         """Shape of the standard normal noise that :meth:`sample` takes."""
 
     def outputs(self, obs: th.Tensor) -> th.Tensor:
-        """What the networks say of each agent's policy at its own observation, ``(B, N, output_dim)``."""
+        """
+        Parameters of each agent's policy at its own observation: means and log deviations, or logits.
+
+        :return: ``(B, N, output_dim)``
+        """
         return self._outputs(self._agents_first(obs)).transpose(0, 1)
 
     def outputs_at_each_observation(self, obs: th.Tensor) -> th.Tensor:
@@ -174,7 +179,7 @@ class CategoricalActors(DecentralizedActor):
         weights = log_prob.exp()
         # The inverse of the distribution function, at a uniform number: that of the normal distribution at the noise
         uniform = th.special.ndtr(noise).unsqueeze(2)
-        actions = (weights.detach().cumsum(dim=2) < uniform).sum(dim=2).clamp(max=weights.shape[2] - 1)
+        actions = (uniform > weights.detach().cumsum(dim=2)[..., :-1]).sum(dim=2)
         return JointSample(actions, log_prob, weights)
 
     def log_densities(self, obs: th.Tensor, sample: JointSample, ce_obs: str) -> th.Tensor:
@@ -213,9 +218,8 @@ class MASACPolicy(MaxEntPolicy):
     critic_target: CentralizedCritic  # type: ignore[assignment]
 
     def __init__(self, *args: Any, share_actor: bool = False, share_critic: bool = False, **kwargs: Any):
-        for name, flag in (("share_actor", share_actor), ("share_critic", share_critic)):
-            if not isinstance(flag, bool):
-                raise ValueError(f"policy_kwargs {name}={flag!r} is not allowed: pass True or False")
+        check_bool("policy_kwargs share_actor", share_actor)
+        check_bool("policy_kwargs share_critic", share_critic)
         for name, default in {**GAUSSIAN_ARGUMENTS, **_FEATURE_ARGUMENTS}.items():
             if kwargs.get(name, default) not in (default, self.default_features_extractor_class, {}):
                 raise ValueError(

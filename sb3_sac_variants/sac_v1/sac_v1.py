@@ -201,5 +201,8 @@ class SACv1(MaxEntAlgorithm):
             return soft_policy_improvement(q_values, sample, alpha)
         return likelihood_ratio_policy_improvement(q_values, baseline, sample, alpha)
 
+    def _draw_inspection_noise(self, n_samples: int, batch_size: int, generator: th.Generator) -> th.Tensor:
+        return th.empty(1, 0)  # V(s) is what the network says: nothing is sampled
+
     def _soft_value(self, obs: th.Tensor | TensorDict, noise: th.Tensor) -> th.Tensor:
         return self.value_net(obs)

@@ -104,7 +104,9 @@ def from_sb3(
         if not th.equal(used, th.full_like(used, float(arguments["ent_coef"]))):
             arguments["ent_coef"] = used.item()
         arguments["target_entropy"] = "auto"  # of no use there either
-    arguments |= {"ent_coef_loss": "log_alpha", "update_order": "sb3", **kwargs}
+    arguments |= {"update_order": "sb3", **kwargs}
+    if isinstance(arguments["ent_coef"], str):
+        arguments.setdefault("ent_coef_loss", "log_alpha")
     if arguments["target_update_interval"] != 1:
         warnings.warn(
             f"target_update_interval={arguments['target_update_interval']} counts gradient steps over the whole run "
@@ -115,13 +117,18 @@ def from_sb3(
     model = _build(cls, policy, sac, sac.get_env() if env is None else env, device, arguments)
 
     state = parameters_of_sac(sac.get_parameters(), model)
-    if model.temperature.learned and sac.log_ent_coef is not None:
+    if model.temperature.learned and sac.log_ent_coef is not None and not _asks_for_temperature(kwargs):
         state["temperature"] = {"log_ent_coef": sac.log_ent_coef.detach()}
-    else:  # a temperature that only one of the two learns stays as it was made
+    else:  # a temperature that only one of the two learns, or that was asked for, stays as it was made
         state = {name: value for name, value in state.items() if not name.startswith("temperature")}
         state |= {name: value for name, value in model.get_parameters().items() if name.startswith("temperature")}
     _take_over(model, sac, state)
     return model
+
+
+def _asks_for_temperature(kwargs: dict[str, Any]) -> bool:
+    """Whether arguments name a temperature to begin with; "auto" goes on with the one that was learned."""
+    return kwargs.get("ent_coef", "auto") != "auto"
 
 
 def to_sb3(model: Any, exact: bool, **kwargs: Any) -> SAC:
@@ -159,7 +166,7 @@ def to_sb3(model: Any, exact: bool, **kwargs: Any) -> SAC:
     if sac.log_ent_coef is not None:
         assert sac.ent_coef_optimizer is not None
         state["ent_coef_optimizer"] = sac.ent_coef_optimizer.state_dict()
-        if isinstance(temperature, LearnedTemperature):
+        if isinstance(temperature, LearnedTemperature) and not _asks_for_temperature(kwargs):
             sac.log_ent_coef.data.copy_(temperature.log_ent_coef.data)
             state["ent_coef_optimizer"] = optimizer_state(
                 temperature.optimizer,

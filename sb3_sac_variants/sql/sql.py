@@ -9,7 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
+from stable_baselines3.common.type_aliases import GymEnv, RolloutReturn, Schedule, TensorDict
 
 from sb3_sac_variants.common.algorithm.arguments import EngineName, PrecisionName, TrainFreqUnit
 from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, Metrics, bellman_loss
@@ -173,9 +173,7 @@ class SQL(MaxEntAlgorithm):
 
     @property
     def _action_kind(self) -> type[ActionKind]:
-        # Without an environment there are no spaces: _check_arguments, which comes later, says so
-        space = getattr(self, "action_space", None)
-        return AllActions if isinstance(space, spaces.Discrete) else SampledActions
+        return AllActions if isinstance(self.action_space, spaces.Discrete) else SampledActions
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
@@ -214,6 +212,16 @@ class SQL(MaxEntAlgorithm):
         if isinstance(self.actor, SoftmaxActor):
             self.actor.ent_coef.copy_(self.temperature.value)
 
+    def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
+        """As SB3's; the actor follows a temperature that somebody has set (``log_ent_coef``)."""
+        self._tell_actor_temperature()
+        return super().collect_rollouts(*args, **kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """As SB3's; the actor follows a temperature that somebody has set (``log_ent_coef``)."""
+        self._tell_actor_temperature()
+        return super().predict(*args, **kwargs)
+
     def draw_noise(self, batch_size: int) -> Noise:
         return self._actions.draw_noise(batch_size)
 
@@ -233,7 +241,7 @@ class SQL(MaxEntAlgorithm):
         next_policy = energy_based_policy(next_q, proposal, alpha)
         temperature_metrics = self.temperature.minimize(next_policy, self.target_entropy)
 
-        # Policy, eq. 13 and 14
+        # Policy, eq. 13 and 14: a Stein step of SampledActions; on discrete actions there is nothing to learn
         policy_metrics = self._actions.improve_policy(batch, noise, self.temperature.value)
 
         # Target Q-functions

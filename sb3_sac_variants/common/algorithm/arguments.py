@@ -27,6 +27,7 @@ from sb3_sac_variants.common.checks.validation import (
     parse_ent_coef,
     plain,
 )
+from sb3_sac_variants.common.networks.policies import GAUSSIAN_ARGUMENTS
 
 EngineName = Literal["auto", "eager", "compile", "cudagraph"]
 PrecisionName = Literal["float32", "bfloat16"]
@@ -140,16 +141,17 @@ def warn_of_idle_arguments(given: dict[str, Any], model: Any) -> None:
     """
     fixed = not model.temperature.learned
     policy_kwargs = given.get("policy_kwargs") or {}
-    policy_defaults = {"log_std_init": -3, "use_expln": False, "clip_mean": 2.0, "use_sde": False}
-    for name, usual in policy_defaults.items() if isinstance(model.action_space, spaces.Box) else ():
+    for name, usual in GAUSSIAN_ARGUMENTS.items() if isinstance(model.action_space, spaces.Box) else ():
         if not model.use_sde and policy_kwargs.get(name, usual) != usual:
             warnings.warn(
                 f"policy_kwargs {name}={policy_kwargs[name]!r} has no effect without use_sde=True, an argument of the "
                 "algorithm: leave it out",
                 stacklevel=4,
             )
+    on_fixed = f"on the fixed ent_coef={model.ent_coef!r}"
     for name, default, idle, cause, remedy in (
-        ("target_entropy", "auto", fixed, f"on the fixed ent_coef={model.ent_coef!r}", ", or pass 'auto', its default"),
+        ("target_entropy", "auto", fixed, on_fixed, ", or pass 'auto', its default"),
+        ("ent_coef_loss", "alpha", fixed, on_fixed, ""),
         ("sde_sample_freq", -1, not model.use_sde, "without use_sde=True", ""),
         ("use_sde_at_warmup", False, not model.use_sde, "without use_sde=True", ""),
     ):

@@ -16,12 +16,15 @@ class RunCheckpointCallback(BaseCallback):
     ``load_checkpoint()`` of the algorithm takes it up. Where the folder holds one of another run, training does not
     begin. In a list of callbacks it is called first, wherever it stands: what others do at the start of a rollout
     follows the checkpoint, so that a resumed run does it once. Inside an ``EventCallback`` it is refused: it would not
-    be told where rollouts begin. Named in a ``callback:`` entry of the RL Zoo it needs no
-    path, and ``python -m sb3_sac_variants.zoo resume FOLDER`` goes on with the run in that folder.
+    be told where rollouts begin. Named in a ``callback:`` entry of the RL Zoo it needs no path, and
+    ``python -m sb3_sac_variants.zoo resume FOLDER`` goes on with the run in that folder.
 
     :param path: folder of the checkpoint; in the zoo by default ``checkpoint`` in the folder of the run
     :param save_freq: environment steps from one to the next
     :param verbose: from 1 on, say when one is saved
+    :raises ValueError: if ``save_freq`` is below 1; when training begins, if there is no path, or it is inside another
+        callback
+    :raises RuntimeError: when training begins, if the folder holds the checkpoint of another run
     """
 
     def __init__(self, path: str | pathlib.Path | None = None, save_freq: int = 10_000, verbose: int = 0):

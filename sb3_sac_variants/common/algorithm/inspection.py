@@ -20,6 +20,8 @@ def q_value(model: Any, observation: Observation, action: np.ndarray) -> np.ndar
 
     :param observation: one observation or n of them (normalised, where VecNormalize is used)
     :param action: actions as the environment takes them, ``(n, *action_shape)``
+    :raises ValueError: if the observation does not fit its space, or there is not one action of the action space for
+        each
     """
     model.policy.find_modules()
     model.policy.set_training_mode(False)
@@ -40,6 +42,7 @@ def soft_value(model: Any, observation: Observation, n_samples: int = 64) -> np.
 
     :param observation: one observation or n of them (normalised, where VecNormalize is used)
     :param n_samples: actions to sample for each observation, where some are sampled
+    :raises ValueError: if the observation does not fit its space, or ``n_samples`` is below 1
     """
     check_range("n_samples", n_samples, 1, integer=True)
     model.policy.find_modules()

@@ -24,7 +24,7 @@ class LoggedMetrics(defaultdict[str, Any]):
 
     @classmethod
     def of(cls, logger: Logger) -> "LoggedMetrics":
-        """Give a logger such values."""
+        """Make a logger's ``name_to_value`` a :class:`LoggedMetrics`, once, and return it."""
         values = logger.name_to_value
         if not isinstance(values, cls):
             values = logger.name_to_value = cls(float, values)

@@ -98,6 +98,8 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
     tracked_networks: ClassVar[dict[str, str]]
     #: shape of the value of a state
     value_shape: tuple[int, ...] = ()
+    #: what a learned temperature is differentiated by; an argument of SACv2
+    ent_coef_loss: str = "alpha"
     #: attributes that a gradient step reads as plain values
     update_constants: ClassVar[tuple[str, ...]] = (
         "gamma",
@@ -178,7 +180,12 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
         if _init_setup_model:
             self._setup_model()
             check_whole_episodes(self.train_freq, self.n_envs)  # a model that was loaded may only play
-            given = {"target_entropy": target_entropy, "policy_kwargs": policy_kwargs, **off_policy_arguments}
+            given = {
+                "target_entropy": target_entropy,
+                "ent_coef_loss": self.ent_coef_loss,
+                "policy_kwargs": policy_kwargs,
+            }
+            given |= off_policy_arguments
             warn_of_idle_arguments(given, self)
 
     # ---------------------------------------------------------------- the algorithm's own
@@ -237,7 +244,7 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
 
     def _make_temperature(self, value: float, learned: bool) -> Temperature:
         """Build the temperature, without an optimiser."""
-        return LearnedTemperature(value, getattr(self, "ent_coef_loss", "alpha")) if learned else Temperature(value)
+        return LearnedTemperature(value, self.ent_coef_loss) if learned else Temperature(value)
 
     def _setup_lr_schedule(self) -> None:
         super()._setup_lr_schedule()
@@ -325,7 +332,7 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
 
     def _planned_gradient_steps(self) -> float:
         """Number of gradient steps to the end of ``learn()``."""
-        steps = max(self._total_timesteps - self.num_timesteps, 0)
+        steps = max(self._total_timesteps - max(self.num_timesteps, self.learning_starts), 0)
         if self.gradient_steps <= 0:
             return steps
         assert isinstance(self.train_freq, TrainFreq)
@@ -387,7 +394,13 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
     # ---------------------------------------------------------------- saving and loading
 
     def save(self, path: Path, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
-        """Save the model. As SB3's ``save``, but a file that is already there is replaced only by a complete one."""
+        """
+        Save the model. As SB3's ``save``, but a file that is already there is replaced only by a complete one.
+
+        :param exclude: names of attributes to leave out
+        :param include: names of attributes to save although they are left out by default
+        :raises TypeError: if one of the two is a single name
+        """
         save_load.save_model(self, super().save, path, exclude, include)
 
     @classmethod
@@ -480,7 +493,14 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
     def set_parameters(
         self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto"
     ) -> None:
-        """Take over parameters. As SB3's ``set_parameters``, with errors that say what does not fit."""
+        """
+        Take over parameters. As SB3's ``set_parameters``, with errors that say what does not fit.
+
+        :param load_path_or_dict: what ``get_parameters()`` gave, or a saved model
+        :param exact_match: whether parameters of each network and optimiser have to be there
+        :param device: where to load them first
+        :raises ValueError: if the file is damaged, or they are those of a model with other parts
+        """
         if isinstance(load_path_or_dict, dict):  # torch's optimisers take over the tensors of a state as they are
             load_path_or_dict = copy.deepcopy(load_path_or_dict)
         check_device(device)

@@ -178,7 +178,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
 
     def _with_terminal_observations(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """
-        Look at the observations that ended an episode, and stand in for those that a truncated one does not have.
+        Check the observations that ended an episode. Where a truncated one has none, use the observation before.
 
         What then bootstraps is the value of the observation before, which is a step away from the right one. The first
         observation of the next episode, which SB3 would take, may be any number of steps away; to take the episode as

@@ -18,7 +18,7 @@ class SB3Attributes:
     @property
     def ent_coef(self) -> str | float:
         """
-        The temperature as it was passed: a number, or "auto" where it is learned.
+        The temperature as it was passed: a number, or where it is learned "auto" or "auto_0.1".
 
         A fixed one may be changed at any time. A learned one is where ``log_ent_coef`` is.
         """

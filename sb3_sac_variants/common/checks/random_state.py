@@ -10,12 +10,7 @@ RandomState = dict[str, Any]
 
 
 def torch_random_state(device: th.device) -> RandomState:
-    """
-    State of torch's generators.
-
-    :param device: where a model lives
-    :return: the state of torch's generators that it draws from
-    """
+    """State of torch's generators that a model on ``device`` draws from."""
     state: RandomState = {"torch": th.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = th.cuda.get_rng_state(device)
@@ -23,12 +18,7 @@ def torch_random_state(device: th.device) -> RandomState:
 
 
 def random_state(device: th.device) -> RandomState:
-    """
-    State of all global generators: Python's, NumPy's, torch's.
-
-    :param device: where a model lives
-    :return: the state of all global generators: Python's, NumPy's, torch's
-    """
+    """State of all global generators that a model on ``device`` draws from: Python's, NumPy's, torch's."""
     numpy_state = np.random.get_state()  # noqa: NPY002 - SB3 draws from NumPy's global generator
     return {"python": random.getstate(), "numpy": numpy_state, **torch_random_state(device)}
 

@@ -103,7 +103,7 @@ def as_float(value: Any) -> float:
 
     :param value: a number, or text
     :return: the number
-    :raises ValueError: if it is none; or TypeError, or OverflowError
+    :raises ValueError, TypeError, OverflowError: if it is none
     """
     if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
         raise ValueError

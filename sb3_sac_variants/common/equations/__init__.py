@@ -1,1 +1,1 @@
-"""The equations of maximum-entropy reinforcement learning, and the types they speak of."""
+"""The equations of maximum-entropy reinforcement learning, the types they speak of, and an update's matrix products."""

@@ -5,7 +5,7 @@ Every function takes tensors and returns tensors: no network, no optimiser, no s
 silent broadcast of ``(batch,)`` against ``(batch, 1)`` is the classic error of this field. Notation: ``B`` batch
 size, ``N`` number of agents (1 but for MASAC), ``n`` number of critics, ``K`` number of actions an expectation runs
 over (1 for a sampled action, ``|A|`` for an exact sum over discrete actions); ``sample`` holds the policy's actions,
-``q_values`` Q at these, ``(B, K)``, and ``ent_coef`` is the temperature alpha, a scalar tensor without gradient.
+``q_values`` Q at these, ``(B, K)``, and ``ent_coef`` is the temperature alpha, ``(1,)``, without gradient.
 
 P17 is Haarnoja et al. 2017 (arXiv 1702.08165), P18 Haarnoja et al. 2018 (arXiv 1801.01290), P19 Haarnoja et al.
 2018/2019 (arXiv 1812.05905).

@@ -86,7 +86,9 @@ class CompiledEngine(Engine):
 
     :param fullgraph: False where the optimiser's own step has to break the graph. The first gradient step is then done
         eagerly: learners find out which parameters the optimiser has to pass by
-    :param compilations: how often it compiles at the most, by default as often as torch does (8 times)
+    :param compilations: how often it compiles at the most, by default as often as torch does (8 times); where the
+        optimiser breaks the graph,
+        :data:`~sb3_sac_variants.common.gradient_step.compilation.MOST_IN_PIECES` times
     """
 
     name = "compile"

@@ -29,11 +29,10 @@ def parse_target_entropy(target_entropy: Any, action_space: spaces.Space) -> flo
     "auto" means -dim(A) on Box (Haarnoja et al. 2019, appendix D), 0.7 log|A| on discrete actions, and there
     "auto_<ratio>" that fraction of log|A|. An entropy that no policy on the space has is refused.
     """
-    if isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete):
-        sizes = action_space.nvec if isinstance(action_space, spaces.MultiDiscrete) else [action_space.n]
-        lowest, highest = 0.0, sum(math.log(n) for n in sizes)
+    if isinstance(action_space, spaces.Discrete):
+        lowest, highest = 0.0, math.log(action_space.n)
         default, remedy = DISCRETE_ENTROPY_RATIO * highest, "pass 'auto', 'auto_<ratio>' or a number (nats)"
-        reachable = f"policies over {math.prod(sizes)} actions have entropies above 0 and up to log|A| = {highest:.4g}"
+        reachable = f"policies over {action_space.n} actions have entropies above 0 and up to log|A| = {highest:.4g}"
     else:
         dim = get_action_dim(action_space)
         lowest, highest = -LARGEST, dim * math.log(2.0)

@@ -1,6 +1,7 @@
 """The temperature alpha (SB3's ``ent_coef``) as an object, fixed or learned, so that no algorithm asks which."""
 
 import math
+from collections.abc import Callable
 
 import torch as th
 from torch import nn
@@ -46,13 +47,16 @@ class LearnedTemperature(Temperature):
         (the authors' early code and SB3, where alpha moves at a speed independent of its size;
         rail-berkeley/softlearning issue 37)
     :param size: how many of them there are
+    :param objective: eq. 18 for this kind of sample
     """
 
     learned = True
 
-    def __init__(self, value: float, loss: str = "alpha", size: int = 1):
+    def __init__(
+        self, value: float, loss: str = "alpha", size: int = 1, objective: Callable[..., th.Tensor] = temperature_loss
+    ):
         super().__init__(value, size)
-        self.loss = loss
+        self.loss, self.objective = loss, objective
         self.log_ent_coef = nn.Parameter(th.full((size,), math.log(value), dtype=th.float32))
         self.optimizer: th.optim.Optimizer
         self.learner: Learner
@@ -73,6 +77,6 @@ class LearnedTemperature(Temperature):
 
     def minimize(self, sample: PolicySample, target_entropy: float) -> dict[str, th.Tensor]:
         loss = self.learner.minimize(
-            lambda temperature: temperature_loss(temperature.coefficient(), sample, target_entropy)
+            lambda temperature: self.objective(temperature.coefficient(), sample, target_entropy)
         )
         return {"ent_coef_loss": loss}

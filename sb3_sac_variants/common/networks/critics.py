@@ -186,13 +186,19 @@ class StackedCritic(FeatureNetwork):
     def _network_sizes(self, features_dim: int) -> tuple[int, int]:
         """Sizes of a network's input and output."""
 
-    @abstractmethod
     def evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """
-        Q of all critics at one action for each state, ``(n_critics, B, 1)``.
+        Q of all critics at one action for each state, ``(n_critics, B, 1)``; ``(n_critics, B, N)`` with N agents.
 
         :param actions: actions as the replay buffer has them, ``(B, action_dim)``
         """
+        if self._forward_hooks or self._forward_pre_hooks:  # SB3 calls the module, so that they see every evaluation
+            return th.stack(self(obs, actions))
+        return self._evaluate(obs, actions)
+
+    @abstractmethod
+    def _evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+        """:meth:`evaluate` without the hooks."""
 
     @abstractmethod
     def sample_q(self, obs: PyTorchObs, sample: PolicySample) -> th.Tensor:
@@ -210,7 +216,7 @@ class StackedCritic(FeatureNetwork):
 
     def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
         """Q of all critics at one action for each state, one ``(B, 1)`` each, as SB3's ``ContinuousCritic``."""
-        return tuple(self.evaluate(obs, actions))
+        return tuple(self._evaluate(obs, actions))
 
     def q1_forward(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         """Q of the first critic at one action for each state, ``(B, 1)``."""
@@ -236,15 +242,7 @@ class StackedContinuousCritic(StackedCritic):
     def _network_sizes(self, features_dim: int) -> tuple[int, int]:
         return features_dim + get_action_dim(self.action_space), 1
 
-    def evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
-        if self._forward_hooks or self._forward_pre_hooks:  # SB3 calls the module, so that they see every evaluation
-            return th.stack(self(obs, actions))
-        return self._all(obs, actions)
-
-    def forward(self, obs: PyTorchObs, actions: th.Tensor) -> tuple[th.Tensor, ...]:
-        return tuple(self._all(obs, actions))
-
-    def _all(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+    def _evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         return self.q_networks(th.cat([self.features(obs), actions], dim=1))
 
     def sample_q(self, obs: PyTorchObs, sample: PolicySample) -> th.Tensor:

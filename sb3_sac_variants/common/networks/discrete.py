@@ -93,7 +93,7 @@ class StackedDiscreteCritic(StackedCritic):
         """Q of all critics at all actions, ``(n_critics, B, |A|)``."""
         return self.q_networks(self.features(obs))
 
-    def evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
+    def _evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         return self.values(obs).gather(2, actions.long().expand(self.n_critics, *actions.shape))
 
     def sample_q(self, obs: PyTorchObs, sample: PolicySample) -> th.Tensor:

@@ -2,8 +2,8 @@
 Networks for batches of a few observations, as a rollout has them.
 
 There, ``nn.Module.__call__`` and the search for parameters take as long as the arithmetic. :func:`fast_inference` gives
-the same function of the same parameters without them; a module that has hooks, or is of another
-make, is called as ever.
+the same function of the same parameters without them. A module that has hooks, or whose class is not known here, is
+called as usual.
 """
 
 import copy
@@ -20,7 +20,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from sb3_sac_variants.common.equations import products
 from sb3_sac_variants.common.networks.critics import StackedNetworks
 
-#: where networks are known to keep nothing on them
+#: whose networks store nothing on themselves when they are called, so that a shallow copy can stand in
 PACKAGE = __name__.partition(".")[0]
 
 #: layers that are F.linear, the second in an update with a precision of its own

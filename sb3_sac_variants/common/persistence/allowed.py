@@ -97,12 +97,7 @@ class ZooLinearSchedule:
 
 
 def is_trusted(trusted: bool) -> bool:
-    """
-    Whether the caller vouches for a file, by argument or environment variable.
-
-    :param trusted: the argument of a function that loads
-    :return: whether the caller vouches for the file, by the argument or the environment variable
-    """
+    """Whether the caller vouches for a file, by the argument of a function that loads or the environment variable."""
     return trusted or os.environ.get(TRUSTED_VARIABLE) == "1"
 
 

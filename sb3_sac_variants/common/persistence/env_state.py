@@ -175,12 +175,7 @@ def set_states(env: VecEnv, states: list[bytes], trusted: bool = False) -> None:
 
 
 def names(group: list[Any]) -> list[str]:
-    """
-    Name the classes of some layers.
-
-    :param group: layers
-    :return: the names of their classes
-    """
+    """Name the classes of some layers."""
     return [_name(layer) for layer in group]
 
 

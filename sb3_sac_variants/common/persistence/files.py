@@ -64,11 +64,7 @@ def written_whole(path: str | pathlib.Path, suffix: str = "") -> Iterator[Buffer
 
 
 def sync_folder(folder: pathlib.Path) -> None:
-    """
-    Wait until the names in a folder are on the disk.
-
-    :param folder: the folder
-    """
+    """Wait until the names in a folder are on the disk."""
     if os.name == "posix":  # Windows cannot open folders
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -78,12 +74,7 @@ def sync_folder(folder: pathlib.Path) -> None:
 
 
 def sha256(path: pathlib.Path) -> str:
-    """
-    SHA-256 of a file.
-
-    :param path: path of a file
-    :return: the SHA-256 of its content
-    """
+    """SHA-256 of a file."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -119,12 +110,7 @@ def is_file_object(path: Any) -> bool:
 
 
 def describe(path: Path) -> str:
-    """
-    Name a path or file in errors.
-
-    :param path: a path, or a file that is open
-    :return: what to call it in errors
-    """
+    """Name a path, or a file that is open, in errors."""
     return str(path) if isinstance(path, str | pathlib.Path) else f"<{type(path).__name__}>"
 
 

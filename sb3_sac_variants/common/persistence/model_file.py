@@ -98,11 +98,7 @@ class ModelFile:
                 self.variables.update(variables or {})
 
     def errors(self) -> contextlib.AbstractContextManager[None]:
-        """
-        Give what goes wrong in reading the file one kind of error.
-
-        :return: a context
-        """
+        """Give what goes wrong in reading the file one kind of error."""
         return file_errors(self.path, self.call, self.name)
 
     @property
@@ -199,13 +195,7 @@ class ModelFile:
         return plain(self._object(name, trusted)) if is_pickled(self.saved[name]) else self.saved[name]
 
     def _object(self, name: str, trusted: bool) -> Any:
-        """
-        Read a saved object.
-
-        :param name: of the attribute
-        :param trusted: whether to build any object
-        :return: the object
-        """
+        """Read a saved object: the attribute ``name``, of any class if ``trusted``."""
         with_code = self.saved[name][":serialized:"]
         content = base64.b64decode(
             with_code if is_trusted(trusted) else self.by_name.get(name, with_code), validate=True

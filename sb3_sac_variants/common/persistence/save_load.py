@@ -159,11 +159,8 @@ def set_parameters(
         set_(source, exact_match, device)
         return
     file = ModelFile(source, "set_parameters", "load_path_or_dict")
-    with file.errors(), zipfile.ZipFile(io.BytesIO(file.content)) as archive:
-        found = {name[: -len(".pth")] for name in archive.namelist() if name.endswith(".pth")}
-    wanted = set(model._get_torch_save_params()[0])
-    strange = found - wanted - {"pytorch_variables"}
-    if strange or (exact_match and not wanted <= found):
+    found, wanted = set(file.parameters), set(model._get_torch_save_params()[0])
+    if found - wanted or (exact_match and not wanted <= found):
         refuse(source, f"holds parameters of {sorted(found)}, not of {sorted(wanted)}: pass a fitting one", file.name)
     with loading_errors(source, file.call, file.name):
         set_(io.BytesIO(file.content), exact_match, device)

@@ -179,7 +179,11 @@ class TensorReplayBuffer(ReplayMemory):
         return has_own(self, TensorReplayBuffer, "_get_samples")
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> ReplayBufferSamples | DictReplayBufferSamples:  # type: ignore[override]
-        """Draw a batch uniformly with replacement, normalised by ``env``."""
+        """
+        Draw a batch uniformly with replacement, normalised by ``env``.
+
+        :raises ValueError: if nothing is stored
+        """
         self._check_filled()
         if self._samples_by_index:
             return super().sample(batch_size, env)
@@ -187,7 +191,11 @@ class TensorReplayBuffer(ReplayMemory):
         return self.draw(batch_size)
 
     def draw(self, batch_size: int) -> ReplayBufferSamples | DictReplayBufferSamples:
-        """Draw a batch as :meth:`sample`, without synchronising with the host: may be captured in a CUDA graph."""
+        """
+        Draw a batch as :meth:`sample`, without synchronising with the host: may be captured in a CUDA graph.
+
+        :raises ValueError: if nothing is stored
+        """
         self._check_filled()
         return self.gather(self._range.draw(batch_size))
 

@@ -35,9 +35,8 @@ class ZooFinder:
             return None
         try:
             for finder in sys.meta_path:
-                find = (
-                    None if finder is cls else getattr(finder, "find_spec", None)
-                )  # the import system skips those without
+                # The import system skips finders without find_spec
+                find = None if finder is cls else getattr(finder, "find_spec", None)
                 spec = None if find is None else find(fullname, path, target)
                 if spec is not None:
                     extend_after_execution(spec.loader)
