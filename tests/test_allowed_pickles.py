@@ -24,6 +24,7 @@ from gymnasium.utils import EzPickle
 from helpers import SpacesEnv, as_arrays, make
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
@@ -308,6 +309,11 @@ CRAFTED: dict[str, Callable[[], bytes]] = {
     "dots through a class": lambda: by_name("gymnasium.spaces.box", "Box.__init__.__globals__", "a"),
     "module of ours": lambda: by_name("sb3_sac_variants.common.persistence.allowed", "os.system", "true"),
     "partial": lambda: pickle.dumps(functools.partial(canary)),
+    "partial of a class": lambda: pickle.dumps(functools.partial(Armed, 1)),
+    "partial of a container": lambda: pickle.dumps(functools.partial(list, "abc")),
+    "partial of a module outside torch's": lambda: pickle.dumps(functools.partial(NatureCNN, 1)),
+    "partial of a module with objects": lambda: pickle.dumps(functools.partial(nn.LeakyReLU, [0.2])),
+    "partial of a partial": lambda: pickle.dumps(functools.partial(functools.partial(canary))),
     "torch.load": lambda: by_name("torch", "load", "file"),
     "torch.hub": lambda: by_name("torch.hub", "load", "a", "b"),
     "torch.storage": lambda: pickle.dumps(Reduced(maker(th.ones(2).storage()), (storage_with_code(),))),

@@ -376,3 +376,28 @@ def test_monitor_files(algorithm: type, tmp_path: Path) -> None:
     env.close()
     lines = (tmp_path / "0.monitor.csv").read_text().splitlines()
     assert len(lines) == 2 + 3
+
+
+def test_large_and_circular_data_of_a_callback_is_not_copied(tmp_path: Path) -> None:
+    class Holder(BaseCallback):
+        def __init__(self) -> None:
+            super().__init__()
+            self.demonstrations, self.numbers = np.ones(10_000), [*range(10_000)]
+            self.circle: dict[str, Any] = {}
+            self.circle["itself"] = self.circle
+            self.few, self.limit = [1, 2], 3
+
+        def _on_step(self) -> bool:
+            return True
+
+    model, callback = make(SACv2), Holder()
+    model.learn(3, callback=callback)
+    noted = vars(callback)["_state_at_start"]
+    assert {"few", "limit"} <= set(noted)
+    assert not {"demonstrations", "numbers", "circle"} & set(noted)
+    model.save_checkpoint(tmp_path / "run")
+    again = Holder()
+    again.demonstrations, again.few = np.zeros(10_000), [3]
+    SACv2.load_checkpoint(tmp_path / "run", SpacesEnv()).learn(3, callback=again, reset_num_timesteps=False)
+    assert again.demonstrations.all()
+    assert again.few == [3]

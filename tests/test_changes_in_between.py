@@ -750,3 +750,110 @@ def test_the_optimiser_of_the_temperature_can_be_replaced() -> None:
     assert model.log_ent_coef.item() != before
     with pytest.raises(AttributeError, match=r"ent_coef_optimizer: ent_coef=0.1 is fixed"):
         make(SACv2, ent_coef=0.1).ent_coef_optimizer = model.ent_coef_optimizer
+
+
+# ---------------------------------------------------------------- whose networks, and whose methods
+
+
+def shifted(network: Any) -> Any:
+    """A copy of an actor or a policy, whose mean action is as high as it can be."""
+    other = copy.deepcopy(network)
+    getattr(other, "actor", other).mu.bias.data.fill_(3.0)
+    return other
+
+
+def same_networks(model: Any) -> bool:
+    return all(network is getattr(model.policy, name) for name, network in model._networks().items())
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_policy_that_was_put_in_is_trained_and_acts(trained: bool) -> None:
+    model = make(SACv2, SpacesEnv(), learning_starts=0)
+    if trained:
+        go_on(model)
+    model.policy = policy = shifted(model.policy)
+    go_on(model)
+    assert model.actor is policy.actor
+    assert model.critic_target is policy.critic_target
+    assert same_networks(model)
+    assert (model.replay_buffer.actions[model.replay_buffer.pos - 15 : model.replay_buffer.pos] > 0.8).mean() > 0.8
+
+
+def test_an_actor_that_was_put_in_is_saved_and_asked(tmp_path: Path) -> None:
+    model = make(SACv2)
+    go_on(model)
+    actor = shifted(model.actor)
+    actor.optimizer = th.optim.Adam(actor.parameters(), lr=3e-4)
+    model.actor = actor
+    model.save(tmp_path / "model")
+    obs = np.zeros(VECTOR.shape, dtype=np.float32)
+    expected = model.predict(obs, deterministic=True)[0]
+    assert (expected > 0.8).all()
+    np.testing.assert_array_equal(SACv2.load(tmp_path / "model").predict(obs, deterministic=True)[0], expected)
+    model.critic_target = copy.deepcopy(model.critic_target)
+    go_on(model)
+    assert model.actor is actor
+    assert same_networks(model)
+
+
+def test_aliases_can_be_extended() -> None:
+    class Mine(SACv2):
+        def _create_aliases(self) -> None:
+            super()._create_aliases()
+            self.features = self.policy.actor.features_extractor
+
+    model = make(Mine)
+    assert model.features is model.actor.features_extractor
+    model.policy = shifted(model.policy)
+    model._create_aliases()
+    assert same_networks(model)
+
+
+def test_methods_that_updates_do_not_call_are_refused() -> None:
+    class Rates(SACv2):
+        def _update_learning_rate(self, optimizers: Any) -> None: ...
+
+    with pytest.raises(
+        TypeError, match=r"^Rates\._update_learning_rate\(\) would have no effect: pass learning_rate, qf"
+    ):
+        make(Rates)
+    model = make(SACv2)
+    own = model.actor.action_log_prob
+    model.actor.action_log_prob = lambda obs: own(obs)
+    with pytest.raises(TypeError, match=r"action_log_prob\(\) would have no effect: updates call sample\(obs, noise\)"):
+        go_on(model)
+    sample = model.actor.sample
+    model.actor.sample = lambda obs, noise: sample(obs, noise)
+    go_on(model)
+
+
+def test_a_logger_of_another_kind() -> None:
+    class Own:
+        def __init__(self) -> None:
+            self.recorded: dict[str, Any] = {}
+            self.dumps = 0
+
+        def record(self, key: str, value: Any, exclude: Any = None) -> None:
+            self.recorded[key] = value
+
+        def dump(self, step: int = 0) -> None:
+            self.dumps += 1
+
+    model, logger = make(SACv2), Own()
+    model.set_logger(logger)
+    model.learn(20, log_interval=1)
+    assert logger.dumps > 0
+    assert np.isfinite(logger.recorded["train/critic_loss"])
+
+
+def test_a_policy_class_where_the_usual_name_is_gone() -> None:
+    class Mine(SACv2):
+        policy_aliases = {"Mine": SACv2.policy_aliases["MlpPolicy"]}  # noqa: RUF012
+
+    make(Mine, policy=SACv2.policy_aliases["MlpPolicy"])  # type: ignore[arg-type]
+    make(Mine, policy="Mine")
+
+
+def test_a_learned_temperature_is_not_switched_off() -> None:
+    with pytest.raises(ValueError, match=r"log_ent_coef=None cannot make the learned ent_coef='auto' a fixed one"):
+        make(SACv2).log_ent_coef = None

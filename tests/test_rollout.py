@@ -40,6 +40,7 @@ from torch import nn
 from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
 from sb3_sac_variants.common.algorithm import rollout
 from sb3_sac_variants.common.checks.validation import LARGEST, DivergedError, check_finite, check_observation
+from sb3_sac_variants.common.gradient_step.engine import EngineUnavailableError
 from sb3_sac_variants.common.networks.actors import SquashedGaussianActor
 from sb3_sac_variants.common.networks.fast_inference import fast_inference
 from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
@@ -309,6 +310,32 @@ def test_hooks_on_the_critics_are_called() -> None:
     ((inputs, output),) = seen
     assert inputs[0] is obs
     assert th.equal(th.stack(output), values)
+
+
+@pytest.mark.parametrize("algorithm", [SACv2, SQL])
+def test_a_forward_of_ones_own_counts_in_updates(algorithm: Any) -> None:
+    usual, watched, calls = make(algorithm), make(algorithm), []
+    for critic in (watched.critic, watched.critic_target):
+        forward = critic.forward
+        critic.forward = lambda *inputs, forward=forward: (calls.append(len(inputs)), forward(*inputs))[1]
+    usual.set_random_seed(0)
+    usual.learn(12)
+    watched.set_random_seed(0)
+    watched.learn(12)
+    assert calls == [2] * 7 * 3
+    assert_same_parameters(usual, watched)
+    scaled = make(algorithm)
+    forward_of_target = scaled.critic_target.forward
+    scaled.critic_target.forward = lambda *inputs: tuple(q - 10 for q in forward_of_target(*inputs))
+    scaled.learn(200)
+    assert scaled.q_value(*watched_state(scaled))[0] < usual.learn(200).q_value(*watched_state(usual))[0] - 0.1
+    watched.engine = "compile"
+    with pytest.raises(EngineUnavailableError, match=r"Critic has a forward\(\) of its own put on it"):
+        watched.learn(8)
+
+
+def watched_state(model: Any) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros((1, *model.observation_space.shape)), np.zeros((1, *model.action_space.shape))
 
 
 @pytest.mark.parametrize("algorithm", [SACv2, SQL, MASAC])

@@ -23,6 +23,7 @@ from helpers import SpacesEnv
 from stable_baselines3 import SAC
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecNormalize
+from torch import nn
 
 from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
 from sb3_sac_variants.common.persistence.checkpoint_folder import POINTER
@@ -104,6 +105,34 @@ def test_plain_values_come_back_but_not_in_the_place_of_methods(tmp_path: pathli
     model.save(tmp_path / "model.zip")
     with pytest.raises(ValueError, match=r"asks for a value in the place of SACv2\.predict"):
         SACv2.load(tmp_path / "model.zip", device="cpu")
+
+
+@pytest.mark.parametrize("activation", [functools.partial(nn.LeakyReLU, 0.2), functools.partial(nn.ELU, alpha=0.5)])
+def test_an_activation_with_arguments_comes_back(activation: Any, tmp_path: pathlib.Path) -> None:
+    model = helpers.make(SACv2, policy_kwargs={"activation_fn": activation})
+    model.save(tmp_path / "model.zip")
+    loaded = SACv2.load(tmp_path / "model.zip", device="cpu")
+    found = loaded.policy_kwargs["activation_fn"]
+    assert (found.func, found.args, found.keywords) == (activation.func, activation.args, activation.keywords)
+    assert str(loaded.actor.latent_pi) == str(model.actor.latent_pi)
+
+
+def test_tensors_of_a_subclass_need_trust(tmp_path: pathlib.Path) -> None:
+    class Mine(SACv2):
+        def _setup_model(self) -> None:
+            super()._setup_model()
+            self.own = th.zeros(3)
+
+        def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+            states, variables = super()._get_torch_save_params()
+            return states, [*variables, "own"]
+
+    model = helpers.make(Mine)
+    model.own += 1
+    model.save(tmp_path / "model.zip")
+    with pytest.raises(ValueError, match=r"asks for values of \['own'\]"):
+        Mine.load(tmp_path / "model.zip", device="cpu")
+    assert Mine.load(tmp_path / "model.zip", device="cpu", trusted=True).own.tolist() == [1, 1, 1]
 
 
 def test_unknown_attributes_are_left_out(model_file: Any, tmp_path: pathlib.Path) -> None:

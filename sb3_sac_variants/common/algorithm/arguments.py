@@ -17,6 +17,7 @@ from sb3_sac_variants.common.checks.compatibility import (
     check_replay_buffer,
     check_train_freq,
 )
+from sb3_sac_variants.common.checks.replaced import has_own, is_of_user
 from sb3_sac_variants.common.checks.validation import (
     LARGEST,
     check_bool,
@@ -108,9 +109,30 @@ def check_settings(model: Any) -> None:
     check_range("target_update_interval", model.target_update_interval, 1, integer=True)
     check_range("reward_scale", model.reward_scale, 0, low_open=True)
     check_n_steps_unchanged(model)
+    check_overrides(model)
     model.target_entropy = model._parse_target_entropy()
     for name, choices in model.choices.items():
         check_choice(name, getattr(model, name), choices)
+
+
+def check_overrides(model: Any) -> None:
+    """
+    Refuse methods of a user's that SB3 calls in updates, and this package does not.
+
+    :param model: an algorithm
+    :raises TypeError: if a method would have no effect
+    """
+    if has_own(model, OffPolicyAlgorithm, "_update_learning_rate"):
+        raise TypeError(
+            f"{type(model).__name__}._update_learning_rate() would have no effect: pass learning_rate, "
+            "qf_learning_rate or ent_coef_learning_rate, numbers or functions of the remaining progress"
+        )
+    actor = getattr(model, "actor", None)
+    if is_of_user(actor, "action_log_prob") and not is_of_user(actor, "sample"):
+        raise TypeError(
+            f"{type(actor).__name__}.action_log_prob() would have no effect: updates call sample(obs, noise), so "
+            "override that, too (action_log_prob() of this package calls it)"
+        )
 
 
 def check_n_steps_unchanged(model: Any) -> None:

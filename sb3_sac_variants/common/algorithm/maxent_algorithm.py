@@ -155,7 +155,7 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
         if env is not None:
             self._check_env(env)
             check_sde(off_policy_arguments["use_sde"], env.action_space)
-        check_policy(policy, self.policy_aliases)
+        check_policy(policy, type(self))
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]
@@ -223,12 +223,12 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
             self.replay_buffer_class = self.default_replay_buffer_class
         super()._setup_model()
         self.replay_buffer_class, self.replay_buffer_kwargs = chosen
-        for name in self._network_names():  # SB3's attributes: model.actor, model.critic, ...
-            setattr(self, name, getattr(self.policy, name))
+        self._create_aliases()
         self.temperature: Temperature = self._make_temperature(*parse_ent_coef(self.ent_coef)).to(self.device)
         if isinstance(self.temperature, LearnedTemperature):
             self.temperature.setup_optimizer(self.lr_schedule(1))
         self.updater = Updater(self.policy, self.policy.learned_networks, self.tracked_networks, self.temperature)
+        self.updater.networks = self._networks()
         for name, learner in self.updater.learners.items():
             setattr(self, f"{name}_learner", learner)
         for name, tracker in self.updater.trackers.items():
@@ -239,8 +239,26 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
     def _network_names(self) -> set[str]:
         return {"actor", *self.policy.learned_networks, *self.tracked_networks.values()}
 
+    def _create_aliases(self) -> None:
+        """Take over the networks of the policy as SB3's attributes ``actor``, ``critic``, ..."""
+        for name in self._network_names():
+            setattr(self, name, getattr(self.policy, name))
+
     def _networks(self) -> dict[str, th.nn.Module]:
-        return {name: getattr(self, name) for name in self._network_names()}
+        """
+        The networks by their names.
+
+        Updates and rollouts take those of the model, ``predict()`` and ``save()`` those of the policy: where somebody
+        has replaced one of the two, the other follows.
+        """
+        networks = {name: getattr(self, name) for name in self._network_names()}
+        for name, network in networks.items():
+            of_policy = getattr(self.policy, name)
+            if network is not of_policy:
+                networks[name] = of_policy if network is self.updater.networks.get(name) else network
+                setattr(self, name, networks[name])
+                setattr(self.policy, name, networks[name])
+        return networks
 
     def _make_temperature(self, value: float, learned: bool) -> Temperature:
         """Build the temperature, without an optimiser."""
@@ -275,11 +293,12 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Sample the replay buffer and do the updates, as SB3's ``train``."""
         self._updates_unfinished = True  # until the end
+        networks = self._networks()
         self._take_settings()
         check_range("batch_size", batch_size, 1, integer=True)
         if self.n_steps > 1 and "gamma" not in self.replay_buffer_kwargs:
             self.replay_buffer.gamma = self.gamma  # type: ignore[union-attr]  # which may have changed
-        if self.updater.bind(self._networks()):
+        if self.updater.bind(networks):
             self._fast_actor = None
             self.policy.find_modules()
         self.policy.set_training_mode(True)
@@ -300,7 +319,10 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
             while self._n_updates < until:
                 self._n_updates += self.updater.run(self._n_updates, until, batch_size, self.engine_signature)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        LoggedMetrics.of(self.logger).announce(self.updater.metrics, self._record_metrics)
+        if hasattr(self.logger, "name_to_value"):
+            LoggedMetrics.of(self.logger).announce(self.updater.metrics, self._record_metrics)
+        else:  # a logger of the user's own kind
+            self._record_metrics()
         self._updates_unfinished = False
 
     def draw_batch(self, batch_size: int) -> tuple[Batch, Any]:
@@ -401,6 +423,7 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
         :param include: names of attributes to save although they are left out by default
         :raises TypeError: if one of the two is a single name
         """
+        self._networks()
         save_load.save_model(self, super().save, path, exclude, include)
 
     @classmethod

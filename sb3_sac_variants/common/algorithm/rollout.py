@@ -242,6 +242,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         check_range("total_timesteps", total_timesteps, 0)
+        self._networks()
         self.policy.find_modules()
         self._fast_actor = None
         if isinstance(self.replay_buffer, TensorReplayBuffer) and self.replay_buffer.device != self.device:
@@ -284,6 +285,10 @@ class MaxEntRollout(OffPolicyAlgorithm):
         assert first is not None
         check_finite("observation", first, self.num_timesteps)
         return result
+
+    @abstractmethod
+    def _networks(self) -> dict[str, th.nn.Module]:
+        """The networks by their names, the same in the model and in its policy."""
 
     @abstractmethod
     def _setup_training(self, resumed: bool) -> None:

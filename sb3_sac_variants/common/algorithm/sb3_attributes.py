@@ -62,6 +62,11 @@ class SB3Attributes:
     def log_ent_coef(self, value: th.Tensor) -> None:
         if not isinstance(self.temperature, LearnedTemperature):
             raise AttributeError(f"log_ent_coef: ent_coef={self.ent_coef!r} is fixed: set ent_coef")
+        if value is None:
+            raise ValueError(
+                f"log_ent_coef=None cannot make the learned ent_coef={self.ent_coef!r} a fixed one: make a new model, "
+                "and give its policy the state_dict of this one's"
+            )
         own, value = self.temperature.log_ent_coef, th.as_tensor(value).flatten()
         if value.numel() not in (1, own.numel()) or not value.isfinite().all():
             raise ValueError(f"log_ent_coef={value} must be {own.numel()} finite number(s), or one for all")

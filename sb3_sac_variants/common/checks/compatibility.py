@@ -171,19 +171,20 @@ def _shapes(space: spaces.Space) -> Any:
     return {key: part.shape for key, part in space.items()} if isinstance(space, spaces.Dict) else space.shape
 
 
-def check_policy(policy: Any, aliases: dict[str, Any]) -> None:
+def check_policy(policy: Any, algorithm: Any) -> None:
     """
     Check the policy's name or class.
 
     :param policy: name or class of a policy
-    :param aliases: names of the policies, and their classes
+    :param algorithm: class of the algorithm
     :raises ValueError: if the name is unknown
     :raises TypeError: if it is no policy of this algorithm
     """
     if isinstance(policy, str):
-        check_choice("policy", policy, tuple(aliases))
-    else:
-        own = aliases["MlpPolicy"]
+        check_choice("policy", policy, tuple(algorithm.policy_aliases))
+    else:  # a subclass may have names of its own only
+        aliases = [vars(base).get("policy_aliases", {}) for base in algorithm.__mro__]
+        own = next(names["MlpPolicy"] for names in aliases if "MlpPolicy" in names)
         public = f"{own.__module__.rpartition('.')[0]}.MlpPolicy"
         check_subclass("policy", policy, own, f"derive it from {public}, whose networks are evaluated in other ways")
 

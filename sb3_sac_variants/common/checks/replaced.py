@@ -8,7 +8,7 @@ from torch import nn
 
 
 def parts_of(networks: Iterable[nn.Module]) -> list[Any]:
-    """Modules, parameters and forward hooks of networks: other ones where a part has been replaced."""
+    """Modules, parameters, forward hooks and a ``forward`` put on a module: other ones where a part was replaced."""
     # By hand: Module.modules() and parameters() take several times as long, in each call of train() and predict()
     modules: list[nn.Module | None] = [*networks]
     others: list[Any] = []
@@ -18,6 +18,8 @@ def parts_of(networks: Iterable[nn.Module]) -> list[Any]:
             others += module._parameters.values()
             others += module._forward_hooks.values()
             others += module._forward_pre_hooks.values()
+            if "forward" in vars(module):
+                others.append(vars(module)["forward"])
     return [*modules, *others]
 
 
@@ -30,6 +32,13 @@ def forward_hooks(module: nn.Module) -> list[Any]:
 def has_own(thing: Any, base: type, *methods: str) -> bool:
     """Whether a subclass has methods of its own in the place of a class's, or somebody has put them on the object."""
     return any(name in vars(thing) or getattr(type(thing), name) is not getattr(base, name) for name in methods)
+
+
+def is_of_user(thing: Any, method: str) -> bool:
+    """Whether a method is neither this package's nor SB3's."""
+    function = getattr(thing, method, None)
+    module = getattr(function, "__module__", None) or ""
+    return function is not None and module.partition(".")[0] not in (__name__.partition(".")[0], "stable_baselines3")
 
 
 def same_parts(some: Sequence[Any], others: Sequence[Any]) -> bool:

@@ -344,6 +344,7 @@ def check_finite(name: str, values: np.ndarray | dict[str, np.ndarray], step: in
     environments = ", ".join(str(first_env + row) for row in rows)
     raise ValueError(
         f"{name} of environment {environments} at step {step} is not finite: {values[rows[0]]}. Fix the "
-        "environment (or wrap it, for example in stable_baselines3.common.vec_env.VecCheckNan to find the cause): the "
-        "value was kept out of the replay buffer"
+        "environment, or wrap it: gymnasium.wrappers.TransformObservation(env, numpy.nan_to_num, None) makes "
+        "observations finite, stable_baselines3.common.vec_env.VecCheckNan finds the cause. The value was kept out of "
+        "the replay buffer"
     )

@@ -230,7 +230,10 @@ def _in_a_line(error: BaseException) -> str:
     if isinstance(error, EngineUnavailableError) and error.__cause__ is not None:
         error = error.__cause__
     if type(error).__name__ == "FailOnRecompileLimitHit":
-        return "batch size or a constant of the update, such as tau or target_entropy, has changed too often"
+        return (
+            "batch size, a constant of the update, such as tau or target_entropy, or an attribute that a network sets "
+            "in forward() has changed too often"
+        )
     return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
 
 

@@ -37,6 +37,8 @@ class Updater:
         self.temperature = temperature
         self.learners = {name: Learner(getattr(policy, name), name) for name in learned_networks}
         self.tracked_networks = dict(tracked_networks)
+        #: the networks that updates work on, by their names
+        self.networks: dict[str, nn.Module] = {}
         self.trackers = {
             target: TargetTracker(getattr(policy, online), getattr(policy, target))
             for online, target in tracked_networks.items()
@@ -65,6 +67,7 @@ class Updater:
 
     def bind(self, networks: Mapping[str, nn.Module]) -> bool:
         """Take up networks, layers, parameters and optimisers that have been replaced; whether there were any."""
+        self.networks = dict(networks)
         modules = {**networks, "temperature": self.temperature}
         changed = [learner for learner in self._all_learners() if not learner.is_bound_to(modules[learner.name])]
         for learner in changed:
@@ -138,8 +141,9 @@ class Updater:
             if isinstance(part, _BatchNorm) and part.training and part.track_running_stats:
                 reasons["compile"] = f"torch.func cannot change the running statistics of a {type(part).__name__}"
             # One would be called while a graph is made, and only then
-            if part is not self._actor and forward_hooks(part):
-                reasons["compile"] = reasons["cudagraph"] = f"a {type(part).__name__} has a forward hook"
+            if part is not self._actor and (forward_hooks(part) or "forward" in vars(part)):
+                what = "a forward hook" if forward_hooks(part) else "a forward() of its own put on it"
+                reasons["compile"] = reasons["cudagraph"] = f"a {type(part).__name__} has {what}"
         return reasons | {
             engine: why for learner in self._all_learners() for engine, why in learner.unsupported_engines().items()
         }

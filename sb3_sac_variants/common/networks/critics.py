@@ -13,6 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from sb3_sac_variants.common.equations.products import stacked_linear
 from sb3_sac_variants.common.equations.types import PolicySample
@@ -192,13 +193,19 @@ class StackedCritic(FeatureNetwork):
 
         :param actions: actions as the replay buffer has them, ``(B, action_dim)``
         """
-        if self._forward_hooks or self._forward_pre_hooks:  # SB3 calls the module, so that they see every evaluation
+        if self._is_called_as_module:
             return th.stack(self(obs, actions))
         return self._evaluate(obs, actions)
 
+    @property
+    def _is_called_as_module(self) -> bool:
+        """Whether there are hooks, or a ``forward()`` of the user's: SB3 calls the module at every evaluation."""
+        own = type(self).forward is not StackedCritic.forward or "forward" in self.__dict__
+        return own or bool(self._forward_hooks or self._forward_pre_hooks)
+
     @abstractmethod
     def _evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
-        """:meth:`evaluate` without the hooks."""
+        """:meth:`evaluate` without hooks and without a ``forward()`` of the user's."""
 
     @abstractmethod
     def sample_q(self, obs: PyTorchObs, sample: PolicySample) -> th.Tensor:
@@ -249,6 +256,10 @@ class StackedContinuousCritic(StackedCritic):
         assert sample.actions is not None, "a continuous critic needs sampled actions"
         if sample.actions.dim() == 2:
             return self.evaluate(obs, sample.actions)
+        if self._is_called_as_module:
+            n_particles = sample.actions.shape[1]
+            repeated = pytree.tree_map(lambda x: x.repeat_interleave(n_particles, dim=0), obs)
+            return self.evaluate(repeated, sample.actions.flatten(0, 1)).unflatten(1, (-1, n_particles)).squeeze(3)
         # K actions for each state: its features serve them all
         features, particles = self.features(obs), sample.actions
         inputs = th.cat([features.unsqueeze(1).expand(-1, particles.shape[1], -1), particles], dim=2)

@@ -3,7 +3,8 @@ Save what callbacks remember, and give it back to callbacks built the same way.
 
 A callback's state is what it holds of plain data, save the arguments of its constructor, and the state of environments
 of its own: counters, the best mean reward and the evaluations of ``EvalCallback``, and where its environment is. What
-differs at the start from what the one of the interrupted run held then, a limit worked out of another argument, stays.
+differs at the start from what the one of the interrupted run held then, a limit worked out of another argument, stays;
+that is not looked at for large data.
 """
 
 import collections
@@ -23,6 +24,8 @@ from sb3_sac_variants.common.persistence.files import Refusal, file_errors
 
 CallbackState = dict[str, Any]
 
+#: parts that data has at the most of which callbacks keep what it was at the start
+_SMALL = 1000
 #: where a callback keeps what it held at the start of its first ``learn()``
 _START = "_state_at_start"
 _NOT_STATE = ("globals", "locals", "model", "parent", _START)
@@ -38,7 +41,8 @@ def note_start(root: BaseCallback) -> None:
     """
     for _, callback in _named(root):
         if _START not in vars(callback):
-            vars(callback)[_START] = copy.deepcopy(_attributes(callback))
+            small = {name: value for name, value in vars(callback).items() if _is_small(value)}
+            vars(callback)[_START] = copy.deepcopy(_plain_ones(callback, small))
 
 
 def get_state(root: BaseCallback | None) -> dict[str, CallbackState]:
@@ -124,9 +128,26 @@ def _state(callback: BaseCallback) -> CallbackState:
 
 
 def _attributes(callback: BaseCallback, exactly: bool = True) -> CallbackState:
+    return _plain_ones(callback, vars(callback), exactly)
+
+
+def _plain_ones(callback: BaseCallback, attributes: CallbackState, exactly: bool = True) -> CallbackState:
     arguments = _arguments(callback)
-    candidates = {name: value for name, value in vars(callback).items() if name not in arguments}
+    candidates = {name: value for name, value in attributes.items() if name not in arguments}
     return {name: value for name, value in candidates.items() if _is_plain(value, exactly)}
+
+
+def _is_small(value: Any) -> bool:
+    """Whether data has few parts; what holds itself has not."""
+    waiting, room = [value], _SMALL
+    while waiting and room > 0:
+        part = waiting.pop()
+        room -= part.size if isinstance(part, np.ndarray) else 1
+        if isinstance(part, _CONTAINERS) and len(part) <= room:
+            waiting += [*part, *part.values()] if isinstance(part, dict) else part
+        elif isinstance(part, _CONTAINERS):
+            return False
+    return room > 0
 
 
 def _takes(callback: BaseCallback, name: str, value: Any, at_start: CallbackState) -> bool:
@@ -162,7 +183,10 @@ def _is_plain(value: Any, exactly: bool = True) -> bool:
     """Whether a value is data that is read without trust; else, whether it is of subclasses of such data's types."""
     if isinstance(value, _CONTAINERS):
         parts = [*value, *value.values()] if isinstance(value, dict) else value
-        return (not exactly or type(value) in _CONTAINERS) and all(_is_plain(part, exactly) for part in parts)
+        try:
+            return (not exactly or type(value) in _CONTAINERS) and all(_is_plain(part, exactly) for part in parts)
+        except RecursionError:  # it holds itself
+            return False
     if isinstance(value, np.ndarray | np.generic) and (value.dtype.hasobject or value.dtype.names):
         return False
     if not exactly:

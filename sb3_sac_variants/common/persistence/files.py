@@ -132,7 +132,8 @@ def file_errors(path: Path, call: str, name: str = "path") -> Iterator[None]:
         raise Refusal(
             f"{name}={describe(path)!r} asks for {error}, and code of unknown origin is not run. If you trust whoever "
             f"wrote the file, pass trusted=True to {call}(), or set the environment variable {TRUSTED_VARIABLE}=1 "
-            "where a command calls it. Classes of your own are known once they are imported, or defined in your script"
+            "where a command calls it. Classes of your own that are arguments (a policy, an extractor) are known once "
+            "they are imported, or defined in your script; objects of them, and functions, are not"
         ) from error
     except _DAMAGE as error:
         raise Refusal(

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import functools
 import hashlib
 import inspect
 import io
@@ -137,7 +138,7 @@ class ModelFile:
             raise TypeError(f"custom_objects={custom_objects!r} must be a dictionary of objects by their names")
         with self.errors():
             objects, unknown = self._objects(cls, custom_objects or {}, trusted)
-            if set(self.variables) - set(variables):
+            if set(self.variables) - set(variables) and not is_trusted(trusted):
                 raise NotAllowed(f"values of {sorted(map(str, set(self.variables) - set(variables)))}")
             strange = [name for name in self.parameters if not _PARAMETERS.fullmatch(name)]
             if strange and not is_trusted(trusted):
@@ -204,6 +205,8 @@ class ModelFile:
             found = read_pickle(content, trusted, arguments=name in _WITH_CLASSES)
             for key, value in {name: found, **(found if isinstance(found, dict) else {})}.items():
                 base = _CLASSES.get(key) if isinstance(key, str) else None
+                if key == "activation_fn" and isinstance(value, functools.partial):
+                    continue  # only of torch's modules are there any
                 if base and value is not None and not (isinstance(value, type) and issubclass(value, base)):
                     raise NotAllowed(f"{value!r} as {key}")
         except NotAllowed as error:

@@ -9,6 +9,7 @@ import collections
 import datetime
 import decimal
 import fractions
+import functools
 import io
 import math
 import pathlib
@@ -255,6 +256,23 @@ def _plain_call(cls: Any) -> Callable[..., Any]:
     return call
 
 
+def _partial(cls: Any) -> functools.partial:
+    """An activation with arguments: a class of torch's modules."""
+    fits = isinstance(cls, type) and issubclass(cls, th.nn.Module) and cls.__module__.startswith("torch.nn.modules.")
+    require(fits, "functools.partial")
+    return functools.partial(cls)
+
+
+def _set_partial(target: functools.partial, state: Any) -> None:
+    require(isinstance(state, tuple) and len(state) == 4, "functools.partial")
+    function, arguments, keywords, attributes = state
+    require(function is target.func and not attributes, "functools.partial")
+    require(type(arguments) is tuple and type(keywords) is dict, "functools.partial")
+    plain = all(type(value) in (bool, int, float, str, type(None)) for value in (*arguments, *keywords.values()))
+    require(plain and all(type(name) is str for name in keywords), "functools.partial")
+    target.__setstate__((function, arguments, dict(keywords), None))  # type: ignore[attr-defined]
+
+
 def _encode(text: Any, encoding: Any) -> bytes:
     """What older pickles write bytes as."""
     require(isinstance(text, str) and encoding == "latin1", "bytes")
@@ -289,6 +307,7 @@ FUNCTIONS = wrapped(
         "torch._utils._rebuild_parameter": _parameter,
         "torch.storage._load_from_bytes": _storage,
         "collections.defaultdict": _default_dict,
+        "functools.partial": _partial,
         "_codecs.encode": _encode,
         **{f"{cls.__module__}.{cls.__qualname__}": _plain_call(cls) for cls in _PLAIN_CALLS},
         # In Python 3.13 their module has another name
@@ -301,5 +320,6 @@ STATES: dict[type, Callable[[Any, Any], None]] = {
     np.random.Generator: _set_generator,
     np.random.RandomState: _set_random_state,
     np.random.SeedSequence: _set_seed_sequence,
+    functools.partial: _set_partial,
     random.Random: lambda target, state: target.setstate(state),
 }

@@ -161,6 +161,8 @@ def set_parameters(
     file = ModelFile(source, "set_parameters", "load_path_or_dict")
     found, wanted = set(file.parameters), set(model._get_torch_save_params()[0])
     if found - wanted or (exact_match and not wanted <= found):
-        refuse(source, f"holds parameters of {sorted(found)}, not of {sorted(wanted)}: pass a fitting one", file.name)
+        of_sb3 = "ent_coef_optimizer" in found
+        remedy = "what get_parameters() of Stable-Baselines3's SAC gives" if of_sb3 else "a fitting one"
+        refuse(source, f"holds parameters of {sorted(found)}, not of {sorted(wanted)}: pass {remedy}", file.name)
     with loading_errors(source, file.call, file.name):
         set_(io.BytesIO(file.content), exact_match, device)
