@@ -511,3 +511,29 @@ def test_normalised_rewards_are_refused() -> None:
 def test_a_model_without_an_environment_is_refused() -> None:
     with refused(ValueError, "env", None, "pass an environment"):
         MASAC("MlpPolicy", None)
+
+
+@both_kinds
+def test_the_value_of_a_state_does_not_depend_on_others(kind: str) -> None:
+    model = make(env_of(kind), ce_coef=0.5, ce_center=True)
+    rng = np.random.default_rng(0)
+    obs = rng.standard_normal((64, *model.observation_space.shape)).astype(np.float32)
+    alone = model.soft_value(np.repeat(obs[:1], 2, axis=0), 400)[0]
+    np.testing.assert_allclose(model.soft_value(obs, 400)[0], alone, atol=0.1)
+    np.testing.assert_allclose(model.soft_value(np.repeat(obs[:1], 64, axis=0), 400)[0], alone, atol=0.1)
+
+
+@pytest.mark.parametrize("log_std", [-12.0, -20.0])
+def test_densities_of_narrow_policies_keep_their_digits(log_std: float) -> None:
+    model = make(env_of("continuous"))
+    for layer in model.actor.networks.layers:
+        for parameter in layer.parameters():
+            parameter.data.zero_()
+    outputs = model.actor.networks.layers[-1].bias
+    outputs.data[..., : outputs.shape[-1] // 2] = 0.5
+    outputs.data[..., outputs.shape[-1] // 2 :] = log_std
+    noise = th.randn(model.actor.noise_shape(5), generator=th.Generator().manual_seed(0))
+    sample = model.actor.sample(th.zeros(5, *model.observation_space.shape), noise)
+    u = 0.5 + np.exp(log_std) * noise.double()
+    exact = -0.5 * noise.double() ** 2 - 0.5 * np.log(2 * np.pi) - log_std - th.log1p(-(th.tanh(u) ** 2))
+    th.testing.assert_close(sample.log_prob.squeeze(2).double(), exact.sum(dim=2), atol=1e-5, rtol=1e-6)

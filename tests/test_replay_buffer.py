@@ -22,6 +22,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from sb3_sac_variants import SACv1, SACv2
 from sb3_sac_variants.common.replay import storage
 from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
+from sb3_sac_variants.common.replay.normalization import SINGLE, DeviceNormalizer
 from sb3_sac_variants.common.replay.storage import RowRange
 
 ACTION = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -300,6 +301,14 @@ def test_normalisation_is_that_of_sb3(monkeypatch, space, kwargs, optimize_memor
         assert_same_batches(*same_indices(monkeypatch, [theirs, mine], env), rtol=1e-5, atol=1e-5)
     # And back to raw numbers
     assert_same_batches(*same_indices(monkeypatch, [theirs, mine]))
+
+
+def test_normalisation_keeps_its_digits_where_means_are_large() -> None:
+    env = normalizer(VECTOR)
+    env.obs_rms.mean, env.obs_rms.var = np.full(VECTOR.shape, 1e6 + 0.03), np.ones(VECTOR.shape)
+    obs = (1e6 + np.linspace(-2, 2, 64).reshape(-1, 1) * np.ones(VECTOR.shape)).astype(np.float32)
+    normalized = DeviceNormalizer(env, [SINGLE], th.device("cpu")).observations({SINGLE: th.as_tensor(obs)})[SINGLE]
+    np.testing.assert_allclose(normalized, env.normalize_obs(obs), atol=1e-5)
 
 
 # ---------------------------------------------------------------- drawing

@@ -202,3 +202,42 @@ def test_one_step_task_gives_the_boltzmann_policy_and_its_log_partition_function
     assert (actions < -0.1).mean() == pytest.approx(left, abs=0.1)
     best, _ = model.predict(obs, deterministic=True)
     assert best.item() == pytest.approx(0.4, abs=0.15)
+
+
+class OneStep(gym.Env):
+    """A bandit whose only state is 1; after it comes -1, where nothing is ever learned."""
+
+    observation_space, action_space = spaces.Box(-1.0, 1.0, (1,)), spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.ones(1, dtype=np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return -np.ones(1, dtype=np.float32), 0.5 * float(action), True, False, {}
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_temperature_is_that_of_the_states_and_not_of_terminal_ones(seed: int) -> None:
+    arguments: dict[str, Any] = {"learning_rate": 1e-2, "batch_size": 32, "tau": 0.05, "learning_starts": 20}
+    model = make(SQL, OneStep(), ent_coef="auto_0.5", seed=seed, **arguments)
+    model.learn(520)
+    with th.no_grad():
+        log_prob = model.actor.log_prob(th.ones(1, 1))
+    entropy = -(log_prob.exp() * log_prob).sum().item()
+    assert entropy == pytest.approx(model.target_entropy, abs=0.02)  # 0.7 log 3: a temperature of 0.436
+    assert model.log_ent_coef.exp().item() == pytest.approx(0.4355, abs=0.02)
+    model.updater.metrics.reset()
+    model.train(1, 32)
+    assert model.updater.metrics.means()["entropy"] == pytest.approx(entropy, abs=0.02)
+
+
+@pytest.mark.parametrize("q", [3.0e4, 3.0e5, 3.0e7])
+def test_a_policy_of_large_q_values_keeps_its_digits(q: float) -> None:
+    everything = PolicySample(None, th.full((1, 3), -math.log(3.0)), th.full((1, 3), 1 / 3))
+    alpha = th.tensor([0.01])
+    policy = energy_based_policy(th.full((1, 3), q), everything, alpha)
+    th.testing.assert_close(policy.weights, th.full((1, 3), 1 / 3))
+    th.testing.assert_close(policy.log_prob, th.full((1, 3), -math.log(3.0)))
+    value = importance_sampled_soft_value(th.full((1, 3), q), everything, alpha)
+    assert value.item() == pytest.approx(q + 0.01 * math.log(3.0), rel=1e-6)

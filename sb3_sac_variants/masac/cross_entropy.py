@@ -193,7 +193,9 @@ class CrossEntropy:
         smallest = th.finfo(ent_coef.dtype).tiny  # a temperature of 0 is allowed, and 0/0 has no meaning
         return self.beta(ent_coef).abs() * (ent_coef.shape[0] - 1) / ent_coef.clamp(min=smallest)
 
-    def bonus(self, log_density: th.Tensor, weights: th.Tensor, ent_coef: th.Tensor) -> th.Tensor:
+    def bonus(
+        self, log_density: th.Tensor, weights: th.Tensor, ent_coef: th.Tensor, may_center: bool = True
+    ) -> th.Tensor:
         """
         What the term adds to each agent's reward, -beta sum_{j != i} log pi^j(a^i).
 
@@ -201,6 +203,7 @@ class CrossEntropy:
             computed of
         :param weights: of agent i's own actions, ``(B, N, K)``
         :param ent_coef: temperatures, ``(N,)``
+        :param may_center: False for the term as it is, whatever ``ce_center`` says, which depends on the whole batch
         :return: ``(B, N, K)``
         """
         if self.coefficient == 0:
@@ -209,6 +212,6 @@ class CrossEntropy:
         if self.coefficient < 0:
             log_prob = log_prob.clamp(max=LOG_DENSITY_LIMIT * log_density.shape[-1])
         bonus = -self.beta(ent_coef).unsqueeze(1) * sum_over_others(log_prob)
-        if not self.center:
+        if not (self.center and may_center):
             return bonus
         return bonus - (weights * bonus).sum(dim=2).detach().mean(dim=0).unsqueeze(1)

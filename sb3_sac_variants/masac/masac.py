@@ -316,18 +316,19 @@ class MASAC(MaxEntAlgorithm):
         return agent_policy_improvement(values), (sample, log_densities)
 
     def _value(
-        self, q_values: th.Tensor, obs: th.Tensor, sample: JointSample, alpha: th.Tensor
+        self, q_values: th.Tensor, obs: th.Tensor, sample: JointSample, alpha: th.Tensor, may_center: bool = True
     ) -> tuple[th.Tensor, th.Tensor]:
         """Soft value of each agent, ``(B, N)``, cross-entropy included; and log pi^j at agent i's own actions."""
         log_densities = self.actor.log_densities(obs, sample, self.ce_obs)
-        bonus = self.cross_entropy.bonus(log_densities, sample.weights, alpha)
+        bonus = self.cross_entropy.bonus(log_densities, sample.weights, alpha, may_center)
         return agent_soft_value(q_values, sample, alpha, bonus), log_densities
 
     def _soft_value(self, obs: th.Tensor | TensorDict, noise: th.Tensor) -> th.Tensor:
         assert isinstance(obs, th.Tensor)
         self._setup_cross_entropy()
         sample = self.actor.sample(obs, noise)
-        return self._value(self.critic.min_q(obs, sample), obs, sample, self.temperature.value)[0]
+        q_values = self.critic.min_q(obs, sample)  # the value of a state does not depend on what else is asked about
+        return self._value(q_values, obs, sample, self.temperature.value, may_center=False)[0]
 
     # ---------------------------------------------------------------- watching and saving
 

@@ -11,7 +11,7 @@ from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 
 from sb3_sac_variants.common.checks.validation import check_bool
 from sb3_sac_variants.common.gradient_step.targets import target_copy
-from sb3_sac_variants.common.networks.actors import ActorNetwork, gaussian_log_prob, log_det_tanh
+from sb3_sac_variants.common.networks.actors import LOG_SQRT_2PI, ActorNetwork, log_det_tanh
 from sb3_sac_variants.common.networks.critics import stacked_mlp
 from sb3_sac_variants.common.networks.discrete import choose_actions
 from sb3_sac_variants.common.networks.policies import GAUSSIAN_ARGUMENTS, MaxEntPolicy
@@ -133,7 +133,9 @@ class GaussianActors(DecentralizedActor):
     def sample(self, obs: th.Tensor, noise: th.Tensor) -> JointSample:
         mean, log_std = _mean_and_log_std(self.outputs(obs))
         u = mean + log_std.exp() * noise
-        log_prob = (gaussian_log_prob(u, mean, log_std) - log_det_tanh(u)).unsqueeze(2)
+        # (u - mean) / std is the noise, as in SquashedGaussianActor.sample()
+        log_density = (-0.5 * noise.square() - LOG_SQRT_2PI - log_std).sum(dim=-1)
+        log_prob = (log_density - log_det_tanh(u)).unsqueeze(2)
         return JointSample(th.tanh(u), log_prob, th.ones_like(log_prob), (u, mean, log_std))
 
     def log_densities(self, obs: th.Tensor, sample: JointSample, ce_obs: str) -> th.Tensor:

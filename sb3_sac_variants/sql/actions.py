@@ -7,6 +7,7 @@ import torch as th
 from gymnasium import spaces
 
 from sb3_sac_variants.common.checks.validation import check_choice, check_range, parse_ent_coef
+from sb3_sac_variants.common.equations.losses import energy_based_policy
 from sb3_sac_variants.common.equations.types import Batch, PolicySample
 from sb3_sac_variants.common.gradient_step.learner import Learner
 from sb3_sac_variants.common.networks.critics import StackedCritic
@@ -93,6 +94,14 @@ class SampledActions:
         """Weight particles as a sample of the uniform policy."""
         return uniform_particles(particles)
 
+    def policy(self, batch: Batch, next_q: th.Tensor, proposal: PolicySample, ent_coef: th.Tensor) -> PolicySample:
+        """
+        The policy, to log its entropy: at the next states, whose Q is known; at others it would cost as much as V.
+
+        :param next_q: min Q at the proposal's actions in the next states, ``(B, K)``
+        """
+        return energy_based_policy(next_q, proposal, ent_coef)
+
     def improve_policy(self, batch: Batch, noise: Noise, ent_coef: th.Tensor) -> dict[str, th.Tensor]:
         """One step of the actor towards exp(Q/alpha), and metrics to log."""
         obs, n_updated = batch.observations, self.options.n_updated
@@ -119,7 +128,7 @@ class AllActions:
 
     def __init__(self, actor: SQLActor, critic: StackedCritic, learners: dict[str, Learner], options: ParticleOptions):
         assert isinstance(actor, SoftmaxActor)
-        self.actor = actor
+        self.actor, self.critic = actor, critic
         self.n_actions = int(actor.action_space.n)
 
     @staticmethod
@@ -141,6 +150,10 @@ class AllActions:
     def proposal(self, particles: th.Tensor) -> PolicySample:
         probability = particles.new_full((particles.shape[0], self.n_actions), 1.0 / self.n_actions)
         return PolicySample(None, probability.log(), probability)
+
+    def policy(self, batch: Batch, next_q: th.Tensor, proposal: PolicySample, ent_coef: th.Tensor) -> PolicySample:
+        """The policy at the states of the batch, which eq. 18 of P19 is about: the next ones may be terminal."""
+        return energy_based_policy(self.critic.min_q(batch.observations, proposal), proposal, ent_coef)
 
     def improve_policy(self, batch: Batch, noise: Noise, ent_coef: th.Tensor) -> dict[str, th.Tensor]:
         self.actor.ent_coef.copy_(ent_coef)

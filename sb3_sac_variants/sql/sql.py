@@ -15,7 +15,6 @@ from sb3_sac_variants.common.algorithm.arguments import EngineName, PrecisionNam
 from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, Metrics, bellman_loss
 from sb3_sac_variants.common.checks.validation import SMALLEST, parse_ent_coef, plain
 from sb3_sac_variants.common.equations.losses import (
-    energy_based_policy,
     importance_sampled_soft_value,
     policy_entropy,
     soft_bellman_target,
@@ -238,8 +237,8 @@ class SQL(MaxEntAlgorithm):
         )
 
         # Temperature: the paper's is fixed; a learned one follows Haarnoja et al. 2019, eq. 18
-        next_policy = energy_based_policy(next_q, proposal, alpha)
-        temperature_metrics = self.temperature.minimize(next_policy, self.target_entropy)
+        policy = self._actions.policy(batch, next_q, proposal, alpha)
+        temperature_metrics = self.temperature.minimize(policy, self.target_entropy)
 
         # Policy, eq. 13 and 14: a Stein step of SampledActions; on discrete actions there is nothing to learn
         policy_metrics = self._actions.improve_policy(batch, noise, self.temperature.value)
@@ -249,7 +248,7 @@ class SQL(MaxEntAlgorithm):
         return {
             "critic_loss": critic_loss,
             "ent_coef": alpha,
-            "entropy": policy_entropy(next_policy),
+            "entropy": policy_entropy(policy),
             "q_mean": q_mean,
             "td_error": td_error,
             **policy_metrics,

@@ -125,8 +125,9 @@ def importance_sampled_soft_value(q_values: th.Tensor, proposal: PolicySample, e
     alpha logsumexp(Q/alpha), without error.
     """
     check_shape("q_values", q_values, tuple(proposal.log_prob.shape))
-    log_ratio = q_values / ent_coef - proposal.log_prob + proposal.weights.log()
-    return ent_coef * th.logsumexp(log_ratio, dim=1, keepdim=True)
+    best = q_values.amax(dim=1, keepdim=True).detach()  # Q/alpha itself may be too large for its differences
+    log_ratio = (q_values - best) / ent_coef - proposal.log_prob + proposal.weights.log()
+    return best + ent_coef * th.logsumexp(log_ratio, dim=1, keepdim=True)
 
 
 def energy_based_policy(q_values: th.Tensor, proposal: PolicySample, ent_coef: th.Tensor) -> PolicySample:
@@ -136,6 +137,7 @@ def energy_based_policy(q_values: th.Tensor, proposal: PolicySample, ent_coef: t
     Weights turn expectations under the proposal into expectations under the policy (self-normalised importance
     sampling; exact where the proposal is all actions of a discrete space).
     """
+    q_values = q_values - q_values.amax(dim=1, keepdim=True).detach()  # the same policy, of smaller numbers
     value = importance_sampled_soft_value(q_values, proposal, ent_coef)
     log_prob = (q_values - value) / ent_coef
     return PolicySample(proposal.actions, log_prob, proposal.weights * (log_prob - proposal.log_prob).exp())

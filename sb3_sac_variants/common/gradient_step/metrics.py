@@ -18,8 +18,10 @@ class DeviceMetrics:
         #: names of a step that reported others than the first one
         self._strange: tuple[str, ...] | None = None
         # Room for any names: a compiled step, or a captured graph, writes to the same memory from the first step on
-        self._sums = th.zeros(CAPACITY, device=device)
-        self._count = th.zeros((), device=device)
+        # In double precision where the device has it: a long sum of single ones drifts
+        dtype = th.float32 if device.type == "mps" else th.float64
+        self._sums = th.zeros(CAPACITY, dtype=dtype, device=device)
+        self._count = th.zeros((), dtype=dtype, device=device)
 
     def add(self, values: dict[str, th.Tensor]) -> None:
         """
@@ -76,5 +78,5 @@ class DeviceMetrics:
     def set_state(self, state: dict[str, float]) -> None:
         """Go on from what :meth:`state` gave."""
         self.names = tuple(name for name in state if name)
-        self._sums[: len(self.names)] = th.tensor([state[name] for name in self.names])
+        self._sums[: len(self.names)] = th.tensor([state[name] for name in self.names], dtype=self._sums.dtype)
         self._count.fill_(state[""])

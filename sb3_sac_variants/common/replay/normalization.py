@@ -63,9 +63,11 @@ class DeviceNormalizer:
         return th.as_tensor(value, dtype=th.float32).to(device, copy=True)
 
     @staticmethod
-    def _observation(env: VecNormalize, key: str) -> tuple[np.ndarray, np.ndarray]:
+    def _observation(env: VecNormalize, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rms = env.obs_rms[key] if isinstance(env.obs_rms, dict) else env.obs_rms
-        return rms.mean, np.sqrt(rms.var + env.epsilon)
+        mean = rms.mean.astype(np.float32)
+        # What single precision leaves of the mean: much of a deviation where that is small beside the mean
+        return mean, rms.mean - mean, np.sqrt(rms.var + env.epsilon)
 
     @staticmethod
     def _reward(env: VecNormalize) -> np.ndarray:
@@ -82,8 +84,8 @@ class DeviceNormalizer:
         """Normalise observations ``(B, ...)``, by their keys."""
         normalized = dict(values)
         for key in self.keys:
-            mean, std = self.statistics[key]
-            normalized[key] = ((values[key] - mean) / std).clamp(-self.clip_obs, self.clip_obs)
+            mean, rest, std = self.statistics[key]
+            normalized[key] = ((values[key] - mean - rest) / std).clamp(-self.clip_obs, self.clip_obs)
         return normalized
 
     def reward(self, value: th.Tensor) -> th.Tensor:
