@@ -105,7 +105,8 @@ class FiniteMDP:
         absorbs, pays nothing and has value 0. Time limits do not end an episode in this sense.
         If a transition ends the episode in a state that can also be visited while the episode runs, that transition
         leads to one more terminal state instead, appended as the last: S is then one more than the environment has.
-        Which states can be visited follows from the start distribution, ``env.unwrapped.initial_state_distrib``.
+        Which states can be visited follows from the start distribution, ``env.unwrapped.initial_state_distrib``; values
+        of states that no episode visits, of which Taxi's table has some, mean nothing.
 
         :param env: The environment; Gymnasium's wrappers that change observations, record or count steps do not matter
         :param gamma: Discount factor in [0, 1)
