@@ -1,6 +1,7 @@
 """The reader of pickles builds what files ordinarily hold, and runs nothing of whoever wrote one."""
 
 import collections
+import csv
 import datetime
 import fractions
 import functools
@@ -8,9 +9,11 @@ import io
 import os
 import pathlib
 import pickle
+import queue
 import random
 import subprocess
 import sys
+import tempfile
 import types
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +34,7 @@ from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 from torch import nn
 
 from sb3_sac_variants import SACv1
-from sb3_sac_variants.common.persistence.allowed import classes_of, read_pickle
+from sb3_sac_variants.common.persistence.allowed import MOST_UNGUARDED, classes_of, read_pickle
 from sb3_sac_variants.common.persistence.rebuild import NotAllowed, Rebuild
 
 # ---------------------------------------------------------------- what files ordinarily hold
@@ -313,6 +316,12 @@ CRAFTED: dict[str, Callable[[], bytes]] = {
     "partial of a container": lambda: pickle.dumps(functools.partial(list, "abc")),
     "partial of a module outside torch's": lambda: pickle.dumps(functools.partial(NatureCNN, 1)),
     "partial of a module with objects": lambda: pickle.dumps(functools.partial(nn.LeakyReLU, [0.2])),
+    "deep tuple in a frozenset": lambda: b"\x80\x04()" + b"\x85" * 10**5 + b"\x91.",
+    "deep tuple as a key": lambda: b"\x80\x04()" + b"\x85" * 10**5 + b"K\x01d.",
+    "tuple of itself twice, and so on": lambda: b"\x80\x04(K\x01\x85" + b"2\x86" * 60 + b"\x91.",
+    "items of a defaultdict at once": lambda: pickle.dumps(Reduced(collections.defaultdict, (None, {1: 2}))),
+    "factory that is no class": lambda: pickle.dumps(Reduced(collections.defaultdict, ((1,),))),
+    "many deques": lambda: b"\x80\x04ccollections\ndeque\nq\x000(" + b"h\x00)R" * (MOST_UNGUARDED + 1) + b"l.",
     "partial of a partial": lambda: pickle.dumps(functools.partial(functools.partial(canary))),
     "torch.load": lambda: by_name("torch", "load", "file"),
     "torch.hub": lambda: by_name("torch.hub", "load", "a", "b"),
@@ -526,3 +535,30 @@ def test_a_fraction_without_end_is_refused() -> None:
     with pytest.raises(NotAllowed, match=r"fractions\.Fraction"):
         read_pickle(pickle.dumps(Reduced(fractions.Fraction, ("1e999999999",))))
     assert read_pickle(pickle.dumps(fractions.Fraction(1, 3))) == fractions.Fraction(1, 3)
+
+
+class Deletes:
+    """Does something when it is forgotten."""
+
+    def __del__(self) -> None:
+        canary()
+
+
+def test_objects_that_do_something_by_themselves_are_not_made() -> None:
+    env = SpacesEnv()
+    env.cleaner, env.folder, env.queue = Deletes(), tempfile.TemporaryDirectory(), queue.Queue()
+    env.reader = csv.DictReader([])
+    found = classes_of([env])
+    assert SpacesEnv in found
+    assert not found & {Deletes, tempfile.TemporaryDirectory, queue.Queue, csv.DictReader}
+    env.cleaner = None
+    env.folder.cleanup()
+
+
+def test_memory_that_c_leaves_empty_is_not_handed_out() -> None:
+    generator = np.random.default_rng(3)
+    empty = b"\x80\x02cnumpy.random._generator\nGenerator\n)\x81."
+    with pytest.raises(NotAllowed, match=r"an object of numpy\.random\._generator\.Generator without its state"):
+        read_pickle(empty, classes=[np.random.Generator])
+    again = read_pickle(pickle.dumps(generator), classes=[np.random.Generator])
+    assert again.random() == np.random.default_rng(3).random()

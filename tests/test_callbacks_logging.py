@@ -411,3 +411,23 @@ def test_large_and_circular_data_of_a_callback_is_not_copied(tmp_path: Path) -> 
     SACv2.load_checkpoint(tmp_path / "run", SpacesEnv()).learn(3, callback=again, reset_num_timesteps=False)
     assert again.demonstrations.all()
     assert again.few == [3]
+
+
+def test_a_callback_takes_no_texts_from_a_checkpoint(tmp_path: Path) -> None:
+    class Writer(BaseCallback):
+        def __init__(self, folder: Path) -> None:
+            super().__init__()
+            self.file, self.count = str(folder / "notes.txt"), 0
+
+        def _on_step(self) -> bool:
+            self.count += 1
+            return True
+
+    model = make(SACv2)
+    model.learn(3, callback=Writer(tmp_path / "theirs"))
+    model.save_checkpoint(tmp_path / "run")
+    mine = Writer(tmp_path / "mine")
+    resumed = SACv2.load_checkpoint(tmp_path / "run", SpacesEnv())
+    resumed.learn(2, callback=mine, reset_num_timesteps=False)
+    assert mine.count == 5
+    assert mine.file == str(tmp_path / "mine" / "notes.txt")

@@ -397,3 +397,54 @@ def test_memory_beside_torchs_random_generator_cannot_be_reached(tmp_path: Path)
     crafted = crafted_checkpoint(tmp_path / "saved", tmp_path / "crafted", "state.pkl", pickle.dumps(state))
     with pytest.raises(ValueError, match=r"arguments that do not fit torch\.set_rng_state"):
         SACv2.load_checkpoint(crafted, SpacesEnv(), device="cpu")
+
+
+@pytest.mark.parametrize(
+    "content", ['{"format": 99, "version": "version-1-0", "algorithm": "sac_v2", "files": {}}', None]
+)
+def test_a_pointer_of_a_newer_version_or_a_link_is_left_alone(content: str | None, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    make(SACv2).learn(3).save_checkpoint(folder)
+    versions = {path.name for path in folder.glob("version-*")}
+    pointer = folder / "checkpoint.json"
+    if content is None:
+        pointer.rename(tmp_path / "other")
+        pointer.symlink_to(tmp_path / "other")
+    else:
+        fields = json.loads(pointer.read_text())
+        pointer.write_text(json.dumps({**fields, "format": 99}))
+    before = pointer.read_text()
+    for callback in (None, RunCheckpointCallback(folder)):
+        model = make(SACv2)
+        with pytest.raises(ValueError, match=r"which this version does not know|is a link"):
+            model.learn(3, callback=callback).save_checkpoint(folder)
+    assert pointer.read_text() == before
+    assert {path.name for path in folder.glob("version-*")} == versions
+
+
+def test_a_file_of_somebody_elses_by_the_pointers_name_is_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    model = make(SACv2).learn(3)
+    model.save_checkpoint(folder)
+    (folder / "checkpoint.json").write_text("notes")
+    other = make(SACv2).learn(4)
+    other.save_checkpoint(folder)
+    (kept,) = folder.glob("checkpoint.json.*.damaged")
+    assert kept.read_text() == "notes"
+    assert len([*folder.glob("version-*")]) == 2  # there is no telling whether the first was good
+    assert SACv2.load_checkpoint(folder, SpacesEnv()).num_timesteps == 4
+
+
+def test_a_protected_file_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, path = make(SACv2), tmp_path / "model.zip"
+    path.write_bytes(b"mine")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # to root everything is writable
+    with pytest.raises(PermissionError, match="must not be written to"):
+        model.save(path)
+    assert path.read_bytes() == b"mine"
+
+
+def test_names_as_long_as_the_disk_allows(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 251 + ".zip")
+    make(SACv2).save(path)
+    SACv2.load(path)

@@ -578,3 +578,15 @@ def test_without_an_extra_the_command_names_it(tmp_path: Path, module: str, comm
     assert process.returncode in (1, 2)
     message = f'needs {module}, which is not installed: pip install "sb3-sac-variants[{extra}]"'
     assert message in process.stdout + process.stderr
+
+
+@pytest.mark.parametrize("params", [{"learning_rate:print() #": 1}, {"env_kwargs": {"a b": 1}}])
+def test_keys_that_the_zoo_would_evaluate_are_refused(params: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must have names of arguments as keys, got"):
+        parse_study("study", {**FIELDS, "params": params})
+
+
+@pytest.mark.parametrize("name", ["cheetah_tests", "a_summary", "b_scalars"])
+def test_names_whose_files_would_be_another_studys_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"study '{name}' would have its CSV file in the place of another study's"):
+        parse_study(name, FIELDS)

@@ -37,6 +37,10 @@ def _ordered(value: tuple[float, float, float]) -> tuple[float, float, float]:
 
 
 def _plain(params: dict[str, Any]) -> dict[str, Any]:
+    env_kwargs = params.get("env_kwargs")
+    for name in [*params, *(env_kwargs if isinstance(env_kwargs, dict) else ())]:
+        if not str(name).isidentifier():  # the zoo evaluates what follows a colon
+            raise ValueError(f"must have names of arguments as keys, got {name!r}")
     try:
         ast.literal_eval(repr(params))  # as the zoo reads them; YAML also knows dates and infinity
     except ValueError as error:
@@ -226,6 +230,8 @@ def load_studies(path: Path, names: Collection[str] = ()) -> list[Study]:
 
 def parse_study(name: str, fields: Mapping[str, Any]) -> Study:
     """Check one study of the file; errors name the field and its value."""
+    if str(name).endswith(("_scalars", "_tests", "_summary")):
+        raise ValueError(f"study {name!r} would have its CSV file in the place of another study's: name it otherwise")
     if not isinstance(fields, Mapping) or "name" in fields:
         raise ValueError(f"study {name!r} must be a mapping of fields, none of them a name, got {fields!r}")
     try:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
+from gymnasium import Env, spaces
 from gymnasium.utils import EzPickle
 from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.noise import ActionNoise
@@ -76,6 +76,13 @@ _NEVER = (
     *("builtins", "cloudpickle", "ctypes", "functools", "importlib", "io", "multiprocessing", "operator"),
     *("subprocess", "types"),
 )
+#: modules of the standard library whose objects an environment may hold and a file may make; others hold files, say
+_HARMLESS = ("collections", "datetime", "decimal", "enum", "fractions", "pathlib", "random", "uuid")
+#: constructors that leave no memory as they found it
+_ALLOCATORS = {cls.__new__ for cls in (object, *PLAIN)}
+#: containers inside each other that Python frees by recursion without a limit, and how many a file may have
+_UNGUARDED = (collections.defaultdict, collections.deque, collections.OrderedDict, types.SimpleNamespace)
+MOST_UNGUARDED = 10_000
 #: libraries whose modules hold more than the environment that was passed
 _LIBRARIES = ("gymnasium", "stable_baselines3", "torch", *_NEVER)
 #: what holds nothing that matters
@@ -129,8 +136,12 @@ def read_pickle(
         unpickler = _AllowListUnpickler(file)
         unpickler.arguments, unpickler.classes = arguments, frozenset(classes)
         unpickler.functions = {**FUNCTIONS, **wrapped(functions or {})}
+        unpickler.empty, unpickler.unguarded = [], 0
     unpickler.persistent = list(persistent)
-    return unpickler.load()
+    found = unpickler.load()
+    if not is_trusted(trusted) and unpickler.empty:
+        raise NotAllowed(f"an object of {name_of(unpickler.empty[0])} without its state")
+    return found
 
 
 def classes_of(objects: Sequence[Any]) -> set[type]:
@@ -161,7 +172,20 @@ def classes_of(objects: Sequence[Any]) -> set[type]:
         if not _is_of(module, _LIBRARIES):
             beside = vars(sys.modules.get(module, types)).values()
             found |= {value for value in beside if isinstance(value, type) and value.__module__ == module}
-    return {cls for cls in found if not _is_of(cls.__module__, _NEVER) and cls.__name__ != "CloudpickleWrapper"}
+    return {cls for cls in found if _is_harmless(cls)}
+
+
+def _is_harmless(cls: type) -> bool:
+    """Whether to make an object of a class, with any attributes, and to forget it again does nothing by itself."""
+    package = cls.__module__.partition(".")[0].lstrip("_")
+    harmless = package in _HARMLESS if package in sys.stdlib_module_names else not _is_of(cls.__module__, _NEVER)
+    return harmless and not hasattr(cls, "__del__") and cls.__name__ != "CloudpickleWrapper"
+
+
+def _is_allocated(cls: type) -> bool:
+    """Whether an object of a class holds no memory of C that its constructor, or a state, would have to fill."""
+    makers = [vars(base)["__new__"] for base in cls.__mro__ if "__new__" in vars(base)]
+    return all(isinstance(maker, staticmethod) or maker in _ALLOCATORS for maker in makers)
 
 
 def _is_of(module: str, packages: tuple[str, ...]) -> bool:
@@ -210,6 +234,10 @@ class _AllowListUnpickler(_Unpickler):
     classes: frozenset[type]
     functions: dict[str, Rebuild]
     persistent: list[Any]
+    #: objects that a library of C has yet to fill
+    empty: list[Any]
+    #: number of containers of :data:`_UNGUARDED`
+    unguarded: int
     dispatch: ClassVar[dict[int, Any]] = dict(_Unpickler.dispatch)
 
     def persistent_load(self, pid: Any) -> Any:
@@ -254,7 +282,14 @@ class _AllowListUnpickler(_Unpickler):
         function = self.stack[-1]
         if not isinstance(function, Rebuild):
             raise NotAllowed(f"a call of {name_of(function)}")
-        self.stack[-1] = function.function(*arguments)
+        self.stack[-1] = self._counted(function.function(*arguments))
+
+    def _counted(self, value: Any) -> Any:
+        if type(value) in _UNGUARDED:
+            self.unguarded += 1
+            if self.unguarded > MOST_UNGUARDED:
+                raise NotAllowed(f"more than {MOST_UNGUARDED} containers such as {name_of(value)}")
+        return value
 
     def _new(self, cls: Any, arguments: Any, keywords: Any = None) -> Any:
         cls = cls.cls if isinstance(cls, Build) else cls
@@ -262,7 +297,10 @@ class _AllowListUnpickler(_Unpickler):
             raise NotAllowed(f"an object of {name_of(cls)}")
         if arguments and not issubclass(cls, tuple):
             raise NotAllowed(f"an object of {name_of(cls)} with arguments")
-        return cls.__new__(cls, *arguments)
+        made = self._counted(cls.__new__(cls, *arguments))
+        if not _is_allocated(cls):
+            self.empty.append(made)
+        return made
 
     def _newobj(self) -> None:
         arguments = self.stack.pop()
@@ -292,8 +330,11 @@ class _AllowListUnpickler(_Unpickler):
                 object.__setattr__(target, name, value)
         elif issubclass(cls, EzPickle):  # its own method may call EzPickle's
             raise NotAllowed(f"the state of {name_of(cls)}, which would be constructed anew")
+        elif issubclass(cls, Env) and getattr(cls, "__setstate__").__module__.startswith("gymnasium."):  # noqa: B009
+            raise NotAllowed(f"the state of {name_of(cls)}, which would import what it names")
         else:
             cls.__setstate__(target, state)
+            self.empty = [other for other in self.empty if other is not target]
 
     def _is_given(self, target: Any) -> bool:
         """Whether the caller has an object, which the file refers to by its number."""
@@ -316,6 +357,14 @@ class _AllowListUnpickler(_Unpickler):
         items = self.pop_mark()
         target = _exactly(self.stack[-1], dict, collections.OrderedDict, collections.defaultdict)
         target.update(zip(map(checked_depth, items[::2]), map(checked_value, items[1::2]), strict=True))
+
+    def _dict(self) -> None:
+        items = self.pop_mark()
+        self.append(dict(zip(map(checked_depth, items[::2]), map(checked_value, items[1::2]), strict=True)))
+
+    def _frozenset(self) -> None:
+        items = self.pop_mark()
+        self.append(frozenset(checked_depth(checked_value(item)) for item in items))
 
     def _additems(self) -> None:
         items = self.pop_mark()
@@ -345,6 +394,8 @@ class _AllowListUnpickler(_Unpickler):
         pickle.SETITEM[0]: _setitem,
         pickle.SETITEMS[0]: _setitems,
         pickle.ADDITEMS[0]: _additems,
+        pickle.DICT[0]: _dict,
+        pickle.FROZENSET[0]: _frozenset,
         **dict.fromkeys((code[0] for code in _FOREIGN), _refuse),
     }
 
@@ -358,7 +409,7 @@ def _exactly(value: Any, *classes: type) -> Any:
 
 def _look_up(cls: Any) -> Callable[[Any], Any]:
     """The members of an enumeration by their values; more arguments would make a new one."""
-    return lambda value: cls(value)
+    return lambda value: cls(checked_depth(value))
 
 
 def _attributes(state: Any) -> dict[str, Any]:

@@ -156,7 +156,10 @@ def _takes(callback: BaseCallback, name: str, value: Any, at_start: CallbackStat
         return False
     if name not in vars(callback):  # made later
         return _is_plain(value) and _is_plain(getattr(type(callback), name, None))
-    return name not in at_start or _same(at_start[name], vars(callback)[name])
+    present = vars(callback)[name]
+    if not _is_plain(value) or (isinstance(value, str | bytes) and value != present):  # which may name a file
+        return False
+    return name not in at_start or _same(at_start[name], present)
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from sb3_sac_variants.common.persistence.files import refuse, sha256, sync_folder, written_whole
+from sb3_sac_variants.common.persistence.files import Refusal, refuse, sha256, sync_folder, written_whole
 
 try:
     import fcntl
@@ -40,6 +40,10 @@ _VERSION = re.compile(r"version-\d+-[0-9a-f]{8}")
 _REMEDY = "load another checkpoint"
 
 
+class UnknownFormatError(Refusal):
+    """A checkpoint of a newer version, which an older one must not take for a damaged one."""
+
+
 @contextlib.contextmanager
 def new_version(
     folder: pathlib.Path, algorithm: str, num_timesteps: int, own: set[str | None]
@@ -61,10 +65,16 @@ def new_version(
     with _only_writer(folder):
         if own:
             claim(folder, own)
-        with contextlib.suppress(ValueError):  # of a damaged pointer: there is no telling which version it was
+        keep: set[str | None] = set()
+        try:
             current = _read_pointer(folder).get("version")
             own.add(current)
-            _remove_versions(folder, but=current)
+            _remove_versions(folder, but={current})
+        except UnknownFormatError:
+            raise
+        except ValueError:  # there is no telling which version was current, or whose file it is: all stay
+            keep = {version.name for version in folder.glob("version-*")}
+            (folder / POINTER).rename(folder / f"{POINTER}.{uuid.uuid4().hex[:8]}.damaged")
         version = folder / f"version-{num_timesteps}-{uuid.uuid4().hex[:8]}"
         version.mkdir()
         own.add(version.name)
@@ -84,7 +94,7 @@ def new_version(
         finally:
             # The pointer tells which version is current, even where something was interrupted after it was written
             with contextlib.suppress(ValueError):
-                _remove_versions(folder, but=_read_pointer(folder).get("version"))
+                _remove_versions(folder, but={_read_pointer(folder).get("version"), *keep})
 
 
 def claim(folder: pathlib.Path, own: set[str | None]) -> None:
@@ -95,9 +105,12 @@ def claim(folder: pathlib.Path, own: set[str | None]) -> None:
     :param own: versions of the run; that there was none is noted
     :raises RuntimeError: if it is of another run
     """
-    current = None
-    with contextlib.suppress(ValueError):  # a damaged one is nobody's
+    try:
         current = _read_pointer(folder).get("version")
+    except UnknownFormatError:
+        raise
+    except ValueError:  # a damaged one is nobody's
+        current = None
     if current is not None and current not in own:
         raise RuntimeError(
             f"path={str(folder)!r} holds a checkpoint of another run ({current}), which would be lost: give each run a "
@@ -171,7 +184,10 @@ def _read_pointer(folder: pathlib.Path) -> dict[str, Any]:
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         refuse(folder, f"has a damaged {POINTER} ({type(error).__name__}: {error}): {_REMEDY}")
     if not known:
-        refuse(folder, f"has a {POINTER} of format {pointer.get('format')!r}, which this version does not know")
+        raise UnknownFormatError(
+            f"path={str(folder)!r} has a {POINTER} of format {pointer.get('format')!r}, which this version does not "
+            "know: take the version that wrote it, or another folder"
+        )
     if not fits or not _VERSION.fullmatch(pointer["version"]):
         refuse(folder, f"has a damaged {POINTER} (version={pointer['version']!r}): {_REMEDY}")
     return pointer
@@ -225,7 +241,9 @@ def _locked(path: pathlib.Path, shared: bool = False) -> Iterator[None]:
 
 
 def _refuse_pipe(path: pathlib.Path) -> None:
-    """Refuse what is no file, such as a pipe, which would keep us waiting when it is opened."""
+    """Refuse what is no file, such as a pipe, which would keep us waiting when it is opened, or is somewhere else."""
+    if path.is_symlink():
+        raise UnknownFormatError(f"path={str(path.parent)!r} is damaged ({path.name} is a link): {_REMEDY}")
     if path.exists() and not path.is_file():
         refuse(path.parent, f"is damaged ({path.name} is no file): {_REMEDY}")
 
@@ -242,15 +260,15 @@ def _only_writer(folder: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def _remove_versions(folder: pathlib.Path, but: str | None) -> None:
+def _remove_versions(folder: pathlib.Path, but: set[str | None]) -> None:
     """
-    Remove all versions but one.
+    Remove all versions but some.
 
     :param folder: of a checkpoint
-    :param but: version to keep
+    :param but: versions to keep
     """
     for version in folder.glob("version-*"):
-        if version.name != but and _VERSION.fullmatch(version.name):
+        if version.name not in but and _VERSION.fullmatch(version.name):
             _remove(version)
 
 

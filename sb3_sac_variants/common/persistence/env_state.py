@@ -28,10 +28,15 @@ from sb3_sac_variants.common.persistence.rebuild import Build, NotAllowed, name_
 
 #: attributes that do not belong to the state: descriptions, and open log files
 _NOT_STATE = ("class_attributes", "results_writer", "spec", "_cached_spec")
+#: further ones that are not written: with what arguments a wrapper of gymnasium was made
+_NOT_WRITTEN = ("_saved_kwargs",)
 #: layers that go by the name of another one, whose state and behaviour under a ``VecEnv`` they have
 _ALIASES = {"rl_zoo3.gym_patches.PatchedTimeLimit": "gymnasium.wrappers.common.TimeLimit"}
 #: kinds of attributes that belong to how an environment is built
-_NOT_STATE_TYPES = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial)
+_NOT_STATE_TYPES = (
+    *(type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType),
+    functools.partial,
+)
 
 
 class EnvironmentStateError(Exception):
@@ -201,10 +206,15 @@ def _name(layer: Any) -> str:
 
 
 def _has_own_state(layer: Any) -> bool:
-    """Whether the author of an environment says what its state is. ``EzPickle`` does not: it gives the arguments."""
+    """
+    Whether the author of an environment says what its state is.
+
+    Gymnasium's methods do not count: ``EzPickle`` gives the arguments, and wrappers import what their state names.
+    """
     method = getattr(type(layer), "__getstate__", None)
-    defaults = (None, getattr(object, "__getstate__", None), EzPickle.__getstate__)
-    return isinstance(layer, gym.Env) and method not in defaults
+    if method in (None, getattr(object, "__getstate__", None)):
+        return False
+    return isinstance(layer, gym.Env) and method.__module__.partition(".")[0] != "gymnasium"
 
 
 def _is_made_anew(layer: Any) -> bool:
@@ -236,7 +246,7 @@ def _attributes(layer: Any) -> Any:
     return {
         name: value
         for name, value in vars(layer).items()
-        if name not in _NOT_STATE
+        if name not in (*_NOT_STATE, *_NOT_WRITTEN)
         and not isinstance(value, _NOT_STATE_TYPES)
         and not type(value).__module__.startswith("pygame")
     }

@@ -1,6 +1,7 @@
 """Write files whole or not at all, find them, and say what is wrong with one that cannot be read."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import lzma
@@ -49,7 +50,9 @@ def written_whole(path: str | pathlib.Path, suffix: str = "") -> Iterator[Buffer
     final = final.resolve()  # through a link
     final.parent.mkdir(parents=True, exist_ok=True)
     # Other threads may write to the same path, and on a shared disk processes of the same number
-    partial = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial = final.with_name(f".{final.name[:40]}.{uuid.uuid4().hex[:8]}.partial")  # names are 255 bytes at the most
+    if final.exists() and not os.access(final, os.W_OK):  # a rename would not ask
+        raise PermissionError(errno.EACCES, "the file is there and must not be written to", str(final))
     try:
         with open(partial, "w+b") as file:
             with contextlib.suppress(OSError):  # where there is none yet, or the disk knows no modes

@@ -208,7 +208,10 @@ def _seed_sequence(cls: Any, checksum: Any, state: Any) -> np.random.SeedSequenc
 
 def _set_seed_sequence(target: Any, state: Any) -> None:
     require(isinstance(state, tuple) and len(state) >= 5, "numpy.random.SeedSequence")
-    _, children, pool, size, spawn_key = state[:5]
+    entropy, children, pool, size, spawn_key = state[:5]
+    numbers = entropy if isinstance(entropy, list | tuple) else [entropy]
+    fits = isinstance(entropy, np.ndarray) or all(number is None or type(number) is int for number in numbers)
+    require(fits, "numpy.random.SeedSequence")
     require(type(children) is int and isinstance(spawn_key, tuple), "numpy.random.SeedSequence")
     require(isinstance(pool, np.ndarray) and pool.dtype == np.uint32, "numpy.random.SeedSequence")
     require(type(size) is int and pool.shape == (size,) and size >= 4, "numpy.random.SeedSequence")
@@ -280,8 +283,9 @@ def _encode(text: Any, encoding: Any) -> bytes:
 
 
 def _default_dict(factory: Any = None, *items: Any) -> collections.defaultdict:
-    require(factory is None or factory in PLAIN, "collections.defaultdict")
-    return collections.defaultdict(factory, *items)
+    require(factory is None or (isinstance(factory, type) and factory in PLAIN), "collections.defaultdict")
+    require(not items, "collections.defaultdict")
+    return collections.defaultdict(factory)
 
 
 _PLAIN_CALLS = (
