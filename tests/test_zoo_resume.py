@@ -29,7 +29,7 @@ from sb3_sac_variants import SACv2
 from sb3_sac_variants.common.callbacks import RunCheckpointCallback
 from sb3_sac_variants.common.persistence.checkpoint_folder import POINTER
 from sb3_sac_variants.zoo import register
-from sb3_sac_variants.zoo.resume import CHECKPOINT, main, resume
+from sb3_sac_variants.zoo.resume import CHECKPOINT, _episode_lengths, main, resume
 
 CALLBACK = "sb3_sac_variants.common.callbacks.RunCheckpointCallback"
 #: environment of each algorithm, and its hyperparameters
@@ -383,6 +383,23 @@ def test_what_is_no_run(tmp_path: Path) -> None:
         file.write_text(content)
         with pytest.raises(ValueError, match=r"'.*args\.yml' is damaged"):
             resume(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["seed: 2001-13-99", "a: !!int abc", "a: !!timestamp x", "[" * 5000])
+def test_arguments_that_are_damaged_are_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "Pendulum-v1").mkdir()
+    (tmp_path / "Pendulum-v1" / "args.yml").write_text(content)
+    with pytest.raises(ValueError, match=r"args\.yml' is damaged"):
+        resume(tmp_path)
+
+
+def test_lengths_of_episodes_with_empty_and_damaged_lines(tmp_path: Path) -> None:
+    monitor = tmp_path / "0.monitor.csv"
+    monitor.write_text("#{}\nr,l,t\n-1.0,200,1.5\n\n-2.0,100,2.5\n-3.0,5")
+    assert _episode_lengths(monitor) == [200, 0, 100]
+    monitor.write_text("#{}\nr,l,t\n-1.0,x,1.5\n")
+    with pytest.raises(ValueError, match=r"0\.monitor\.csv' is damaged"):
+        _episode_lengths(monitor)
 
 
 def test_callback_without_the_zoo_needs_a_path() -> None:

@@ -144,7 +144,7 @@ def _read(file: Path) -> dict[str, Any]:
     loader = yaml.UnsafeLoader if is_trusted(False) else _SafeLoader
     try:
         content = yaml.load(file.read_text(), loader)
-    except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"{str(file)!r} is damaged, or holds Python objects, which are read with {TRUSTED_VARIABLE}=1 only: {error}"
         ) from error
@@ -332,9 +332,12 @@ def _steps_done(folder: Path) -> int:
 
 def _episode_lengths(file: Path) -> list[int]:
     """Lengths of the episodes that the monitor of one environment has written to the end."""
-    # Below a comment and the names of the columns: reward, length, time
-    lines = file.read_bytes().splitlines(keepends=True)[2:]
-    return [int(line.split(b",")[1]) for line in lines if line.endswith(b"\n")]
+    # Below a comment and the names of the columns: reward, length, time. An empty line is an episode of no length
+    lines = [line for line in file.read_bytes().splitlines(keepends=True)[2:] if line.endswith(b"\n")]
+    try:
+        return [int(line.split(b",")[1]) if line.strip() else 0 for line in lines]
+    except (ValueError, LookupError) as error:
+        raise ValueError(f"{str(file)!r} is damaged ({error}): mend the line, or start the run again") from error
 
 
 def _forget_episodes_after(file: Path, steps: int, env: Any) -> None:
