@@ -40,17 +40,20 @@ def takes_sac(item: pytest.Item) -> bool:
     return "sac" in item.name or re.search(r"\bSAC\b", inspect.getsource(item.function)) is not None
 
 
-class SACv2InPlaceOfSAC:
-    """A plugin of pytest: what imports SAC gets SACv2, and tests without it are left out."""
+# This file is a plugin of pytest, too
 
-    def pytest_configure(self, config: pytest.Config) -> None:
-        stable_baselines3.SAC = SACv2
-        stable_baselines3.sac.policies.SACPolicy = MlpPolicy
 
-    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        left_out = [item for item in items if not takes_sac(item)]
-        items[:] = [item for item in items if takes_sac(item)]
-        config.hook.pytest_deselected(items=left_out)
+def pytest_configure(config: pytest.Config) -> None:
+    """Give SACv2 to what imports SAC."""
+    stable_baselines3.SAC = SACv2
+    stable_baselines3.sac.policies.SACPolicy = MlpPolicy
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave tests without SAC out."""
+    left_out = [item for item in items if not takes_sac(item)]
+    items[:] = [item for item in items if takes_sac(item)]
+    config.hook.pytest_deselected(items=left_out)
 
 
 def main() -> int:
@@ -66,9 +69,10 @@ def main() -> int:
     if not (folder / "test_save_load.py").is_file():
         parser.error(f"{folder} has no test_save_load.py: pass the folder tests of a checkout of Stable-Baselines3")
     # append: the installed Stable-Baselines3 comes before the checkout's. test_utils.py needs Atari's games.
-    arguments = [str(folder), "--import-mode=append", f"--ignore={folder / 'test_utils.py'}", "-p", "no:cacheprovider"]
+    arguments = [str(folder), "--import-mode=append", f"--ignore={folder / 'test_utils.py'}"]
+    arguments += ["-p", "no:cacheprovider", "-p", Path(__file__).stem]
     print(f"stable-baselines3 {stable_baselines3.__version__}")
-    return pytest.main([*arguments, "-q", "--tb=short", "-rfE", *options], plugins=[SACv2InPlaceOfSAC()])
+    return pytest.main([*arguments, "-q", "--tb=short", "-rfE", *options])
 
 
 if __name__ == "__main__":
