@@ -817,6 +817,12 @@ def test_methods_that_updates_do_not_call_are_refused() -> None:
         TypeError, match=r"^Rates\._update_learning_rate\(\) would have no effect: pass learning_rate, qf"
     ):
         make(Rates)
+
+    class Trains(Rates):
+        def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+            self._update_learning_rate([])
+
+    make(Trains).learn(10)
     model = make(SACv2)
     own = model.actor.action_log_prob
     model.actor.action_log_prob = lambda obs: own(obs)
