@@ -274,10 +274,12 @@ def test_metrics_that_come_and_go_are_refused() -> None:
 def test_means_over_many_updates_do_not_drift() -> None:
     metrics = DeviceMetrics(th.device("cpu"))
     metrics.add({"loss": th.tensor(37.3)})
-    metrics._sums *= 1e7  # as many updates as a run has that writes no logs
-    metrics._count *= 1e7
+    metrics.collect()
+    metrics._sums_before *= 1e7  # as many updates as a run has that writes no logs
+    metrics._count_before *= 1e7
     for _ in range(1000):
         metrics.add({"loss": th.tensor(40.0)})
+        metrics.collect()
     assert metrics.means()["loss"] == pytest.approx((37.3e7 + 40e3) / (1e7 + 1e3), rel=1e-7)
 
 

@@ -18,10 +18,13 @@ class DeviceMetrics:
         #: names of a step that reported others than the first one
         self._strange: tuple[str, ...] | None = None
         # Room for any names: a compiled step, or a captured graph, writes to the same memory from the first step on
-        # In double precision where the device has it: a long sum of single ones drifts
+        self._sums = th.zeros(CAPACITY, device=device)
+        self._count = th.zeros((), device=device)
+        # What was added up before, in double precision where the device has it: a long sum of single ones drifts. Not
+        # in the step itself, whose compiled kernels would be slower by a fifth
         dtype = th.float32 if device.type == "mps" else th.float64
-        self._sums = th.zeros(CAPACITY, dtype=dtype, device=device)
-        self._count = th.zeros((), dtype=dtype, device=device)
+        self._sums_before = self._sums.to(dtype, copy=True)
+        self._count_before = self._count.to(dtype, copy=True)
 
     def add(self, values: dict[str, th.Tensor]) -> None:
         """
@@ -61,22 +64,32 @@ class DeviceMetrics:
                 "at each step"
             )
 
-    def means(self) -> dict[str, float]:
-        """Means since the last :meth:`reset`, by their names; empty if there was no step."""
-        count = self._count.item()
-        return dict(zip(self.names, (self._sums / count).tolist(), strict=False)) if count else {}
-
-    def reset(self) -> None:
-        """Forget what has been added up."""
+    def collect(self) -> None:
+        """Put what a few steps have added up to what was there before, without synchronising with the host."""
+        self._sums_before += self._sums
+        self._count_before += self._count
         self._sums.zero_()
         self._count.zero_()
 
+    def means(self) -> dict[str, float]:
+        """Means since the last :meth:`reset`, by their names; empty if there was no step."""
+        self.collect()
+        count = self._count_before.item()
+        return dict(zip(self.names, (self._sums_before / count).tolist(), strict=False)) if count else {}
+
+    def reset(self) -> None:
+        """Forget what has been added up."""
+        for tensor in (self._sums, self._count, self._sums_before, self._count_before):
+            tensor.zero_()
+
     def state(self) -> dict[str, float]:
         """Number of steps, as "", and sums by their names since the last :meth:`reset`, for a checkpoint."""
-        return {"": self._count.item(), **dict(zip(self.names, self._sums.tolist(), strict=False))}
+        self.collect()
+        return {"": self._count_before.item(), **dict(zip(self.names, self._sums_before.tolist(), strict=False))}
 
     def set_state(self, state: dict[str, float]) -> None:
         """Go on from what :meth:`state` gave."""
         self.names = tuple(name for name in state if name)
-        self._sums[: len(self.names)] = th.tensor([state[name] for name in self.names], dtype=self._sums.dtype)
-        self._count.fill_(state[""])
+        sums = th.tensor([state[name] for name in self.names], dtype=self._sums_before.dtype)
+        self._sums_before[: len(self.names)] = sums
+        self._count_before.fill_(state[""])

@@ -169,6 +169,7 @@ class Updater:
         assert self.engine is not None
         self.engine.run(steps, batch_size, signature)
         self.metrics.check()
+        self.metrics.collect()
         if (n_updates + steps) % FLUSH_INTERVAL == 0 and self.device.type == "cpu":
             for learner in self.learners.values():
                 learner.flush_denormals()
