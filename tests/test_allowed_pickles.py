@@ -1,5 +1,6 @@
 """The reader of pickles builds what files ordinarily hold, and runs nothing of whoever wrote one."""
 
+import argparse
 import collections
 import csv
 import datetime
@@ -547,9 +548,9 @@ class Deletes:
 def test_objects_that_do_something_by_themselves_are_not_made() -> None:
     env = SpacesEnv()
     env.cleaner, env.folder, env.queue = Deletes(), tempfile.TemporaryDirectory(), queue.Queue()
-    env.reader = csv.DictReader([])
+    env.reader, env.config = csv.DictReader([]), argparse.Namespace(size=3)
     found = classes_of([env])
-    assert SpacesEnv in found
+    assert {SpacesEnv, argparse.Namespace} <= found
     assert not found & {Deletes, tempfile.TemporaryDirectory, queue.Queue, csv.DictReader}
     env.cleaner = None
     env.folder.cleanup()

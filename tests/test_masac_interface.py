@@ -515,12 +515,11 @@ def test_a_model_without_an_environment_is_refused() -> None:
 
 @both_kinds
 def test_the_value_of_a_state_does_not_depend_on_others(kind: str) -> None:
-    model = make(env_of(kind), ce_coef=0.5, ce_center=True)
+    model = make(env_of(kind), ce_coef=2.0, ce_center=True)
     rng = np.random.default_rng(0)
-    obs = rng.standard_normal((64, *model.observation_space.shape)).astype(np.float32)
-    alone = model.soft_value(np.repeat(obs[:1], 2, axis=0), 400)[0]
-    np.testing.assert_allclose(model.soft_value(obs, 400)[0], alone, atol=0.1)
-    np.testing.assert_allclose(model.soft_value(np.repeat(obs[:1], 64, axis=0), 400)[0], alone, atol=0.1)
+    obs = 20 * rng.standard_normal((64, *model.observation_space.shape)).astype(np.float32)
+    alone = model.soft_value(np.repeat(obs[:1], 64, axis=0), 400)[0]
+    np.testing.assert_allclose(model.soft_value(obs, 400)[0], alone, rtol=0.02, atol=0.02)  # the same noise
 
 
 @pytest.mark.parametrize("log_std", [-12.0, -20.0])

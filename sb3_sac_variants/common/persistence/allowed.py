@@ -77,8 +77,8 @@ _NEVER = (
     *("subprocess", "types"),
 )
 #: modules of the standard library whose objects an environment may hold and a file may make; others hold files, say
-_HARMLESS = ("collections", "datetime", "decimal", "enum", "fractions", "pathlib", "random", "uuid")
-#: constructors that leave no memory as they found it
+_HARMLESS = ("argparse", "collections", "datetime", "decimal", "enum", "fractions", "pathlib", "random", "uuid")
+#: constructors after which an object is whole
 _ALLOCATORS = {cls.__new__ for cls in (object, *PLAIN)}
 #: containers inside each other that Python frees by recursion without a limit, and how many a file may have
 _UNGUARDED = (collections.defaultdict, collections.deque, collections.OrderedDict, types.SimpleNamespace)
