@@ -25,7 +25,6 @@ from sb3_sac_variants.common.gradient_step.engine import COMPILE_PAYS_FROM, Engi
 from sb3_sac_variants.common.networks.actors import ONE_PRODUCT_FROM
 
 needs_compiler = pytest.mark.skipif(compile_unsupported() is not None, reason=str(compile_unsupported()))
-needs_cuda = pytest.mark.skipif(not th.cuda.is_available(), reason="no CUDA device")
 
 #: what is checked beyond the defaults: class and arguments
 VARIANTS: dict[str, tuple[type, dict[str, Any]]] = {
@@ -95,7 +94,7 @@ def test_compiled_variants_compute_the_eager_numbers(variant):
     assert_engines_agree(cls, "compile", **arguments)
 
 
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize("engine", ["cudagraph", "compile"])
 @pytest.mark.parametrize("variant", ["SACv1", "SACv2", *VARIANTS])
 def test_cuda_engines_compute_the_eager_numbers(engine, variant):
@@ -122,8 +121,8 @@ def test_a_changing_learning_rate_does_not_recompile():
     ("engine", "device"),
     [
         pytest.param("compile", "cpu", marks=needs_compiler),
-        pytest.param("compile", "cuda", marks=needs_cuda),
-        pytest.param("cudagraph", "cuda", marks=needs_cuda),
+        pytest.param("compile", "cuda", marks=pytest.mark.cuda),
+        pytest.param("cudagraph", "cuda", marks=pytest.mark.cuda),
     ],
 )
 def test_what_changes_between_updates_reaches_the_engine(engine, device):

@@ -360,6 +360,18 @@ def test_loading_an_optimizers_state_needs_but_a_refresh():
     assert_same(trained.module, fresh.module)
 
 
+def test_a_state_made_before_the_network_moved_follows_it():
+    """Adagrad makes its state at once, and SB3 moves a policy to its device afterwards; "meta" stands in for a GPU."""
+    module = nn.Linear(3, 2, device="meta")
+    module.optimizer = th.optim.Adagrad(module.parameters(), lr=RATE)
+    for state in module.optimizer.state.values():
+        state["sum"] = th.zeros(state["sum"].shape)
+    learner = Learner(module, "critic")
+    for parameter in learner.parameters:
+        assert learner.optimizer.state[parameter]["sum"].device == parameter.device
+        assert learner.optimizer.state[parameter]["step"].device.type == "cpu"  # it is counted there
+
+
 @pytest.mark.parametrize(("optimizer_class", "name"), [(th.optim.Adam, "exp_avg_sq"), (th.optim.RMSprop, "square_avg")])
 def test_averages_that_nobody_can_see_become_zero(optimizer_class, name):
     learner = learner_of(network().float(), optimizer_class)

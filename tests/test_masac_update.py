@@ -18,7 +18,6 @@ from sb3_sac_variants.masac.losses import agent_policy_improvement, agent_soft_v
 from sb3_sac_variants.masac.masac import Noise
 
 needs_compiler = pytest.mark.skipif(compile_unsupported() is not None, reason=str(compile_unsupported()))
-needs_cuda = pytest.mark.skipif(not th.cuda.is_available(), reason="no CUDA device")
 
 #: batch, agents, numbers in an observation and in a continuous action, discrete actions
 B, N, OBS, ACT, ACTIONS = 6, 3, 4, 2, KINDS["discrete"]["n_actions"]
@@ -404,7 +403,7 @@ def test_compiled_update_computes_the_eager_numbers(kind: str, variant: str) -> 
     assert_engines_agree(kind, "compile", **VARIANTS[variant])
 
 
-@needs_cuda
+@pytest.mark.cuda
 @both_kinds
 @pytest.mark.parametrize("engine", ["cudagraph", "compile"])
 @pytest.mark.parametrize("variant", ENGINE_VARIANTS)

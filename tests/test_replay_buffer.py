@@ -644,6 +644,17 @@ def test_buffers_filled_and_looked_at_in_inference_mode(optimize_memory_usage: b
     assert n_updates(model) == 195
 
 
+@pytest.mark.parametrize("optimize_memory_usage", [False, True])
+def test_memory_on_a_device_that_was_taken_in_inference_mode(optimize_memory_usage: bool) -> None:
+    """Elsewhere than on the CPU rows are written by torch, not by NumPy; "meta" stands in for a GPU."""
+    buffer = TensorReplayBuffer(10, VECTOR, ACTION, "meta", optimize_memory_usage=optimize_memory_usage)
+    step = (VECTOR.sample()[None], VECTOR.sample()[None], ACTION.sample()[None], np.ones(1), np.ones(1), [{}])
+    with th.inference_mode():
+        buffer.add(*step)
+    buffer.add(*step)
+    assert buffer.size() == 2
+
+
 def test_the_buffer_of_a_copied_model_comes_along() -> None:
     """A copied buffer is on the CPU; this one is on another device than its model before anything is stored."""
     model = make(SACv2)

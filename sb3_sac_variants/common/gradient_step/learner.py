@@ -152,13 +152,15 @@ class Learner:
         optimizer._warned_capturable_if_run_uncaptured = True
         if not has_adams_step(optimizer):
             self.lr = None
-            if "capturable" in inspect.signature(type(optimizer)).parameters:
-                for group in optimizer.param_groups:
-                    group["capturable"] = device.type == "cuda"
-                for parameter in self.parameters:
-                    steps = optimizer.state[parameter].get("step")
-                    if isinstance(steps, th.Tensor) and device.type == "cuda":
-                        optimizer.state[parameter]["step"] = steps.to(device)
+            capturable = "capturable" in inspect.signature(type(optimizer)).parameters and device.type == "cuda"
+            for group in optimizer.param_groups:
+                if "capturable" in group:
+                    group["capturable"] = capturable
+            for state in optimizer.state.values():
+                for name, value in state.items():
+                    # What Adagrad, say, has made before the network went to its device
+                    if isinstance(value, th.Tensor) and (name != "step" or capturable):
+                        state[name] = value.to(device)
             return
         rate, self.betas, self.eps = (optimizer.param_groups[0][name] for name in ("lr", "betas", "eps"))
         rate = float(rate)

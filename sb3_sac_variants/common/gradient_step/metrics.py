@@ -37,7 +37,7 @@ class DeviceMetrics:
         if not th.compiler.is_compiling():
             self.check()
         if names:
-            scalars = [values[name].detach().reshape(()).to(self._sums.dtype) for name in names]
+            scalars = [values[name].detach().reshape(()).to(self._sums) for name in names]
             self._sums[: len(names)] += th.stack(scalars)
         self._count += 1
 

@@ -100,6 +100,7 @@ class ReplayMemory(ReplayBuffer):
 
     # ---------------------------------------------------------------- memory
 
+    @th.inference_mode(False)  # its tensors are written to later, outside of that mode
     def _allocate(self) -> RowStorage:
         """Take the memory, when the first transition arrives."""
         self._check_room(self.buffer_size)
@@ -125,6 +126,7 @@ class ReplayMemory(ReplayBuffer):
             return 0
         return self._storage.nbytes + (self._final.nbytes if self.optimize_memory_usage else 0)
 
+    @th.inference_mode(False)
     def to(self, device: th.device | str) -> "ReplayMemory":
         """Move the transitions to another device."""
         self.device = get_device(device)

@@ -14,7 +14,6 @@ class TerminalObservations:
     follows in time, unless an episode ended between the two. Those exceptions are kept here.
     """
 
-    @th.inference_mode(False)  # its tensors are written to later, outside of that mode
     def __init__(
         self, rows: int, shapes: dict[str, tuple[int, ...]], dtypes: dict[str, th.dtype], device: th.device | str
     ):
@@ -68,7 +67,7 @@ class TerminalObservations:
         own = self._places[key].index_select(0, place.clamp(min=0))
         return th.where((place >= 0).view(-1, *[1] * (own.dim() - 1)), own, following)
 
-    @th.inference_mode(False)
+    @th.inference_mode(False)  # its tensors are written to later, outside of that mode
     def _grow(self) -> None:
         present = self.capacity
         capacity = max(2 * present, 64)
