@@ -341,7 +341,7 @@ def make_engine(
         compiled = engine = CompiledEngine(draw, step, draw_on_device, fullgraph, 4 if name == "auto" else None)
         if device.type == "cuda" and fullgraph and "cudagraph" not in unsupported_engines:
             warnings.warn(
-                "engine='compile' on CUDA gave another result than 'eager' in 2 of 224 comparisons, for a reason not "
+                "engine='compile' on CUDA gave another result than 'eager' in 3 of 278 comparisons, for a reason not "
                 "known (docs/speed.md). It is the fastest: check what it gives, or pass engine='cudagraph', which "
                 "gave the same in all",
                 stacklevel=3,
