@@ -236,30 +236,6 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
         self._temperature_monitor = TemperatureMonitor(parse_ent_coef(self.ent_coef)[0])
         self._set_learning_rates(self._current_progress_remaining)
 
-    def _network_names(self) -> set[str]:
-        return {"actor", *self.policy.learned_networks, *self.tracked_networks.values()}
-
-    def _create_aliases(self) -> None:
-        """Take over the networks of the policy as SB3's attributes ``actor``, ``critic``, ..."""
-        for name in self._network_names():
-            setattr(self, name, getattr(self.policy, name))
-
-    def _networks(self) -> dict[str, th.nn.Module]:
-        """
-        The networks by their names.
-
-        Updates and rollouts take those of the model, ``predict()`` and ``save()`` those of the policy: where somebody
-        has replaced one of the two, the other follows.
-        """
-        networks = {name: getattr(self, name) for name in self._network_names()}
-        for name, network in networks.items():
-            of_policy = getattr(self.policy, name)
-            if network is not of_policy:
-                networks[name] = of_policy if network is self.updater.networks.get(name) else network
-                setattr(self, name, networks[name])
-                setattr(self.policy, name, networks[name])
-        return networks
-
     def _make_temperature(self, value: float, learned: bool) -> Temperature:
         """Build the temperature, without an optimiser."""
         return LearnedTemperature(value, self.ent_coef_loss) if learned else Temperature(value)

@@ -1,4 +1,6 @@
-"""What code written for SB3's SAC reads and sets on a model: the temperature, and batch normalisation."""
+"""What code written for SB3's SAC reads and sets on a model: networks, the temperature, and batch normalisation."""
+
+from typing import ClassVar
 
 import torch as th
 from stable_baselines3.common.utils import get_parameters_by_name
@@ -6,14 +8,43 @@ from stable_baselines3.common.utils import get_parameters_by_name
 from sb3_sac_variants.common.algorithm.arguments import check_ent_coef_change
 from sb3_sac_variants.common.checks.validation import parse_ent_coef
 from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature, Temperature
+from sb3_sac_variants.common.gradient_step.updater import Updater
 from sb3_sac_variants.common.networks.critics import StackedCritic
+from sb3_sac_variants.common.networks.policies import MaxEntPolicy
 
 
 class SB3Attributes:
     """SB3's names for what belongs to parts of a model here."""
 
+    policy: MaxEntPolicy
     critic: StackedCritic
     temperature: Temperature
+    tracked_networks: ClassVar[dict[str, str]]
+    updater: Updater
+
+    def _network_names(self) -> set[str]:
+        return {"actor", *self.policy.learned_networks, *self.tracked_networks.values()}
+
+    def _create_aliases(self) -> None:
+        """Take over the networks of the policy as SB3's attributes ``actor``, ``critic``, ..."""
+        for name in self._network_names():
+            setattr(self, name, getattr(self.policy, name))
+
+    def _networks(self) -> dict[str, th.nn.Module]:
+        """
+        The networks by their names.
+
+        Updates and rollouts take those of the model, ``predict()`` and ``save()`` those of the policy: where somebody
+        has replaced one of the two, the other follows.
+        """
+        networks = {name: getattr(self, name) for name in self._network_names()}
+        for name, network in networks.items():
+            of_policy = getattr(self.policy, name)
+            if network is not of_policy:
+                networks[name] = of_policy if network is self.updater.networks.get(name) else network
+                setattr(self, name, networks[name])
+                setattr(self.policy, name, networks[name])
+        return networks
 
     @property
     def ent_coef(self) -> str | float:
