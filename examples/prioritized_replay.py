@@ -8,6 +8,7 @@ that it gives correct the critics' loss for the unequal odds.
     python examples/prioritized_replay.py
 """
 
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -51,11 +52,25 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
         if self.optimize_memory_usage:
             raise ValueError("optimize_memory_usage=True does not go with PrioritizedReplayBuffer: leave it out")
         self.alpha, self.epsilon = alpha, epsilon
-        self.beta = th.tensor(beta, device=self.device)
+        self._beta = th.tensor(beta, device=self.device)
         #: p_i of each row of the memory, 0 where nothing is stored
         self.priorities = th.zeros(self.buffer_size * self.n_envs, device=self.device)
         #: new transitions get the highest priority so far, so that each is soon drawn once
         self.highest = th.ones((), device=self.device)
+
+    @property
+    def beta(self) -> th.Tensor:
+        """How much of the unequal odds the weights correct; to be set to a number at any time."""
+        return self._beta
+
+    @beta.setter
+    def beta(self, beta: float) -> None:
+        self._beta.fill_(beta)  # in the memory that a captured graph reads
+
+    @property
+    def signature(self) -> Hashable:
+        """Changes with what a captured graph takes for granted, so that it is captured anew."""
+        return super().signature, self.alpha, self.epsilon, self.priorities.data_ptr()
 
     def add(self, *args: Any, **kwargs: Any) -> None:
         """Store one step of all environments."""
@@ -79,6 +94,8 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
         """
         Take over the errors of transitions; the algorithm calls it after each update.
 
+        Of a row that was drawn twice one of its errors is kept; on a GPU it is not certain which.
+
         :param indices: their rows, as :meth:`draw` gave them
         :param errors: their temporal-difference errors, ``(B,)``
         """
@@ -95,8 +112,8 @@ class PrioritizedReplayBuffer(TensorReplayBuffer):
     def to(self, device: th.device | str) -> "PrioritizedReplayBuffer":
         """Move to another device."""
         super().to(device)
-        self.beta, self.priorities, self.highest = (
-            tensor.to(self.device) for tensor in (self.beta, self.priorities, self.highest)
+        self._beta, self.priorities, self.highest = (
+            tensor.to(self.device) for tensor in (self._beta, self.priorities, self.highest)
         )
         return self
 
@@ -113,7 +130,7 @@ class AnnealBeta(BaseCallback):
 
     def _on_step(self) -> bool:
         remaining = max(0.0, 1.0 - self.num_timesteps / self.locals["total_timesteps"])
-        self.buffer.beta.fill_(1.0 - (1.0 - self.first) * remaining)
+        self.buffer.beta = 1.0 - (1.0 - self.first) * remaining  # type: ignore[assignment]
         return True
 
 

@@ -61,7 +61,16 @@ class Graph:
 
     captures = 0
     replays = 0
+    capturing = False
+    #: what the random number generator believes: up to torch 2.11 it is not told of the end of a capture that fails
+    generator_captures = False
     notes: Notes
+
+    def capture_begin(self) -> None:
+        Graph.generator_captures = True
+
+    def capture_end(self) -> None:
+        Graph.generator_captures = False
 
     def replay(self) -> None:
         Graph.replays += 1
@@ -79,8 +88,14 @@ def capture(graph: Graph, stream: Any = None) -> Iterator[None]:
     Graph.captures += 1
     random_state = th.get_rng_state()
     graph.notes = Notes()
-    with graph.notes:
-        yield
+    graph.capture_begin()
+    Graph.capturing = True
+    try:
+        with graph.notes:
+            yield
+    finally:
+        Graph.capturing = False
+    graph.capture_end()
     for storage, value in graph.notes.before.values():
         storage.copy_(value)
     th.set_rng_state(random_state)
@@ -115,6 +130,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learner, "_rate_is_a_tensor", lambda device: True)
     monkeypatch.setattr(Graph, "captures", 0)
     monkeypatch.setattr(Graph, "replays", 0)
+    monkeypatch.setattr(Graph, "generator_captures", False)
     make_engine = updater.make_engine
 
     def with_graphs(name: str, draw: Any, step: Any, *, draw_on_device: bool, **kwargs: Any) -> Engine:

@@ -420,6 +420,17 @@ def test_trusted_pickles_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_pickle(content)(1) == 2
 
 
+@pytest.mark.parametrize("trusted", [False, True])
+def test_tensors_of_a_device_that_is_not_here(trusted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(th.serialization, "location_tag", lambda storage: "cuda:7")
+        content = pickle.dumps(th.arange(3.0))
+    assert b"cuda:7" in content
+    tensor = read_pickle(io.BytesIO(content), trusted=trusted)
+    assert tensor.device.type == "cpu"
+    assert tensor.tolist() == [0.0, 1.0, 2.0]
+
+
 def test_classes_of_what_an_environment_holds() -> None:
     env = SpacesEnv()
     env.inner = {"a": [(Holder(),)]}

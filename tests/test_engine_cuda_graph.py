@@ -125,15 +125,40 @@ def test_auto_goes_on_eagerly_where_nothing_can_be_captured(monkeypatch: pytest.
     install(monkeypatch)
     calls = []
 
+    def draw(batch_size: int) -> tuple[th.Tensor]:
+        if Graph.generator_captures and not Graph.capturing:
+            raise RuntimeError("Offset increment outside graph capture encountered unexpectedly.")
+        return (th.ones(batch_size),)
+
     def step(x: th.Tensor) -> None:
         calls.append(x.sum().item())
 
-    arguments = (lambda batch_size: (th.ones(batch_size),), step, True)
+    arguments = (draw, step, True)
     engine = FallbackEngine(CudaGraphEngine(*arguments, th.device("cuda")), EagerEngine(*arguments))
     with pytest.warns(UserWarning, match=r"chose 'cudagraph', which failed .*going on with engine='eager'"):
         engine.run(7, 4, lambda: None)
     assert calls == [4.0] * 7
     assert engine.name == "eager"
+
+
+def test_what_is_drawn_outside_of_a_graph_may_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another number, shape or structure is taken over as the eager engine takes it, not kept from the capture."""
+    install(monkeypatch)
+    sums = {}
+    for name in ("eager", "cudagraph"):
+        draws = [(th.ones(4), 1.0, None)] * 5 + [(th.ones(4), 2.0, None)] * 5 + [(th.ones(1), 2.0, None)] * 5
+        draws += [(th.ones(1), 2.0, th.ones(1))] * 5
+        total, left = th.zeros(()), iter(draws)
+
+        def step(x: th.Tensor, factor: float, more: th.Tensor | None, total: th.Tensor = total) -> None:
+            total += factor * x.sum() + (0.0 if more is None else 100.0)
+
+        arguments = (lambda batch_size, left=left: next(left), step, False)
+        engine = EagerEngine(*arguments) if name == "eager" else CudaGraphEngine(*arguments, th.device("cuda"))
+        engine.run(len(draws), 4, lambda: None)
+        sums[name] = total.item()
+    assert sums["cudagraph"] == sums["eager"] == 20 + 40 + 10 + 510
+    assert Graph.captures == 4
 
 
 @pytest.mark.parametrize("obstacle", ["", "hook", "optimizer"])

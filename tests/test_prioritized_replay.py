@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cuda_graph_double
 import numpy as np
 import pytest
 import torch as th
@@ -152,6 +153,28 @@ def test_several_agents_too(n_actions: int | None) -> None:
         for replay, kwargs in [(None, {}), (UniformAgentRows, {"alpha": 0.0})]
     )
     assert th.equal(parameters(prioritized), parameters(ordinary))
+
+
+def test_settings_that_change_reach_a_captured_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda_graph_double.install(monkeypatch)
+
+    def parameters_of(engine: str, change: bool) -> th.Tensor:
+        model = make(SACv2, Prioritized, engine=engine)
+        model.train(6, batch_size=16)
+        if change:
+            model.replay_buffer.beta = 1.0
+        model.train(6, batch_size=16)
+        if change:
+            model.replay_buffer.alpha, model.replay_buffer.epsilon = 0.1, 2.0
+        model.train(6, batch_size=16)
+        return parameters(model)
+
+    eager, graph, unchanged = (
+        parameters_of(*arguments) for arguments in [("eager", True), ("cudagraph", True), ("eager", False)]
+    )
+    th.testing.assert_close(graph, eager, rtol=1e-4, atol=1e-6)
+    assert not th.allclose(unchanged, eager, rtol=1e-3, atol=1e-5)
+    assert cuda_graph_double.Graph.captures == 2  # beta is in the memory that the graph reads
 
 
 def test_priorities_are_the_errors_of_the_last_update() -> None:

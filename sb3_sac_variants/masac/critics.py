@@ -8,10 +8,10 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 from stable_baselines3.common.type_aliases import PyTorchObs
-from torch.nn import functional as F
 
 from sb3_sac_variants.common.equations.types import PolicySample
 from sb3_sac_variants.common.networks.critics import StackedCritic, StackedLinear
+from sb3_sac_variants.common.networks.preprocessing import one_hot
 from sb3_sac_variants.masac.losses import JointSample
 
 
@@ -158,8 +158,8 @@ class CentralizedDiscreteCritic(CentralizedCritic):
 
         :param actions: numbers of the joint action, of which an agent's own does not matter, ``(B, N)``
         """
-        one_hot = F.one_hot(actions.long(), self.n_actions).to(self.agent_ids.dtype)
-        inputs = th.cat([self._in_order(self.features(obs)), one_hot[:, self.order[:, 1:]].flatten(2)], dim=2)
+        chosen = one_hot(actions.long(), self.n_actions).to(self.agent_ids.dtype)
+        inputs = th.cat([self._in_order(self.features(obs)), chosen[:, self.order[:, 1:]].flatten(2)], dim=2)
         if self.share_critic:
             return self.q_networks(self._identified(inputs)).view(self.n_critics, *actions.shape, -1)
         q_values = self.q_networks(inputs.transpose(0, 1).repeat(self.n_critics, 1, 1))

@@ -163,7 +163,7 @@ class CudaGraphEngine(Engine):
         self._graph: th.cuda.CUDAGraph | None = None
         self._signature: Hashable = None
         self._inputs: list[Any] = []
-        self._next_arguments: tuple[Any, ...] = ()
+        self._kind_of_inputs: Any = None
         self._warmed_up = 0
 
     def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
@@ -179,31 +179,32 @@ class CudaGraphEngine(Engine):
                 self.done += 1
 
     def _run_once(self, batch_size: int) -> None:
+        drawn = None if self.draw_on_device else self.draw(batch_size)
+        if drawn is not None and (kind := _kind(drawn)) != self._kind_of_inputs:
+            self._graph, self._kind_of_inputs, self._warmed_up = None, kind, 0
         if self._graph is None and self._warmed_up < self.warm_up_steps:
-            self._warm_up(batch_size)
+            self._warm_up(batch_size, drawn)
             return
-        if not self.draw_on_device:
-            self._next_arguments = self.draw(batch_size)
         if self._graph is None:
-            self._capture(batch_size)
-        self._replay()
+            self._capture(batch_size, drawn)
+        self._replay(drawn)
 
-    def _warm_up(self, batch_size: int) -> None:
+    def _warm_up(self, batch_size: int, drawn: tuple[Any, ...] | None) -> None:
         outside = th.cuda.current_stream(self.device)
         self._stream.wait_stream(outside)
         with th.cuda.stream(self._stream):
-            self.step(*self.draw(batch_size))
+            self.step(*(self.draw(batch_size) if drawn is None else drawn))
         outside.wait_stream(self._stream)
         self._warmed_up += 1
 
-    def _capture(self, batch_size: int) -> None:
+    def _capture(self, batch_size: int, drawn: tuple[Any, ...] | None) -> None:
         def draw_static() -> tuple[Any, ...]:
-            if self.draw_on_device:
+            if drawn is None:
                 return self.draw(batch_size)
             return pytree.tree_unflatten(self._inputs, structure)
 
-        if not self.draw_on_device:
-            leaves, structure = pytree.tree_flatten(self._next_arguments)
+        if drawn is not None:
+            leaves, structure = pytree.tree_flatten(drawn)
             self._inputs = [leaf.clone() if isinstance(leaf, th.Tensor) else leaf for leaf in leaves]
         graph = th.cuda.CUDAGraph()
         try:
@@ -211,18 +212,41 @@ class CudaGraphEngine(Engine):
             with th.cuda.stream(self._stream), th.cuda.graph(graph, stream=self._stream):
                 self.step(*draw_static())
         except Exception as error:
+            self._end_failed_capture()
             raise EngineUnavailableError(
                 f"engine={self.name!r} cannot capture this update ({_in_a_line(error)}): pass engine='eager'"
             ) from error
         self._graph = graph
 
-    def _replay(self) -> None:
+    def _end_failed_capture(self) -> None:
+        """
+        Let random numbers be drawn again after a capture that the device has given up.
+
+        Up to torch 2.11 such a capture ends without the generator being told, and whatever draws next raises "Offset
+        increment outside graph capture" (ACE-Step-1.5 issue 613). An empty capture, which succeeds, tells it.
+        """
+        with th.cuda.stream(self._stream), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The CUDA Graph is empty")
+            graph = th.cuda.CUDAGraph()
+            graph.capture_begin()
+            graph.capture_end()
+
+    def _replay(self, drawn: tuple[Any, ...] | None) -> None:
         assert self._graph is not None
-        if not self.draw_on_device:
-            for static, fresh in zip(self._inputs, pytree.tree_leaves(self._next_arguments), strict=True):
+        if drawn is not None:
+            for static, fresh in zip(self._inputs, pytree.tree_leaves(drawn), strict=True):
                 if isinstance(static, th.Tensor):
                     static.copy_(fresh, non_blocking=True)
         self._graph.replay()
+
+
+def _kind(arguments: tuple[Any, ...]) -> Any:
+    """What a graph takes for granted of arguments that are drawn outside of it: all but what is in the tensors."""
+    leaves, structure = pytree.tree_flatten(arguments)
+    # What cannot be compared counts as another one each time
+    plain = [leaf if isinstance(leaf, Hashable) else object() for leaf in leaves]
+    tensors = [(leaf.shape, leaf.dtype) for leaf in leaves if isinstance(leaf, th.Tensor)]
+    return structure, tensors, [None if isinstance(leaf, th.Tensor) else leaf for leaf in plain]
 
 
 def _in_a_line(error: BaseException) -> str:

@@ -13,6 +13,13 @@ from torch.nn import functional as F
 from sb3_sac_variants.common.networks.parameters import LoadsInPlace
 
 
+def one_hot(numbers: th.Tensor, n: int) -> th.Tensor:
+    """One-hot vectors ``(..., n)`` of numbers from 0 to n - 1."""
+    if th.compiler.is_compiling():  # F.one_hot looks at the numbers first, which torch up to 2.11 cannot compile
+        return numbers.unsqueeze(-1) == th.arange(n, device=numbers.device)
+    return F.one_hot(numbers, n)
+
+
 class _Part(NamedTuple):
     """
     What there is to do with an observation, or with one part of a dictionary.
@@ -30,7 +37,7 @@ class _Part(NamedTuple):
         if not self.categories:
             return obs.to(self.dtype) if self.divisor == 1.0 else obs.to(self.dtype) / self.divisor
         numbers = obs.long().reshape(obs.shape[0], len(self.categories)).unbind(dim=1)
-        return th.cat([F.one_hot(x, n) for x, n in zip(numbers, self.categories, strict=True)], dim=1).to(self.dtype)
+        return th.cat([one_hot(x, n) for x, n in zip(numbers, self.categories, strict=True)], dim=1).to(self.dtype)
 
 
 def _part(space: spaces.Space, normalize_images: bool) -> _Part:
