@@ -195,7 +195,10 @@ def test_runs_of_a_node_that_dies_go_on_at_another_with_the_same_result(
 
 
 @pytest.mark.slow
-def test_an_interruption_ends_runs_that_share_a_gpu_and_loses_nothing(cluster: Any, tmp_path: Path) -> None:
+def test_an_interruption_ends_runs_that_share_a_gpu_and_loses_nothing(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # Ray counts what is visible
     scratch = set(Path(tempfile.gettempdir()).glob("sb3-study-*"))
     # To Ray a GPU is a number; the third run waits for its half of it.
     cluster.add_node(num_cpus=3, num_gpus=1)
