@@ -24,6 +24,7 @@ from sb3_sac_variants.common.gradient_step.target_entropy import (
     parse_target_entropy,
 )
 from sb3_sac_variants.common.networks.discrete import DiscreteActor, StackedDiscreteCritic
+from sb3_sac_variants.common.networks.preprocessing import one_hot
 
 OBSERVATIONS = spaces.Box(-1.0, 1.0, (3,), dtype=np.float32)
 ACTIONS = spaces.Discrete(4)
@@ -185,3 +186,9 @@ def test_actions_that_do_not_start_at_zero_are_refused():
     check_discrete_start(spaces.Discrete(3))
     with pytest.raises(ValueError, match=r"starts at 2.*TransformAction"):
         check_discrete_start(spaces.Discrete(3, start=2))
+
+
+def test_one_hot_vectors_are_those_of_torch_where_they_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = th.tensor([[0, 3], [2, 1]])
+    monkeypatch.setattr(th.compiler, "is_compiling", lambda: True)
+    assert th.equal(one_hot(numbers, 4).long(), th.nn.functional.one_hot(numbers, 4))

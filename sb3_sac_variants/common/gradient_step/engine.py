@@ -243,10 +243,13 @@ class CudaGraphEngine(Engine):
 def _kind(arguments: tuple[Any, ...]) -> Any:
     """What a graph takes for granted of arguments that are drawn outside of it: all but what is in the tensors."""
     leaves, structure = pytree.tree_flatten(arguments)
-    # What cannot be compared counts as another one each time
-    plain = [leaf if isinstance(leaf, Hashable) else object() for leaf in leaves]
-    tensors = [(leaf.shape, leaf.dtype) for leaf in leaves if isinstance(leaf, th.Tensor)]
-    return structure, tensors, [None if isinstance(leaf, th.Tensor) else leaf for leaf in plain]
+
+    def kind(leaf: Any) -> Any:
+        if isinstance(leaf, th.Tensor):
+            return leaf.shape, leaf.dtype
+        return leaf if isinstance(leaf, Hashable) else object()  # what cannot be compared is another one each time
+
+    return structure, [kind(leaf) for leaf in leaves]
 
 
 def _in_a_line(error: BaseException) -> str:
