@@ -2,9 +2,10 @@
 The cross-entropy between the agents' policies: its floor, its sign, and how far policies differ.
 
 The objective of agent i is J(pi^i) = E sum_t gamma^t (r^i + alpha_i H(pi^i) + beta sum_{j != i} CE(pi^i, pi^j)) with
-CE(pi^i, pi^j) = -E_{a ~ pi^i} log pi^j(a). Maximising it with beta > 0 drives pi^i away from the others. The source of
-the method says in words that beta > 0 makes policies alike, and in all its formulas the opposite; the default
-convention here, "objective", follows the formulas, and "similarity" turns the sign around.
+CE(pi^i, pi^j) = -E_{a ~ pi^i} log pi^j(a). Maximising it with beta > 0 drives pi^i away from the others. The
+description that the term was built from (we have no reference for it) says in words that beta > 0 makes policies alike,
+and in its formulas the opposite; the default convention here, "objective", follows the formulas, and "similarity" turns
+the sign around.
 
 The optimal policy is proportional to exp(Q/alpha) prod_j pi^j(a)^(-beta/alpha). For beta > 0 that has no finite
 integral where pi^j is a squashed Gaussian on [-1, 1]^D. Every pi^j is therefore mixed with a uniform density first,

@@ -68,8 +68,8 @@ class MASAC(MaxEntAlgorithm):
     changed inside, in the PettingZoo environment, or by ``reward_scale``. ``VecNormalize`` with ``norm_reward=True`` is
     refused. :meth:`q_value` and :meth:`soft_value` give ``(n, N)``, a value for each agent.
 
-    The sign of beta: the source of the term says in words that beta > 0 makes policies alike; its objective and closed
-    form say that it makes them different, and so it is measured. ``ce_convention`` chooses between the two.
+    The sign of beta: objective and closed form say that beta > 0 makes policies different, and so it is measured. The
+    description that the term was built from calls it similarity. ``ce_convention`` chooses between the two.
 
     The arguments are those of SB3's ``SAC``, with its names, order and defaults, and those of
     :class:`~sb3_sac_variants.common.algorithm.maxent_algorithm.MaxEntAlgorithm`.

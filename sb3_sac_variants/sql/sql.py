@@ -46,7 +46,7 @@ class SQL(MaxEntAlgorithm):
     (:mod:`sb3_sac_variants.sql.svgd`). On discrete actions V is an exact sum and the policy softmax(Q/alpha), without
     a sampler and without epsilon-greedy exploration (soft DQN). Two Q-functions with the minimum, as in the comparison
     of Haarnoja et al. 2018. The paper's hard target copies are ``tau=1`` with ``target_update_interval=1000``, its
-    temperature ``reward_scale`` (with ``ent_coef=1``).
+    temperature ``ent_coef``, or as in the authors' code the inverse of ``reward_scale``.
 
     ``predict(deterministic=True)`` takes the action of the highest Q, on continuous actions among 32 that are sampled
     with the same noise each time; the papers evaluate the stochastic policy.
