@@ -14,7 +14,7 @@ from stable_baselines3 import SAC
 from stable_baselines3.common.logger import Logger
 
 from sb3_sac_variants import SACv2
-from sb3_sac_variants.sac_v2.sac_v2 import Noise
+from sb3_sac_variants.common.equations.types import Noise
 
 OBS_DIM, ACTION_DIM, BATCH_SIZE, TRANSITIONS = 3, 2, 16, 60
 # Sums of few powers of two, which the float32 tensors of learners and trackers hold exactly

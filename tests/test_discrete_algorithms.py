@@ -137,6 +137,16 @@ def test_temperature_reaches_the_target_entropy():
     assert entropy.item() == pytest.approx(model.target_entropy, abs=0.1)
 
 
+def test_soft_q_learning_bears_a_temperature_that_q_by_it_overflows_at() -> None:
+    model = make(SQL, "CartPole-v1", ent_coef=1e-36)
+    with th.no_grad():
+        model.critic.q_networks.stacked[-1].bias.fill_(1e3)
+        model.critic.q_networks.stacked[-1].bias[..., 1] += 1.0
+    obs = th.zeros(1, 4)
+    assert model.actor.log_prob(obs).exp().tolist() == [[0.0, 1.0]]
+    model.learn(30)
+
+
 def test_runaway_temperature_warns_when_the_logger_writes(monkeypatch):
     monkeypatch.setattr(target_entropy, "RUNAWAY_FACTOR", 0.9)
     model = make(SACv2, DiscreteEnv(), ent_coef="auto_1000", target_entropy="auto_1", learning_starts=0)

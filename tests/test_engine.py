@@ -393,6 +393,7 @@ def test_memory_that_was_freed_is_kept_for_the_next_step():
 def test_updates_are_planned_for_all_environments() -> None:
     model = SACv2("MlpPolicy", several(4), train_freq=2, buffer_size=100, learning_starts=0).learn(40)
     assert model.updater.planned_steps == 40 / (4 * 2)
+    assert make(SACv2, "auto", gradient_steps=0).learn(40).updater.planned_steps == 0
 
 
 def test_no_updates_are_planned_for_the_warm_up() -> None:

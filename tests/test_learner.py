@@ -123,6 +123,24 @@ def test_eager_and_functional_steps_share_the_optimizers_state():
         assert mixed.optimizer.state[left]["step"].item() == 6
 
 
+def test_functional_steps_pass_by_what_the_loss_does_not_depend_on_and_nothing_else():
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.clipped, self.idle = (nn.Parameter(th.full((3,), 2.0)) for _ in range(3))
+
+    def loss(module: Any) -> th.Tensor:
+        return module.used.square().sum() + module.clipped.clamp(max=1.0).sum()  # a gradient of zero is none of None
+
+    eager, mixed = (learner_of(Parts(), th.optim.AdamW, weight_decay=0.1) for _ in range(2))
+    for step in range(4):
+        eager.minimize(loss)
+        (mixed.minimize_functional if step else mixed.minimize)(loss)
+    assert_same(mixed.module, eager.module, atol=1e-7)
+    assert (mixed.module.idle == 2.0).all()
+    assert (mixed.module.clipped < 2.0).all()  # by weight decay
+
+
 class Sample(NamedTuple):
     """A tuple with names, as losses return beside their value."""
 
@@ -144,6 +162,11 @@ def test_what_a_loss_returns_beside_its_value_comes_back_without_gradients(funct
     assert isinstance(sample, Sample)
     assert not any(tensor.requires_grad for tensor in (value, *sample))
     th.testing.assert_close(sample.second, expected + 1)
+    # Lists and dictionaries
+    _, found = minimize(lambda module: (module(data(1)).mean(), {"output": [module(data(1)), None]}))
+    output, nothing = found["output"]
+    assert not output.requires_grad
+    assert nothing is None
     # A tensor alone
     expected = learner.module(data(1)).detach()
     value, output = minimize(lambda module: (module(data(1)).mean(), module(data(1))))

@@ -10,7 +10,7 @@ import pytest
 import torch as th
 from agents import KINDS, AgentsEnv, both_kinds, env_of, make, several
 from gymnasium import spaces
-from helpers import SpacesEnv, assert_same_parameters, flat_parameters, refused
+from helpers import SpacesEnv, assert_same_parameters, flat_parameters, n_updates, refused
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -209,6 +209,18 @@ def test_observations_may_be_normalised() -> None:
     raw, seen = model.replay_buffer.sample(200), model.replay_buffer.sample(200, env)
     assert raw.observations.std() > 1.1 * seen.observations.std()
     assert raw.rewards.shape == seen.rewards.shape == (200, 3)
+
+
+@both_kinds
+@pytest.mark.parametrize(("ce_coef", "times"), [(0.0, 1), (0.1, 2)])
+def test_densities_are_computed_where_they_are_needed(
+    kind: str, ce_coef: float, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make(env_of(kind), ce_coef=ce_coef, ce_obs="own")
+    log_densities, calls = model.actor.log_densities, []
+    monkeypatch.setattr(model.actor, "log_densities", lambda *args: calls.append(args) or log_densities(*args))
+    model.learn(12)
+    assert len(calls) == times * n_updates(model)
 
 
 def test_a_seed_repeats_a_run() -> None:

@@ -12,10 +12,9 @@ from stable_baselines3.common.logger import Logger
 from torch.nn import functional as F
 
 from sb3_sac_variants import MASAC
-from sb3_sac_variants.common.equations.types import Batch
+from sb3_sac_variants.common.equations.types import Batch, Noise
 from sb3_sac_variants.common.gradient_step.compilation import compile_unsupported
 from sb3_sac_variants.masac.losses import agent_policy_improvement, agent_soft_value
-from sb3_sac_variants.masac.masac import Noise
 
 needs_compiler = pytest.mark.skipif(compile_unsupported() is not None, reason=str(compile_unsupported()))
 

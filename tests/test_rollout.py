@@ -12,6 +12,7 @@ import cloudpickle
 import numpy as np
 import pytest
 import torch as th
+from agents import AgentsEnv
 from gymnasium import spaces
 from helpers import (
     ACTION,
@@ -338,13 +339,46 @@ def watched_state(model: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros((1, *model.observation_space.shape)), np.zeros((1, *model.action_space.shape))
 
 
-@pytest.mark.parametrize("algorithm", [SACv2, SQL, MASAC])
-def test_hooks_on_critics_of_discrete_actions_and_of_several_agents_are_called(algorithm: Any) -> None:
-    env = several_agents() if algorithm is MASAC else "CartPole-v1"
-    model, calls = make(algorithm, env), []
-    model.critic.register_forward_hook(lambda _, inputs, output: calls.append(len(output)))
-    model.learn(12)
-    assert calls == [model.critic.n_critics] * 7
+#: algorithms on discrete actions and with several agents, whose critics are asked for other values than by forward()
+OTHER_CRITICS: dict[str, tuple[Any, Callable[[], Any], dict[str, Any]]] = {
+    "SACv2 discrete": (SACv2, lambda: "CartPole-v1", {}),
+    "SQL discrete": (SQL, lambda: "CartPole-v1", {}),
+    "MASAC": (MASAC, AgentsEnv, {}),
+    "MASAC, shared": (MASAC, AgentsEnv, {"share_critic": True}),
+    "MASAC discrete": (MASAC, lambda: AgentsEnv(n_actions=5), {}),
+    "MASAC discrete, shared": (MASAC, lambda: AgentsEnv(n_actions=5), {"share_critic": True}),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_CRITICS)
+def test_hooks_on_critics_of_discrete_actions_and_of_several_agents_count_in_every_value(name: str) -> None:
+    algorithm, env, policy_kwargs = OTHER_CRITICS[name]
+    model = make(algorithm, env(), policy_kwargs={"net_arch": [8], **policy_kwargs}).learn(12)
+    batch, _ = model.draw_batch(6)
+    obs = batch.observations
+
+    def values() -> list[th.Tensor]:
+        with th.enable_grad():
+            sample = model.actor.sample(obs, th.zeros(model.actor.noise_shape(6)))
+            found = [model.critic.evaluate(obs, batch.actions), model.critic.sample_q(obs, sample)]
+            if algorithm is MASAC:
+                own = model.critic.min_q_of_own_action(obs, sample)
+                assert_close(own, model.critic.min_q(obs, sample))
+                found += [own, *th.autograd.grad(own.sum(), list(model.actor.parameters()), allow_unused=True)]
+        return [value.detach() for value in found if value is not None]
+
+    usual = values()
+    model.critic.register_forward_hook(lambda _, inputs, output: tuple(2.0 * q for q in output))
+    for before, after in zip(usual, values(), strict=True):
+        assert_close(2.0 * before, after)
+    if algorithm is SQL:  # acts by its critics
+        q_values = 2.0 * usual[1].amin(dim=0) / model.actor.ent_coef
+        assert_close(model.actor.log_prob(obs), th.log_softmax(q_values, dim=1))
+    model.learn(12, reset_num_timesteps=False)
+
+
+def assert_close(one: th.Tensor, other: th.Tensor) -> None:
+    th.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_a_hook_registered_in_between_is_called() -> None:

@@ -65,6 +65,15 @@ def test_arguments_of_sac_keep_their_order_and_defaults(cls: type) -> None:
     assert [one.default for one in ours] == [own.get(one.name, one.default) for one in theirs]
 
 
+@pytest.mark.parametrize("cls", ALGORITHMS)
+@pytest.mark.parametrize("method", ["predict", "learn"])
+def test_methods_have_the_arguments_of_sb3s(cls: type, method: str) -> None:
+    ours, theirs = parameters(getattr(cls, method)), parameters(getattr(SAC, method))
+    assert [*ours] == [*theirs]
+    own = {"tb_log_name": None}  # the name of the class
+    assert [one.default for one in ours.values()] == [own.get(name, one.default) for name, one in theirs.items()]
+
+
 def test_algorithms_agree_on_what_they_share() -> None:
     first = parameters(SACv2)
     for cls in ALGORITHMS:

@@ -329,6 +329,8 @@ def test_jensen_shannon_divergence_of_known_policies() -> None:
     halves = np.array([[[1.0, 0.0]], [[0.5, 0.5]]])
     expected = 0.5 * math.log(4 / 3) + 0.25 * math.log(2 / 3) + 0.25 * math.log(2)
     np.testing.assert_allclose(jensen_shannon_divergence(halves), [expected], rtol=1e-12)
+    almost_the_same = np.array([[[1.0, 5e-324]], [[1.0, 0.0]]])  # half of the smallest number is 0
+    np.testing.assert_allclose(jensen_shannon_divergence(almost_the_same), [0.0], atol=1e-15)
 
 
 RNG = np.random.default_rng(0)

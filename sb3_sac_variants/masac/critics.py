@@ -101,6 +101,11 @@ class CentralizedContinuousCritic(CentralizedCritic):
         return self.evaluate(obs, sample.actions).unsqueeze(3)
 
     def min_q_of_own_action(self, obs: PyTorchObs, sample: JointSample) -> th.Tensor:
+        if self._is_called_as_module:  # what hooks or a user make of Q is not known here: once for each agent
+            own = th.eye(self.n_agents, dtype=th.bool, device=sample.actions.device).unsqueeze(2)
+            mixed = [th.where(agent, sample.actions, sample.actions.detach()) for agent in own]
+            q_values = [self.evaluate(obs, actions)[:, :, i] for i, actions in enumerate(mixed)]
+            return th.stack(q_values, dim=2).amin(dim=0).unsqueeze(2)
         # The networks see all actions as constants. The own action comes in once more at the first layer, as its
         # difference from itself: that is zero, and has the gradient wanted. The rest of a joint input needs none,
         # which would cost as much as the first layer itself
@@ -171,4 +176,12 @@ class CentralizedDiscreteCritic(CentralizedCritic):
 
     def sample_q(self, obs: PyTorchObs, sample: PolicySample | JointSample) -> th.Tensor:
         assert sample.actions is not None
-        return self.values(obs, sample.actions)
+        if not self._is_called_as_module:
+            return self.values(obs, sample.actions)
+        # forward() knows one action at a time: each of an agent's own beside the others', once for each agent
+        own = th.eye(self.n_agents, dtype=th.bool, device=sample.actions.device)
+        q_values = [
+            [self.evaluate(obs, th.where(agent, action, sample.actions))[:, :, i] for action in range(self.n_actions)]
+            for i, agent in enumerate(own)
+        ]
+        return th.stack([th.stack(of_agent, dim=2) for of_agent in q_values], dim=2)

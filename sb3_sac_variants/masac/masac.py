@@ -1,7 +1,7 @@
 """Multi-agent soft actor-critic, with and without a cross-entropy term between the agents' policies."""
 
 import warnings
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch as th
 from gymnasium import spaces
@@ -16,7 +16,7 @@ from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, 
 from sb3_sac_variants.common.checks.compatibility import check_env
 from sb3_sac_variants.common.checks.validation import plain
 from sb3_sac_variants.common.equations.losses import soft_bellman_target
-from sb3_sac_variants.common.equations.types import Batch
+from sb3_sac_variants.common.equations.types import Batch, Noise
 from sb3_sac_variants.common.gradient_step.targets import TargetTracker
 from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature, Temperature
 from sb3_sac_variants.masac.buffers import AgentReplayBuffer
@@ -37,18 +37,6 @@ from sb3_sac_variants.masac.losses import (
     own_expectation,
 )
 from sb3_sac_variants.masac.policies import DecentralizedActor, MASACPolicy, MlpPolicy
-
-
-class Noise(NamedTuple):
-    """
-    Standard normal noise of one update.
-
-    :param actions: for the actions in the sampled states, ``(B, N, D)``, or ``(B, N)`` if they are discrete
-    :param next_actions: for those in the states that followed
-    """
-
-    actions: th.Tensor
-    next_actions: th.Tensor
 
 
 class MASAC(MaxEntAlgorithm):
@@ -79,7 +67,8 @@ class MASAC(MaxEntAlgorithm):
     :param target_entropy: H of each agent, in nats: "auto" for -D, "auto_0.5" for half of that, or a number; on
         discrete actions "auto" for 0.7 log|A|, "auto_0.5" for half of log|A|
     :param ce_coef: beta, in units of reward; 0 leaves the cross-entropy out, and gives the other ``ce_`` arguments
-        nothing to do. It may be changed at any time
+        nothing to do, but that ``train/policy_divergence`` is measured where ``ce_obs`` says. It may be changed at any
+        time. Actions are compared as fractions of the range that each agent's have
     :param ce_convention: "objective": beta > 0 makes policies differ; "similarity": beta > 0 makes them alike
     :param ce_obs: where pi^j is evaluated: "theirs", at agent j's observation (the state is what all observe), or
         "own", at agent i's (would j do the same in my place?), which costs N times the actors
@@ -88,7 +77,7 @@ class MASAC(MaxEntAlgorithm):
         log pi^j also counts no more than 2 nats times the number of dimensions. On discrete actions the optimum exists
         without it, and "none" leaves it out; with a floor the term is bounded, whatever the policies do to each other
     :param ce_center: whether to subtract the batch's mean from the term, which shifts Q by mean/(1 - gamma) otherwise;
-        :meth:`soft_value` subtracts that of the observations it is given
+        :meth:`soft_value` leaves it in, and so differs by that much from what the critics learn
     :param ce_relative: whether ``ce_coef`` is in units of the temperature: beta_i = ce_coef * alpha_i
     """
 
@@ -262,19 +251,16 @@ class MASAC(MaxEntAlgorithm):
 
     # ---------------------------------------------------------------- the update
 
-    def draw_noise(self, batch_size: int) -> Noise:
-        shape = (2, *self.actor.noise_shape(batch_size))
-        return Noise(*th.randn(shape, dtype=self.actor.dtype, device=self.device).unbind())
-
     def update(self, batch: Batch, noise: Noise) -> Metrics:
         obs, next_obs = batch.observations, batch.next_observations
         assert isinstance(obs, th.Tensor)
         assert isinstance(next_obs, th.Tensor)
         alpha = self.temperature.value
 
-        # Q-functions: y^i = r^i + gamma E_{a'^i}[min Q^i(o', a') - alpha_i log pi^i(a'^i) - beta sum_j log pi^j(a'^i)]
+        # Q-functions: y^i = c r^i + gamma (1 - d) V^i(o') with the value that the critics see in what follows,
+        # V^i(o) = E_{a^i}[min Q^i(o, a) - alpha_i log pi^i(a^i) - beta sum_{j != i} log pi^j(a^i)]
         next_sample = self.actor.sample(next_obs, noise.next_actions)
-        next_value = self._value(self.critic_target.min_q(next_obs, next_sample), next_obs, next_sample, alpha)[0]
+        next_value = self._value(self.critic_target.min_q(next_obs, next_sample), next_obs, next_sample, alpha)
         target_q = soft_bellman_target(batch, next_value, self.reward_scale)
         critic_loss, (q_mean, td_error) = self.critic_learner.minimize(
             lambda critic: bellman_loss(critic, batch, target_q)
@@ -312,23 +298,37 @@ class MASAC(MaxEntAlgorithm):
         self, actor: DecentralizedActor, obs: th.Tensor, noise: th.Tensor, alpha: th.Tensor
     ) -> tuple[th.Tensor, tuple[JointSample, th.Tensor]]:
         sample = actor.sample(obs, noise)
-        values, log_densities = self._value(self.critic.min_q_of_own_action(obs, sample), obs, sample, alpha)
+        log_densities = self.actor.log_densities(obs, sample, self.ce_obs)
+        values = self._value(self.critic.min_q_of_own_action(obs, sample), obs, sample, alpha, log_densities)
         return agent_policy_improvement(values), (sample, log_densities)
 
     def _value(
-        self, q_values: th.Tensor, obs: th.Tensor, sample: JointSample, alpha: th.Tensor, may_center: bool = True
-    ) -> tuple[th.Tensor, th.Tensor]:
-        """Soft value of each agent, ``(B, N)``, cross-entropy included; and log pi^j at agent i's own actions."""
-        log_densities = self.actor.log_densities(obs, sample, self.ce_obs)
+        self,
+        q_values: th.Tensor,
+        obs: th.Tensor,
+        sample: JointSample,
+        alpha: th.Tensor,
+        log_densities: th.Tensor | None = None,
+        may_center: bool = True,
+    ) -> th.Tensor:
+        """
+        Soft value of each agent, ``(B, N)``, cross-entropy included.
+
+        :param log_densities: log pi^j at agent i's own actions, where they are known already
+        """
+        if self.cross_entropy.coefficient == 0:
+            return agent_soft_value(q_values, sample, alpha, th.zeros_like(q_values))
+        if log_densities is None:
+            log_densities = self.actor.log_densities(obs, sample, self.ce_obs)
         bonus = self.cross_entropy.bonus(log_densities, sample.weights, alpha, may_center)
-        return agent_soft_value(q_values, sample, alpha, bonus), log_densities
+        return agent_soft_value(q_values, sample, alpha, bonus)
 
     def _soft_value(self, obs: th.Tensor | TensorDict, noise: th.Tensor) -> th.Tensor:
         assert isinstance(obs, th.Tensor)
         self._setup_cross_entropy()
         sample = self.actor.sample(obs, noise)
         q_values = self.critic.min_q(obs, sample)  # the value of a state does not depend on what else is asked about
-        return self._value(q_values, obs, sample, self.temperature.value, may_center=False)[0]
+        return self._value(q_values, obs, sample, self.temperature.value, may_center=False)
 
     # ---------------------------------------------------------------- watching and saving
 

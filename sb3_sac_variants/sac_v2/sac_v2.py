@@ -1,6 +1,6 @@
 """Soft actor-critic of 2019: twin Q-functions and a learned temperature."""
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch as th
 from gymnasium import spaces
@@ -19,7 +19,7 @@ from sb3_sac_variants.common.equations.losses import (
     soft_policy_improvement,
     soft_value,
 )
-from sb3_sac_variants.common.equations.types import Batch, PolicySample
+from sb3_sac_variants.common.equations.types import Batch, Noise, PolicySample
 from sb3_sac_variants.common.gradient_step.targets import TargetTracker
 from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature
 from sb3_sac_variants.common.networks.critics import StackedCritic
@@ -27,18 +27,6 @@ from sb3_sac_variants.common.persistence.files import Path
 from sb3_sac_variants.sac_v2 import sb3_conversion
 from sb3_sac_variants.sac_v2.policies import CnnPolicy, MlpPolicy, MultiInputPolicy, SACv2Policy
 from sb3_sac_variants.sac_v2.sb3_weights import is_of_sac, parameters_of_sac
-
-
-class Noise(NamedTuple):
-    """
-    Standard normal noise of one update.
-
-    :param actions: for the actions in the sampled states
-    :param next_actions: for those in the states that followed
-    """
-
-    actions: th.Tensor
-    next_actions: th.Tensor
 
 
 class SACv2(MaxEntAlgorithm):
@@ -158,10 +146,6 @@ class SACv2(MaxEntAlgorithm):
         super()._take_settings()
         if isinstance(self.temperature, LearnedTemperature):
             self.temperature.loss = self.ent_coef_loss
-
-    def draw_noise(self, batch_size: int) -> Noise:
-        shape = (2, *self.actor.noise_shape(batch_size))
-        return Noise(*th.randn(shape, dtype=self.actor.dtype, device=self.device).unbind())
 
     def bootstrap_q(self, next_obs: th.Tensor | TensorDict, next_sample: PolicySample, noise: Noise) -> th.Tensor:
         """Q of the target critics that the Bellman target takes, ``(B, K)``: the minimum; for a subclass to change."""

@@ -117,7 +117,9 @@ class SoftmaxActor(ActsByCritic, CategoricalActor):
         return self.ent_coef.device
 
     def log_prob(self, obs: PyTorchObs) -> th.Tensor:
-        return th.log_softmax(self.critic.values(obs).amin(dim=0) / self.ent_coef, dim=1)
+        q_values = self.critic.q_of_all_actions(obs).amin(dim=0)
+        # The same policy; Q/alpha itself may be too large a number
+        return th.log_softmax((q_values - q_values.amax(dim=1, keepdim=True)) / self.ent_coef, dim=1)
 
 
 class SQLPolicy(MaxEntPolicy):

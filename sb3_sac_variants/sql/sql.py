@@ -51,8 +51,9 @@ class SQL(MaxEntAlgorithm):
     ``predict(deterministic=True)`` takes the action of the highest Q, on continuous actions among 32 that are sampled
     with the same noise each time; the papers evaluate the stochastic policy.
 
-    ``train/entropy`` is that of exp(Q/alpha) in the next states. On continuous actions it is what the value particles
-    see of it, and not below dim(A) log 2 - log(n_value_particles).
+    ``train/entropy`` is that of exp(Q/alpha), on discrete actions in the states of the batch. On continuous ones it is
+    in those that followed, what the value particles see of it, and not below dim(A) log 2 - log(n_value_particles);
+    ``train/actor_loss`` has the gradient of a Stein step, and no meaning as a number.
 
     The arguments are those of SB3's ``SAC``, with its names, order and defaults (but ``ent_coef``, which is 1.0 here),
     and those of :class:`~sb3_sac_variants.common.algorithm.maxent_algorithm.MaxEntAlgorithm`.
@@ -216,10 +217,16 @@ class SQL(MaxEntAlgorithm):
         self._tell_actor_temperature()
         return super().collect_rollouts(*args, **kwargs)
 
-    def predict(self, *args: Any, **kwargs: Any) -> Any:
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """As SB3's; the actor follows a temperature that somebody has set (``log_ent_coef``)."""
         self._tell_actor_temperature()
-        return super().predict(*args, **kwargs)
+        return super().predict(observation, state, episode_start, deterministic)
 
     def draw_noise(self, batch_size: int) -> Noise:
         return self._actions.draw_noise(batch_size)

@@ -84,15 +84,14 @@ def jensen_shannon_divergence(policies: ArrayLike) -> FloatArray:
     if len(policies) < 2:
         raise ValueError(f"policies must hold two agents or more to differ, got shape {policies.shape}; stack them")
     first, second = np.triu_indices(len(policies), k=1)
-    mixture = (policies[first] + policies[second]) / 2
-    divergence = _relative_entropy(policies[first], mixture) + _relative_entropy(policies[second], mixture)
-    return np.asarray(divergence.mean(0) / 2)
+    p, q = policies[first], policies[second]
+    return np.asarray((_relative_entropy_to_mixture(p, q) + _relative_entropy_to_mixture(q, p)).mean(0) / 2)
 
 
-def _relative_entropy(p: FloatArray, q: FloatArray) -> FloatArray:
-    """sum_a p log(p / q) over the last axis, where q > 0 wherever p > 0."""
-    ratio = np.divide(p, q, out=np.ones_like(p), where=p > 0)
-    return (p * np.log(ratio)).sum(-1)
+def _relative_entropy_to_mixture(p: FloatArray, q: FloatArray) -> FloatArray:
+    """sum_a p log(p / m) over the last axis, with m = (p + q)/2, which may be too small a number itself."""
+    ratio = np.divide(p, p + q, out=np.full_like(p, 0.5), where=p > 0)
+    return (p * np.log(2 * ratio)).sum(-1)
 
 
 def _signed_coefficient(ce_coef: float, ce_convention: CrossEntropyConvention) -> float:

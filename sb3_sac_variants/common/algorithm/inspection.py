@@ -38,7 +38,7 @@ def soft_value(model: Any, observation: Observation, n_samples: int = 64) -> np.
 
     It is that of the value network where the algorithm has one, else the mean of min Q - alpha log pi over sampled
     actions, or its exact sum over discrete ones (with several agents over an agent's own, and the mean over the others'
-    sampled ones). The random state of the training stays untouched.
+    sampled ones, the cross-entropy between policies included). The random state of the training stays untouched.
 
     :param observation: one observation or n of them (normalised, where VecNormalize is used)
     :param n_samples: actions to sample for each observation, where some are sampled

@@ -35,7 +35,7 @@ from sb3_sac_variants.common.algorithm.sb3_attributes import SB3Attributes
 from sb3_sac_variants.common.checks.compatibility import check_policy, check_whole_episodes
 from sb3_sac_variants.common.checks.validation import check_device, check_range, check_sde, parse_ent_coef, plain
 from sb3_sac_variants.common.equations.losses import soft_bellman_error, td_error
-from sb3_sac_variants.common.equations.types import Batch
+from sb3_sac_variants.common.equations.types import Batch, Noise
 from sb3_sac_variants.common.gradient_step.learner import Learner
 from sb3_sac_variants.common.gradient_step.precision import matmul_precision
 from sb3_sac_variants.common.gradient_step.target_entropy import TemperatureMonitor, parse_target_entropy
@@ -190,9 +190,10 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
 
     # ---------------------------------------------------------------- the algorithm's own
 
-    @abstractmethod
     def draw_noise(self, batch_size: int) -> Any:
-        """Draw the random numbers that :meth:`update` takes."""
+        """Draw the random numbers that :meth:`update` takes: those of an action in each state and in the next one."""
+        shape = (2, *self.actor.noise_shape(batch_size))
+        return Noise(*th.randn(shape, dtype=self.actor.dtype, device=self.device).unbind())
 
     @abstractmethod
     def update(self, batch: Batch, noise: Any) -> Metrics:
@@ -331,7 +332,7 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
     def _planned_gradient_steps(self) -> float:
         """Number of gradient steps to the end of ``learn()``."""
         steps = max(self._total_timesteps - max(self.num_timesteps, self.learning_starts), 0)
-        if self.gradient_steps <= 0:
+        if self.gradient_steps < 0:
             return steps
         assert isinstance(self.train_freq, TrainFreq)
         between = self.train_freq.frequency * self.n_envs

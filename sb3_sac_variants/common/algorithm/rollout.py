@@ -91,10 +91,25 @@ class MaxEntRollout(OffPolicyAlgorithm):
         """Whether a run resumed from a checkpoint of now would be this one."""
         return self._between_rollouts and not self._updates_unfinished
 
-    def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """Choose actions, as SB3's ``predict``; see :class:`DivergedError` for those of a network that has diverged."""
+    def predict(
+        self,
+        observation: np.ndarray | dict[str, np.ndarray],
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """
+        Choose actions, as SB3's ``predict``.
+
+        :param observation: one observation, or one of each environment (normalised, where VecNormalize is used)
+        :param state: passed on as it is: no policy here has one
+        :param episode_start: not used, likewise
+        :param deterministic: whether to take the policy's best action (the mean) in the place of one that is drawn
+        :return: actions as the environment takes them, and ``state``
+        :raises DivergedError: if a network has diverged
+        """
         try:
-            return super().predict(*args, **kwargs)
+            return super().predict(observation, state, episode_start, deterministic)
         except DivergedError as error:
             raise error.at(self.num_timesteps) from None
 

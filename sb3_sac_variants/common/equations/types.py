@@ -45,12 +45,24 @@ class Batch(NamedTuple):
         )
 
 
+class Noise(NamedTuple):
+    """
+    Random numbers of one update, standard normal.
+
+    :param actions: for the policy's actions in the sampled states, of the actor's ``noise_shape``
+    :param next_actions: for those in the states that followed
+    """
+
+    actions: th.Tensor
+    next_actions: th.Tensor
+
+
 class PolicySample(NamedTuple):
     """
     What a policy offers to form an expectation over its actions: ``E_pi[f] = sum_k weights_k f_k``.
 
     A continuous policy gives one sampled action of weight one, a discrete policy all its actions weighted by their
-    probabilities, so that the equations below are written once for both.
+    probabilities, so that equations are written once for both.
 
     :param actions: the action, ``(B, action_dim)``, or several, ``(B, K, action_dim)``; None where all actions of a
         discrete space are meant

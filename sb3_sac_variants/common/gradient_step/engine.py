@@ -6,7 +6,6 @@ and noise), ``step(*arguments)`` does it. All engines give the same numbers with
 """
 
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -34,7 +33,7 @@ class EngineUnavailableError(RuntimeError):
     """An engine was asked for by name and cannot run, or go on; the message says why and what to do."""
 
 
-class Engine(ABC):
+class Engine:
     """
     A way to run gradient steps.
 
@@ -55,7 +54,6 @@ class Engine(ABC):
         """Whether it is known to run, once :meth:`run` was called."""
         return True
 
-    @abstractmethod
     def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
         """
         Do gradient steps.
@@ -63,18 +61,20 @@ class Engine(ABC):
         :param batch_size: transitions in each
         :param signature: gives another value when something that must not change under a captured graph has changed
         """
+        self.done = 0
+        while self.done < gradient_steps:
+            self._run_once(batch_size)
+            self.done += 1
+
+    def _run_once(self, batch_size: int) -> None:
+        """Do one gradient step."""
+        self.step(*self.draw(batch_size))
 
 
 class EagerEngine(Engine):
     """One operation after the other: runs anywhere, the reference for the other engines."""
 
     name = "eager"
-
-    def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
-        self.done = 0
-        while self.done < gradient_steps:
-            self.step(*self.draw(batch_size))
-            self.done += 1
 
 
 class CompiledEngine(Engine):
@@ -107,11 +107,8 @@ class CompiledEngine(Engine):
     def is_proven(self) -> bool:
         return self._is_compiled
 
-    def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
-        self.done = 0
-        while self.done < gradient_steps:
-            self.compute(*self.draw(batch_size))
-            self.done += 1
+    def _run_once(self, batch_size: int) -> None:
+        self.compute(*self.draw(batch_size))
 
     def compute(self, *arguments: Any) -> None:
         """
@@ -172,11 +169,8 @@ class CudaGraphEngine(Engine):
             if self._graph is not None and self.verbose >= 1:
                 print("Capturing the CUDA graph anew: batch size, memory or a constant has changed")
             self._graph, self._signature, self._warmed_up = None, present, 0
-        self.done = 0
         with th.cuda.device(self.device):
-            while self.done < gradient_steps:
-                self._run_once(batch_size)
-                self.done += 1
+            super().run(gradient_steps, batch_size, signature)
 
     def _run_once(self, batch_size: int) -> None:
         drawn = None if self.draw_on_device else self.draw(batch_size)

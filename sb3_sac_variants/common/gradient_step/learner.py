@@ -1,5 +1,5 @@
 """
-A module, its optimiser, and ``minimize``: the only place that differentiates and steps.
+A module, its optimiser, and ``minimize``: the only place that steps.
 
 Run eagerly, a step is ``torch.autograd.grad`` (gradients of this module's parameters only, never of the networks the
 loss merely passes through) and ``optimizer.step()``, fused where torch can. Inside a compiled graph the same step is
@@ -61,12 +61,13 @@ class ForwardPass(NamedTuple):
     """
     What a module gave, and the way from there back to its parameters.
 
-    :param value: a tensor or tuples of them, without gradients
-    :param vjp: for the learner: the same with gradients, or the function that pulls gradients back
+    :param value: a tensor, or a structure of them, without gradients
+    :param differentiable: for the learner: the same with gradients (eager), the function that pulls gradients back to
+        the parameters (compiled, in one graph), or the function of the module, to be evaluated again (in pieces)
     """
 
     value: Any
-    vjp: Any
+    differentiable: Any
 
 
 class Learner:
@@ -268,7 +269,7 @@ class Learner:
         """
         Evaluate the module now, for other uses and for a loss of the result that is to be minimised later.
 
-        :param function: of the module, gives a tensor or tuples of them
+        :param function: of the module, gives a tensor, or a structure of them
         :return: for :meth:`minimize`, as long as the module's parameters are the same
         """
         if not self.parameters:
@@ -294,7 +295,7 @@ class Learner:
         if th.compiler.is_compiling():
             return self.minimize_functional(loss, at)
         with th.enable_grad():
-            result = loss(self.module if at is None else at.vjp)
+            result = loss(self.module if at is None else at.differentiable)
         value = result[0] if isinstance(result, tuple) else result
         # Where the loss does not depend on a parameter, plain Adam takes a zero gradient, as in the functional form;
         # with weight decay, say, it has to pass by
@@ -335,7 +336,7 @@ class Learner:
             return (result[0], map_leaves(fill_in, result[1])) if isinstance(result, tuple) else (result, ())
 
         if at is not None and not self.in_one_graph:
-            return self.minimize_functional(lambda module: loss(at.vjp(module)))
+            return self.minimize_functional(lambda module: loss(at.differentiable(module)))
         if at is None:
             of_parameters, parameters = self._function_of_parameters(with_auxiliary)
             gradients, (value, auxiliary) = th.func.grad_and_value(of_parameters, has_aux=True)(parameters)
@@ -346,7 +347,7 @@ class Learner:
 
             filled = map_leaves(fill_in, at.value)
             by_value, (value, auxiliary) = th.func.grad_and_value(of_value, has_aux=True)(filled)
-            (gradients,) = at.vjp(by_value)
+            (gradients,) = at.differentiable(by_value)
         if self.plain_adam:
             assert self.lr is not None
             in_order = tuple(gradients[name] for name in self._names)

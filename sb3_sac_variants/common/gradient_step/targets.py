@@ -88,7 +88,7 @@ class TargetTracker:
                 for follower, leader in zip(self.target_statistics, self.online_statistics, strict=True):
                     follower.copy_(leader)
                 return
-            # A weight of exactly 0 leaves a target as it is, of exactly 1 copies: no branch, so one graph serves
+            # A weight of exactly 0 leaves a finite target as it is, of exactly 1 copies: no branch, so one graph serves
             due = (self.steps % self.interval == 0).to(self.online[0].dtype)
             for follower, leader in zip(self.target, self.online, strict=True):
                 follower.lerp_(leader, self.tau * due)

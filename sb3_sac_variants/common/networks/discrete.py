@@ -19,6 +19,7 @@ from torch import nn
 from sb3_sac_variants.common.equations.types import PolicySample
 from sb3_sac_variants.common.networks.actors import ActorNetwork
 from sb3_sac_variants.common.networks.critics import StackedCritic
+from sb3_sac_variants.common.networks.preprocessing import batch_size
 
 
 def choose_actions(log_prob: th.Tensor, deterministic: bool) -> th.Tensor:
@@ -96,5 +97,14 @@ class StackedDiscreteCritic(StackedCritic):
     def _evaluate(self, obs: PyTorchObs, actions: th.Tensor) -> th.Tensor:
         return self.values(obs).gather(2, actions.long().expand(self.n_critics, *actions.shape))
 
+    def q_of_all_actions(self, obs: PyTorchObs) -> th.Tensor:
+        """:meth:`values`, with what hooks or a ``forward()`` of the user's make of each."""
+        if not self._is_called_as_module:
+            return self.values(obs)
+        # forward() knows one action at a time
+        count = batch_size(obs)
+        each = th.arange(int(self.action_space.n), device=self.device).unsqueeze(1).expand(-1, count)
+        return th.cat([self.evaluate(obs, action.unsqueeze(1)) for action in each], dim=2)
+
     def sample_q(self, obs: PyTorchObs, sample: PolicySample) -> th.Tensor:
-        return self.values(obs)
+        return self.q_of_all_actions(obs)
