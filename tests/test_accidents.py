@@ -15,6 +15,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.type_aliases import RolloutReturn
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
@@ -110,6 +111,34 @@ def test_a_new_episode_begins_after_a_stop(
     model.learn(40, reset_num_timesteps=False)
     assert_steps_follow_each_other(model)
     assert model.replay_buffer.size() >= 20
+
+
+class CollectsByItself(SACv2):
+    """With a rollout of its own, as SB3's is written."""
+
+    def collect_rollouts(
+        self, env: Any, callback: Any, train_freq: Any, replay_buffer: Any, action_noise: Any = None,
+        learning_starts: int = 0, log_interval: int | None = None,
+    ) -> RolloutReturn:  # fmt: skip
+        callback.on_rollout_start()
+        actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
+        new_obs, rewards, dones, infos = env.step(actions)
+        self.num_timesteps += env.num_envs
+        callback.on_step()
+        self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)
+        self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+        callback.on_rollout_end()
+        return RolloutReturn(env.num_envs, 0, True)
+
+
+def test_a_rollout_of_the_users_own_goes_on_from_one_learn_to_the_next() -> None:
+    model = make(CollectsByItself, Counting(episode_length=100))
+    for _ in range(3):
+        model.learn(9, reset_num_timesteps=False)
+    assert model.num_timesteps == 27
+    assert_steps_follow_each_other(model)
+    assert model._last_obs[0, 1] == 27
+    assert model._can_go_on_exactly
 
 
 @pytest.mark.parametrize("kind", ["n-step", "SB3, stored once", "SB3"])

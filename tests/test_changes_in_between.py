@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch as th
+from gymnasium import spaces
 from helpers import (
     DICTIONARY,
     VECTOR,
@@ -24,6 +25,7 @@ from helpers import (
     several_agents,
 )
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
@@ -660,6 +662,50 @@ def test_the_loss_of_the_temperature_may_be_changed() -> None:
         go_on(model)
         alphas.append(model.log_ent_coef.exp().item())
     assert alphas[0] == alphas[1] != alphas[2]
+
+
+class Constants:
+    """What a network of the user's may read that is no attribute of its own."""
+
+    scale = 0.5
+
+
+TABLE = {"scale": 0.5}
+SCALE = 0.5
+
+
+class ReadsConstants(BaseFeaturesExtractor):
+    """Features that depend on values outside of the network."""
+
+    scale = 0.5
+
+    def __init__(self, observation_space: spaces.Box):
+        super().__init__(observation_space, 4)
+        self.layer = nn.Linear(observation_space.shape[0], 4)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.layer(observations) * (self.scale + Constants.scale + TABLE["scale"] + SCALE)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["class", "other class", "table", "module"])
+def test_a_compiled_update_takes_values_of_classes_and_modules(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = []
+    for engine in ("eager", "compile"):
+        policy_kwargs = {"net_arch": [8], "features_extractor_class": ReadsConstants}
+        model = make(SACv2, engine=engine, learning_rate=3e-2, policy_kwargs=policy_kwargs)
+        model.learn(20)
+        with monkeypatch.context() as patch:
+            if where == "table":
+                patch.setitem(TABLE, "scale", 3.0)
+            elif where == "module":
+                patch.setitem(globals(), "SCALE", 3.0)
+            else:
+                patch.setattr(ReadsConstants if where == "class" else Constants, "scale", 3.0)
+            go_on(model, 5)
+        vectors.append(vector(model.policy))
+    th.testing.assert_close(vectors[1], vectors[0], rtol=1e-3, atol=1e-5)
 
 
 @needs_compiler

@@ -390,6 +390,16 @@ def test_memory_that_was_freed_is_kept_for_the_next_step():
     assert int(result.stdout) < 100
 
 
+def test_no_gradient_of_an_eager_step_is_left_for_another_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(SACv2, "eager").learn(20)
+    parameters = [*model.actor.parameters(), *model.critic.parameters()]
+    assert all(parameter.grad is not None for parameter in parameters)
+    model.updater.engine = None
+    monkeypatch.setattr(type(model.updater), "run", lambda self, done, until, *_: until - done)  # leaves none itself
+    model.learn(10, reset_num_timesteps=False)
+    assert all(parameter.grad is None for parameter in parameters)
+
+
 def test_updates_are_planned_for_all_environments() -> None:
     model = SACv2("MlpPolicy", several(4), train_freq=2, buffer_size=100, learning_starts=0).learn(40)
     assert model.updater.planned_steps == 40 / (4 * 2)

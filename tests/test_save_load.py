@@ -460,6 +460,85 @@ class HasScalars(SACv2):
         self.count, self.level = th.zeros(()), np.zeros(())
 
 
+class LooksAtItsSpaces(SACv2):
+    """Needs an environment, and has an object that SACv2 does not know."""
+
+    made = 0
+
+    def __init__(self, policy: Any, env: Any, *args: Any, **kwargs: Any):
+        super().__init__(policy, env, *args, **kwargs)
+        self.obs_dim, self.seen = self.observation_space.shape[0], {1, 2}
+        type(self).made += 1
+
+
+class LoadsWeights(NormalizingExtractor):
+    """Reads a file in its constructor."""
+
+    path: pathlib.Path
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.path.read_bytes()
+
+
+def test_a_subclass_whose_constructor_needs_the_environment(tmp_path: pathlib.Path) -> None:
+    make(LooksAtItsSpaces).save(tmp_path / "model.zip")
+    loaded = LooksAtItsSpaces.load(tmp_path / "model.zip", env=SpacesEnv())
+    assert (loaded.obs_dim, loaded.seen) == (3, {1, 2})
+    with pytest.raises(AttributeError, match="observation_space"):  # its own error
+        LooksAtItsSpaces.load(tmp_path / "model.zip")
+
+
+def test_a_constructor_runs_once_where_nothing_asks_for_more(tmp_path: pathlib.Path) -> None:
+    class Counts(SACv2):
+        made = 0
+
+        def __init__(self, *args: Any, **kwargs: Any):
+            super().__init__(*args, **kwargs)
+            type(self).made += 1
+
+    make(Counts).save(tmp_path / "model.zip")
+    Counts.load(tmp_path / "model.zip")
+    assert Counts.made == 2
+
+
+def test_errors_of_a_network_of_the_users_own_are_not_those_of_the_file(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "weights"
+    weights.touch()
+    monkeypatch.setattr(LoadsWeights, "path", weights, raising=False)
+    make(SACv2, policy_kwargs={"features_extractor_class": LoadsWeights}).save(tmp_path / "model.zip")
+    SACv2.load(tmp_path / "model.zip")
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match="weights"):
+        SACv2.load(tmp_path / "model.zip")
+
+
+def test_a_subclass_with_a_network_of_its_own(tmp_path: pathlib.Path) -> None:
+    class Mine(SACv2):
+        def _setup_model(self) -> None:
+            super()._setup_model()
+            self.cost = th.nn.Linear(2, 1)
+
+        def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+            states, variables = super()._get_torch_save_params()
+            return [*states, "cost"], variables
+
+    model = make(Mine)
+    model.save(tmp_path / "model.zip")
+    loaded = Mine.load(tmp_path / "model.zip")
+    assert th.equal(loaded.cost.weight, model.cost.weight)
+    with pytest.raises(ValueError, match=r"parameters of \['cost'\], not of \["):
+        make(SACv2).set_parameters(model.get_parameters())
+
+
+@pytest.mark.parametrize("optimizer_class", [th.optim.Adafactor, th.optim.NAdam, th.optim.ASGD])
+def test_optimizers_of_torch_come_back(optimizer_class: type, tmp_path: pathlib.Path) -> None:
+    make(SACv2, policy_kwargs={"optimizer_class": optimizer_class}).learn(20).save(tmp_path / "model.zip")
+    assert type(SACv2.load(tmp_path / "model.zip").actor.optimizer) is optimizer_class
+
+
 def test_scalars_of_a_subclass_keep_their_kind(tmp_path: pathlib.Path) -> None:
     make(HasScalars).save(tmp_path / "model.zip")
     loaded = HasScalars.load(tmp_path / "model.zip", custom_objects={"level": np.ones(())})

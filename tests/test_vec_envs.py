@@ -1,5 +1,7 @@
 """Several environments, and the wrappers of vectorised environments."""
 
+import sys
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -37,6 +39,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_sac_variants import SQL, SACv1, SACv2
+from sb3_sac_variants.common.algorithm import maxent_algorithm
 
 
 @every_algorithm
@@ -292,3 +295,15 @@ def test_images_may_be_transposed_before_they_are_normalised() -> None:
     env = VecNormalize(VecTransposeImage(images), norm_obs=False)
     model = make(SACv2, env, "CnnPolicy", policy_kwargs={"features_extractor_kwargs": {"features_dim": 4}}).learn(16)
     assert model.replay_buffer.observations.shape[2:] == (3, 36, 40)
+
+
+def test_environments_of_openai_gym_are_wrapped_as_by_sb3(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Old:
+        pass
+
+    monkeypatch.setitem(sys.modules, "gym", types.SimpleNamespace(Env=Old))
+    monkeypatch.setattr(maxent_algorithm, "_patch_env", lambda env: SpacesEnv())
+    assert make(SACv2, Old()).learn(12).num_timesteps == 12
+    monkeypatch.setitem(sys.modules, "gym", types.SimpleNamespace())  # a module of the user's
+    with pytest.raises(TypeError, match="pass a gymnasium environment"):
+        make(SACv2, Old())

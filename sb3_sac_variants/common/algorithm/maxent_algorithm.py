@@ -3,6 +3,7 @@
 import copy
 import math
 import pathlib
+import sys
 from abc import abstractmethod
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, ClassVar, get_args
@@ -18,6 +19,7 @@ from stable_baselines3.common.type_aliases import (
     TrainFrequencyUnit,
 )
 from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.vec_env.patch_gym import _patch_env
 from typing_extensions import Self
 
 from sb3_sac_variants.common.algorithm import inspection
@@ -152,6 +154,8 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
         check_constructor_arguments(verbose, policy_kwargs, replay_buffer_kwargs, off_policy_arguments["device"])
         if isinstance(env, str):
             env = maybe_make_env(env, verbose)
+        if isinstance(env, getattr(sys.modules.get("gym"), "Env", ())):
+            env = _patch_env(env)  # of OpenAI Gym, which SB3 takes, too
         if env is not None:
             self._check_env(env)
             check_sde(off_policy_arguments["use_sde"], env.action_space)
@@ -270,6 +274,7 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Sample the replay buffer and do the updates, as SB3's ``train``."""
         self._updates_unfinished = True  # until the end
+        self._between_rollouts |= not self._collects  # after a rollout of the user's own
         networks = self._networks()
         self._take_settings()
         check_range("batch_size", batch_size, 1, integer=True)

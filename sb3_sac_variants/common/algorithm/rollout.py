@@ -51,11 +51,13 @@ class MaxEntRollout(OffPolicyAlgorithm):
 
     #: attributes that say where in the loop a run is; a saved model has none
     rollout_state: ClassVar[tuple[str, ...]] = (
-        *("_between_rollouts", "_updates_unfinished", "_state_before_rollout", "_resumed", "_fast_actor"),
+        *("_between_rollouts", "_collects", "_updates_unfinished", "_state_before_rollout", "_resumed", "_fast_actor"),
         *("_callback", "_restore_callbacks", "_checkpoints", "_warned_of_terminal_observations"),
     )
     #: whether no step is half stored, and no rollout was stopped
     _between_rollouts: bool = True
+    #: whether the rollout is being collected by :meth:`collect_rollouts` here, not by a user's own
+    _collects: bool = False
     #: whether an error or Ctrl-C has left ``train()`` before its end
     _updates_unfinished: bool = False
     #: torch's random state from before the exploration matrices of the rollout were drawn (gSDE only)
@@ -75,13 +77,15 @@ class MaxEntRollout(OffPolicyAlgorithm):
 
     def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
         """As SB3's; keeps track of where in the loop we are, for checkpoints."""
-        self._between_rollouts, self._updates_unfinished = True, False
+        self._between_rollouts, self._updates_unfinished, self._collects = True, False, True
         if self.use_sde:
             self._state_before_rollout = torch_random_state(self.device)
         try:
             rollout = super().collect_rollouts(*args, **kwargs)
         except DivergedError as error:
             raise error.at(self.num_timesteps) from None
+        finally:
+            self._collects = False
         self._between_rollouts = rollout.continue_training
         self._state_before_rollout = None
         return rollout

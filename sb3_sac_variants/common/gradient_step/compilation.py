@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import os
+import re
 import shutil
 import signal
 import sys
@@ -19,6 +20,10 @@ Step = Callable[..., None]
 
 #: how often the same piece of a step may be compiled that is not one graph, for different models
 MOST_IN_PIECES = 64
+#: how torch.compile calls an attribute of a class, and what is in a module that is neither torch's, SB3's nor ours
+_OF_USERS = re.compile(
+    r"dict\(type\(self\..*\)\.__dict__\)\['\w+'\]$|G\['__import_(?!(torch|stable_baselines3|sb3_sac_variants)(_dot_|'))"
+)
 #: seconds of compiling after which a line says so; from a filled cache it takes less
 ANNOUNCE_AFTER = 4.0
 
@@ -62,15 +67,16 @@ def _guards_to_check(guards: Sequence[Any]) -> list[bool]:
     Choose what torch.compile checks before each call, of all it took for granted.
 
     Kept are the arguments (another batch size compiles anew) and the plain values among the attributes (another tau,
-    target entropy or reward scale does). The structure of modules, dictionaries and functions is not checked:
-    that would be 1500 checks and 0.2 ms in each SACv2 update. Nothing changes it under a running engine, as replacing a
-    layer makes a new engine (``Updater.bind``). Tensors are read from their owners at each call, whatever is checked.
+    target entropy or reward scale does), among those of classes, and in modules of users. The structure of modules,
+    dictionaries and functions is not checked: that would be 1500 checks and 0.2 ms in each SACv2 update. Nothing
+    changes it under a running engine, as replacing a layer makes a new engine (``Updater.bind``). Tensors are read from
+    their owners at each call, whatever is checked.
     """
 
     def kept(guard: Any) -> bool:
         if guard.name.endswith("_rounding"):  # of common.equations.products
             return True
-        if guard.name.startswith("self."):
+        if guard.name.startswith("self.") or _OF_USERS.match(guard.name):
             return guard.guard_type in ("CONSTANT_MATCH", "EQUALS_MATCH")
         return guard.guard_type == "TENSOR_MATCH" or not (guard.name or guard.is_global)
 

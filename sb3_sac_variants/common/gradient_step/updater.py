@@ -130,6 +130,9 @@ class Updater:
             verbose=verbose,
         )
         self._wanted_engine = (name, draw_on_device)
+        for learner in learners:  # compiled steps give none, and nobody shall read those of the last eager one
+            for parameter in learner.parameters:
+                parameter.grad = None
         return self.engine
 
     def _unsupported_engines(self) -> dict[str, str]:

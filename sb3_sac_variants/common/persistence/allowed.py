@@ -268,7 +268,8 @@ class _AllowListUnpickler(_Unpickler):
             return False
         if cls in PLAIN or issubclass(cls, (np.generic, np.dtype, np.ndarray, np.random.BitGenerator)):
             return True
-        of_torch = cls.__module__.startswith("torch.") and not cls.__module__.startswith(_TORCH)
+        module = f"{cls.__module__}."
+        of_torch = module.startswith("torch.") and not module.startswith(_TORCH)
         return cls is np.random.SeedSequence or (self.arguments and issubclass(cls, _ARGUMENTS) and not of_torch)
 
     def _may_build(self, cls: type) -> bool:

@@ -10,6 +10,8 @@ import pathlib
 import pickle
 import shutil
 import struct
+import sys
+import traceback
 import uuid
 import zipfile
 import zlib
@@ -22,6 +24,9 @@ from sb3_sac_variants.common.persistence.rebuild import NotAllowed
 
 #: what stands before the hash of a file's content, in the comment of a zip or behind a pickle
 HASH = b"sha256:"
+
+#: packages that have a part in loading, beside the standard library
+_LOADING = {"cloudpickle", "gymnasium", "numpy", "sb3_sac_variants", "stable_baselines3", "torch"}
 
 Path = str | pathlib.Path | io.BufferedIOBase
 
@@ -162,10 +167,20 @@ def loading_errors(path: Path, call: str, name: str) -> Iterator[None]:
         with file_errors(path, call, name):
             raise
     except Exception as error:
+        if isinstance(error.__context__, UnknownParameters):  # in the place of which SB3 has raised another
+            refuse(path, f"holds {error.__context__}: load one of a model with the same networks", name)
+        if _comes_from_users_code(error):
+            raise
         if str(error).startswith("Error(s) in loading state_dict"):  # torch's, which gives names and shapes
             refuse(path, f"holds other networks than the model has ({error}): load one with the same networks", name)
         with file_errors(path, call, name):
             raise
+
+
+def _comes_from_users_code(error: Exception) -> bool:
+    """Whether code was running that is neither ours nor of a library that loads: an extractor's constructor, say."""
+    modules = {frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)}
+    return not {module.partition(".")[0] for module in modules} <= _LOADING | sys.stdlib_module_names
 
 
 def require_hash(fits: bool) -> None:
@@ -176,6 +191,10 @@ def require_hash(fits: bool) -> None:
     """
     if not fits:
         raise zipfile.BadZipFile("its content is not what was written")
+
+
+class UnknownParameters(ValueError):
+    """There are parameters of something that a model does not have."""
 
 
 class Refusal(ValueError):

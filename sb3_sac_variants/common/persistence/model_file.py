@@ -7,7 +7,6 @@ import hashlib
 import inspect
 import io
 import json
-import re
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -34,8 +33,8 @@ from sb3_sac_variants.common.persistence.rebuild import NotAllowed
 
 #: file in a saved model beside SB3's: pickles that name classes of the script, where SB3's hold their code
 BY_NAME = "by_name.json"
-#: names of the states that a model saves: of its policy, its temperature, and optimisers of either
-_PARAMETERS = re.compile(r"policy|temperature|(\w+\.)?\w*optimizer")
+#: where the classes of models come from that no user has written
+_LIBRARIES = (f"{OWN_PACKAGE}.", "stable_baselines3.")
 #: attributes that hold classes, and what these have to be
 _CLASSES: dict[str, type] = {
     "policy_class": BasePolicy,
@@ -136,25 +135,46 @@ class ModelFile:
         """
         if custom_objects is not None and not isinstance(custom_objects, dict):
             raise TypeError(f"custom_objects={custom_objects!r} must be a dictionary of objects by their names")
+        custom_objects = custom_objects or {}
         with self.errors():
-            objects, unknown = self._objects(cls, custom_objects or {}, trusted)
+            policy_class = custom_objects.get("policy_class") or self._object("policy_class", trusted)
+        known = self._attributes(cls, policy_class, arguments.get("env"))
+        with self.errors():
+            objects, unknown = self._objects(cls, {"policy_class": policy_class, **custom_objects}, known, trusted)
             if set(self.variables) - set(variables) and not is_trusted(trusted):
                 raise NotAllowed(f"values of {sorted(map(str, set(self.variables) - set(variables)))}")
-            strange = [name for name in self.parameters if not _PARAMETERS.fullmatch(name)]
-            if strange and not is_trusted(trusted):
-                raise NotAllowed(f"parameters of {strange}")
         with loading_errors(self.path, self.call, self.name):
             model = load(io.BytesIO(self.content), custom_objects={**objects, **dict.fromkeys(unknown)}, **arguments)
         for name in unknown:
             del vars(model)[name]
         return model
 
-    def _objects(self, cls: Any, custom: dict[str, Any], trusted: bool) -> tuple[dict[str, Any], list[str]]:
+    def _attributes(self, cls: Any, policy_class: Any, env: Any) -> set[str]:
+        """
+        Names of the attributes that models of a class have.
+
+        :param cls: the class, a user's own perhaps, whose constructor may do and raise anything; it is called only if
+            the file has objects that the class of ours or of SB3, which it is derived from, does not know
+        :param policy_class: of the model
+        :param env: the environment that is to be the model's, if there is one
+        """
+        known = set(_SPACES)
+        own = next(base for base in cls.__mro__ if base.__module__.startswith(_LIBRARIES))
+        if not inspect.isabstract(own):
+            known |= set(vars(own(policy_class, None, device="cpu", _init_setup_model=False)))
+            if cls is own or not any(is_pickled(self.saved[name]) for name in self.saved.keys() - known - {*DERIVED}):
+                return known
+        return known | set(vars(cls(policy_class, env, device="cpu", _init_setup_model=False)))
+
+    def _objects(
+        self, cls: Any, custom: dict[str, Any], known: set[str], trusted: bool
+    ) -> tuple[dict[str, Any], list[str]]:
         """
         Read what is no plain data.
 
         :param cls: the class of the model
         :param custom: objects to put in the place of saved ones
+        :param known: names of the attributes that its models have
         :param trusted: whether to build any object
         :return: the objects by their names, and names that the class does not know
         """
@@ -163,8 +183,6 @@ class ModelFile:
         numbers = _argument_names(cls)  # which plain numbers will do for; other attributes keep their kind
         custom = {name: plain(value) if name in numbers else value for name, value in custom.items()}
         objects = {**dict.fromkeys(DERIVED), **custom}
-        policy_class = objects.get("policy_class") or self._object("policy_class", trusted)
-        known = {*_SPACES, *vars(cls(policy_class, None, device="cpu", _init_setup_model=False))}
         unknown = []
         for name, value in self.saved.items():
             if name in objects:
@@ -219,7 +237,7 @@ class ModelFile:
 
 def _argument_names(cls: type) -> set[str]:
     """Names of the arguments of a class of ours or of Stable-Baselines3, those of a user's subclass left out."""
-    own = [base for base in cls.__mro__ if base.__module__.startswith((f"{OWN_PACKAGE}.", "stable_baselines3."))]
+    own = [base for base in cls.__mro__ if base.__module__.startswith(_LIBRARIES)]
     return {name for base in own for name in inspect.signature(base.__init__).parameters}  # type: ignore[misc]
 
 

@@ -15,7 +15,15 @@ import torch as th
 
 from sb3_sac_variants.common.checks.validation import check_range, parse_ent_coef
 from sb3_sac_variants.common.persistence.by_name import of_script_by_name
-from sb3_sac_variants.common.persistence.files import HASH, Path, describe, loading_errors, refuse, written_whole
+from sb3_sac_variants.common.persistence.files import (
+    HASH,
+    Path,
+    UnknownParameters,
+    describe,
+    loading_errors,
+    refuse,
+    written_whole,
+)
 from sb3_sac_variants.common.persistence.model_file import BY_NAME, DERIVED, ModelFile, is_pickled
 
 #: attributes of other algorithms, which the RL Zoo and many scripts replace in each model that they load
@@ -155,11 +163,14 @@ def set_parameters(
     :param device: where the model lives
     :raises ValueError: if the file is damaged, or of a model with other parts
     """
+    wanted = set(model._get_torch_save_params()[0])
     if isinstance(source, dict):
+        if unknown := set(source) - wanted:  # SB3 would look for attributes of any name
+            raise UnknownParameters(f"parameters of {sorted(map(str, unknown))}, not of {sorted(wanted)} only")
         set_(source, exact_match, device)
         return
     file = ModelFile(source, "set_parameters", "load_path_or_dict")
-    found, wanted = set(file.parameters), set(model._get_torch_save_params()[0])
+    found = set(file.parameters)
     if found - wanted or (exact_match and not wanted <= found):
         of_sb3 = "ent_coef_optimizer" in found
         remedy = "what get_parameters() of Stable-Baselines3's SAC gives" if of_sb3 else "a fitting one"
