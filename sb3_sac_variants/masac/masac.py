@@ -79,6 +79,7 @@ class MASAC(MaxEntAlgorithm):
     :param ce_center: whether to subtract the batch's mean from the term, which shifts Q by mean/(1 - gamma) otherwise;
         :meth:`soft_value` leaves it in, and so differs by that much from what the critics learn
     :param ce_relative: whether ``ce_coef`` is in units of the temperature: beta_i = ce_coef * alpha_i
+    :raises ValueError: if an argument is out of range, or does not go with another one or with the environment
     """
 
     algorithm_id = "masac"

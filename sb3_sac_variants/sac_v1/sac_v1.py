@@ -40,6 +40,7 @@ class SACv1(MaxEntAlgorithm):
 
     :param policy_gradient: "reparameterized" (eq. 12) or "likelihood_ratio" (of eq. 10; what a mixture policy needs)
     :param policy_q: which Q the policy follows: "min" (section 4.2 of the paper) or "q1" (the authors' code)
+    :raises ValueError: if an argument is out of range, or does not go with another one or with the environment
     """
 
     algorithm_id = "sac_v1"

@@ -45,6 +45,7 @@ class SACv2(MaxEntAlgorithm):
     :param update_order: "paper" (Q-functions, policy, temperature, targets) or "sb3" (temperature first). SB3 goes on
         with the temperature from before its step, so the two orders compute the same numbers; with "log_alpha" both
         follow SB3's SAC number for number on the same batch and noise
+    :raises ValueError: if an argument is out of range, or does not go with another one or with the environment
     """
 
     algorithm_id = "sac_v2"

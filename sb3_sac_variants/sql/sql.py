@@ -65,7 +65,8 @@ class SQL(MaxEntAlgorithm):
     :param svgd_update_ratio: fraction of them that are updated
     :param squash_gradient: with respect to what the squash term is differentiated: "pre_tanh" (right), "action" (the
         authors' code), or "none" (no such term); :mod:`sb3_sac_variants.sql.svgd` derives which
-    :raises ValueError: if an argument has no meaning for the kind of action
+    :raises ValueError: if an argument is out of range, has no meaning for the kind of action, or does not go with
+        another one or with the environment
     """
 
     algorithm_id = "sql"

@@ -168,6 +168,12 @@ class StackedCritic(FeatureNetwork):
     """
     Action-value networks Q_i, i = 1..n_critics, evaluated together, as SB3's ``ContinuousCritic``.
 
+    Q is asked for in these ways, and hooks on the module, or a ``forward()`` of the user's own, count in all of them:
+
+    - :meth:`evaluate`, at one action for each state: the Bellman error
+    - :meth:`sample_q` and :meth:`min_q`, at the actions of a policy's sample: targets, and what the policy climbs
+    - :meth:`forward` and :meth:`q1_forward`, as SB3 has them: for users
+
     Arguments as :class:`~sb3_sac_variants.common.networks.preprocessing.FeatureNetwork`, for each critic; the critics
     share the features extractor. If it is the actor's as well, it gets no gradient from here.
     """

@@ -138,6 +138,7 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
     def make_critic(  # type: ignore[override]
         self, features_extractor: BaseFeaturesExtractor | None = None
     ) -> StackedCritic:
+        """Make the critics, of the kind that the action space asks for; for a subclass to change."""
         critic_kwargs = self._update_features_extractor(self.critic_kwargs, features_extractor)
         discrete = isinstance(self.action_space, spaces.Discrete)
         critic_class = StackedDiscreteCritic if discrete else StackedContinuousCritic
