@@ -378,6 +378,19 @@ def test_a_command_takes_up_what_another_one_has_not_begun(zoo: Zoo) -> None:
     assert "0 of 2 runs finished" in output
 
 
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+def test_output_that_nobody_reads_is_no_error(tmp_path: Path) -> None:
+    file = tmp_path / "studies.yml"
+    file.write_text(yaml.safe_dump({"mine": FIELDS}), encoding="utf-8")
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [sys.executable, "-m", "sb3_sac_variants.study", "status", str(file), "--out", str(tmp_path)]
+    done = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writes)
+    assert done.returncode == 1
+    assert "Error" not in done.stderr
+
+
 @pytest.mark.slow
 def test_unknown_names_are_told_with_the_key_and_those_that_are_meant() -> None:
     misspelt = study(algorithms=["sac_v3"], baseline=None).runs()

@@ -175,4 +175,10 @@ def ask_zoo(runs: list[Run]) -> frozenset[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        exit_status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on, as with head; the interpreter still wants to write what is left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        exit_status = 1
+    sys.exit(exit_status)
