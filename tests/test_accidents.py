@@ -141,6 +141,13 @@ def test_a_rollout_of_the_users_own_goes_on_from_one_learn_to_the_next() -> None
     assert model._can_go_on_exactly
 
 
+def test_updates_after_a_stop_do_not_undo_it() -> None:
+    model = make(SACv2, Counting(episode_length=100)).learn(60, callback=Stops(14))
+    model.train(3, 8)
+    model.learn(20, reset_num_timesteps=False)
+    assert_steps_follow_each_other(model)
+
+
 @pytest.mark.parametrize("kind", ["n-step", "SB3, stored once", "SB3"])
 def test_buffers_of_sb3_after_a_stop(kind: str) -> None:
     kwargs: dict[str, Any] = {"n_steps": 3} if kind == "n-step" else {"replay_buffer_class": ReplayBuffer}

@@ -274,7 +274,8 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Sample the replay buffer and do the updates, as SB3's ``train``."""
         self._updates_unfinished = True  # until the end
-        self._between_rollouts |= not self._collects  # after a rollout of the user's own
+        if self._collected_by_user:  # whose rollout is over where updates begin
+            self._between_rollouts, self._collected_by_user = True, False
         networks = self._networks()
         self._take_settings()
         check_range("batch_size", batch_size, 1, integer=True)

@@ -51,13 +51,16 @@ class MaxEntRollout(OffPolicyAlgorithm):
 
     #: attributes that say where in the loop a run is; a saved model has none
     rollout_state: ClassVar[tuple[str, ...]] = (
-        *("_between_rollouts", "_collects", "_updates_unfinished", "_state_before_rollout", "_resumed", "_fast_actor"),
+        *("_between_rollouts", "_collects", "_collected_by_user", "_updates_unfinished", "_state_before_rollout"),
+        *("_resumed", "_fast_actor"),
         *("_callback", "_restore_callbacks", "_checkpoints", "_warned_of_terminal_observations"),
     )
     #: whether no step is half stored, and no rollout was stopped
     _between_rollouts: bool = True
-    #: whether the rollout is being collected by :meth:`collect_rollouts` here, not by a user's own
+    #: whether :meth:`collect_rollouts` is running
     _collects: bool = False
+    #: whether the last action was asked for without it, by a rollout of the user's own
+    _collected_by_user: bool = False
     #: whether an error or Ctrl-C has left ``train()`` before its end
     _updates_unfinished: bool = False
     #: torch's random state from before the exploration matrices of the rollout were drawn (gSDE only)
@@ -125,7 +128,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
 
         The way through ``predict()``, which unscales a Box action that is then scaled again, is left out.
         """
-        self._between_rollouts = False
+        self._between_rollouts, self._collected_by_user = False, not self._collects
         warm_up = self.num_timesteps < learning_starts and not (self.use_sde and self.use_sde_at_warmup)
         if self._fast_actor is None and self._predicts_as_ever:
             self._fast_actor = fast_inference(self.actor)
