@@ -46,7 +46,7 @@ def verdict(arm: pd.DataFrame, baseline: pd.DataFrame) -> str:
     :param arm: Its measures by seed
     :param baseline: Those of TD3
     """
-    both = arm.join(baseline, rsuffix="_baseline", how="inner")
+    both = arm.join(baseline.add_suffix("_baseline"), how="inner")
     difference = (both["relative"] - both["relative_baseline"]).to_numpy()
     low, high = bootstrap_interval(difference)
     text = f"{iqm(difference):+.2f} [{low:+.2f}, {high:+.2f}]"
@@ -77,9 +77,9 @@ def table(study: Study, tests: pd.DataFrame) -> str:
 def draw(study: Study, tests: pd.DataFrame, path: Path) -> None:
     """Return relative to the nominal one by factor and property, and the worst world against the nominal one."""
     tests = tests[tests["actions"] == "mean"]
-    nominal = tests[tests["world"] == "nominal"].set_index(["algo", "seed"])["return_mean"]
-    curves = tests.join(nominal, on=["algo", "seed"], rsuffix="_nominal")
-    curves["relative"] = curves["return_mean"] / curves["return_mean_nominal"]
+    nominal = tests[tests["world"] == "nominal"].set_index(["algo", "seed"])["return_mean"].rename("nominal")
+    curves = tests.join(nominal, on=["algo", "seed"])
+    curves["relative"] = curves["return_mean"] / curves["nominal"]
     curves[["property", "factor"]] = curves["world"].replace("nominal", "nominal_1").str.split("_", expand=True)
     curves["factor"] = curves["factor"].astype(float)
     curves["label"] = curves["algo"].map(study.labels)
