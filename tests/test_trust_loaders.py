@@ -94,6 +94,7 @@ def test_code_in_an_attribute(attribute: str, model_file: Any, tmp_path: pathlib
         load(crafted)
     assert attribute in str(error.value)
     assert "crafted.canary" in str(error.value)
+    assert f"custom_objects={{{attribute!r}: ...}}" in str(error.value)  # the remedy
 
 
 def test_plain_values_come_back_but_not_in_the_place_of_methods(tmp_path: pathlib.Path) -> None:

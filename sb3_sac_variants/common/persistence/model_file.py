@@ -230,8 +230,9 @@ class ModelFile:
         except NotAllowed as error:
             if is_trusted(trusted):
                 raise
-            hint = f" (or pass custom_objects={{{name!r}: ...}} with your own)" if self.call == "load" else ""
-            raise NotAllowed(f"{error} for {name!r}{hint}") from error
+            own = f"custom_objects={{{name!r}: ...}}"
+            hints = {"load": f" (or pass {own} with your own)", "from_sb3": f" (or pass SAC.load(path, {own}))"}
+            raise NotAllowed(f"{error} for {name!r}{hints.get(self.call, '')}") from error
         return found
 
 
