@@ -124,7 +124,8 @@ class CollectsByItself(SACv2):
         actions, buffer_actions = self._sample_action(learning_starts, action_noise, env.num_envs)
         new_obs, rewards, dones, infos = env.step(actions)
         self.num_timesteps += env.num_envs
-        callback.on_step()
+        if not callback.on_step():
+            return RolloutReturn(env.num_envs, 0, False)
         self._store_transition(replay_buffer, buffer_actions, new_obs, rewards, dones, infos)
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         callback.on_rollout_end()
@@ -141,8 +142,9 @@ def test_a_rollout_of_the_users_own_goes_on_from_one_learn_to_the_next() -> None
     assert model._can_go_on_exactly
 
 
-def test_updates_after_a_stop_do_not_undo_it() -> None:
-    model = make(SACv2, Counting(episode_length=100)).learn(60, callback=Stops(14))
+@pytest.mark.parametrize("algorithm", [SACv2, CollectsByItself])
+def test_updates_after_a_stop_do_not_undo_it(algorithm: Any) -> None:
+    model = make(algorithm, Counting(episode_length=100)).learn(60, callback=Stops(14))
     model.train(3, 8)
     model.learn(20, reset_num_timesteps=False)
     assert_steps_follow_each_other(model)

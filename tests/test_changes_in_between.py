@@ -670,11 +670,18 @@ class Constants:
     scale = 0.5
 
 
+CONSTANTS = Constants()
 TABLE = {"scale": 0.5}
 SCALE = 0.5
 
 
-class ReadsConstants(BaseFeaturesExtractor):
+class Scaled(BaseFeaturesExtractor):
+    """With a value that subclasses inherit."""
+
+    inherited = 0.5
+
+
+class ReadsConstants(Scaled):
     """Features that depend on values outside of the network."""
 
     scale = 0.5
@@ -684,23 +691,38 @@ class ReadsConstants(BaseFeaturesExtractor):
         self.layer = nn.Linear(observation_space.shape[0], 4)
 
     def forward(self, observations: th.Tensor) -> th.Tensor:
-        return self.layer(observations) * (self.scale + Constants.scale + TABLE["scale"] + SCALE)
+        return self.layer(observations) * (
+            self.scale + self.inherited + Constants.scale + CONSTANTS.scale + TABLE["scale"] + SCALE
+        )
+
+
+class ReadsConstantsItself(SACv2):
+    """With a value of its class in the update."""
+
+    bonus = 0.5
+
+    def bootstrap_q(self, *args: Any) -> th.Tensor:
+        return super().bootstrap_q(*args) + self.bonus
 
 
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["class", "other class", "table", "module"])
+@pytest.mark.parametrize("where", ["class", "inherited", "other class", "algorithm", "table", "module"])
 def test_a_compiled_update_takes_values_of_classes_and_modules(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = []
     for engine in ("eager", "compile"):
         policy_kwargs = {"net_arch": [8], "features_extractor_class": ReadsConstants}
-        model = make(SACv2, engine=engine, learning_rate=3e-2, policy_kwargs=policy_kwargs)
+        model = make(ReadsConstantsItself, engine=engine, learning_rate=3e-2, policy_kwargs=policy_kwargs)
         model.learn(20)
         with monkeypatch.context() as patch:
             if where == "table":
                 patch.setitem(TABLE, "scale", 3.0)
             elif where == "module":
                 patch.setitem(globals(), "SCALE", 3.0)
+            elif where == "inherited":
+                patch.setattr(Scaled, "inherited", 3.0)
+            elif where == "algorithm":
+                patch.setattr(ReadsConstantsItself, "bonus", 3.0)
             else:
                 patch.setattr(ReadsConstants if where == "class" else Constants, "scale", 3.0)
             go_on(model, 5)

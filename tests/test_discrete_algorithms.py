@@ -141,10 +141,11 @@ def test_soft_q_learning_bears_a_temperature_that_q_by_it_overflows_at() -> None
     model = make(SQL, "CartPole-v1", ent_coef=1e-36)
     with th.no_grad():
         model.critic.q_networks.stacked[-1].bias.fill_(1e3)
-        model.critic.q_networks.stacked[-1].bias[..., 1] += 1.0
+        model.critic.q_networks.stacked[-1].bias[..., 1] += 1e3
     obs = th.zeros(1, 4)
     assert model.actor.log_prob(obs).exp().tolist() == [[0.0, 1.0]]
     model.learn(30)
+    assert model.logger.name_to_value["train/entropy"] == 0.0
 
 
 def test_runaway_temperature_warns_when_the_logger_writes(monkeypatch):

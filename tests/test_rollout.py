@@ -43,9 +43,11 @@ from sb3_sac_variants.common.algorithm import rollout
 from sb3_sac_variants.common.checks.validation import LARGEST, DivergedError, check_finite, check_observation
 from sb3_sac_variants.common.gradient_step.engine import EngineUnavailableError
 from sb3_sac_variants.common.networks.actors import SquashedGaussianActor
+from sb3_sac_variants.common.networks.discrete import StackedDiscreteCritic
 from sb3_sac_variants.common.networks.fast_inference import fast_inference
 from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
 from sb3_sac_variants.sac_v2 import MlpPolicy
+from sb3_sac_variants.sql.policies import MlpPolicy as MlpPolicyOfSQL
 
 # ---------------------------------------------------------------- the fast actor
 
@@ -375,6 +377,24 @@ def test_hooks_on_critics_of_discrete_actions_and_of_several_agents_count_in_eve
         q_values = 2.0 * usual[1].amin(dim=0) / model.actor.ent_coef
         assert_close(model.actor.log_prob(obs), th.log_softmax(q_values, dim=1))
     model.learn(12, reset_num_timesteps=False)
+
+
+@pytest.mark.parametrize("method", ["values", "forward"])
+def test_soft_q_learning_acts_by_critics_of_the_users_own(method: str) -> None:
+    class Critic(StackedDiscreteCritic):
+        def values(self, obs: Any) -> th.Tensor:
+            return super().values(obs) * (0.0 if method == "values" else 1.0)
+
+        def forward(self, obs: Any, actions: th.Tensor) -> tuple[th.Tensor, ...]:
+            q_values = super().forward(obs, actions)
+            return tuple(0.0 * q for q in q_values) if method == "forward" else q_values
+
+    class Policy(MlpPolicyOfSQL):
+        def make_critic(self, features_extractor: Any = None) -> Any:
+            return Critic(**self._update_features_extractor(self.critic_kwargs, features_extractor)).to(self.device)
+
+    model = make(SQL, "CartPole-v1", Policy).learn(20)
+    assert model.actor.log_prob(th.ones(1, 4)).exp().tolist() == [[0.5, 0.5]]
 
 
 def assert_close(one: th.Tensor, other: th.Tensor) -> None:

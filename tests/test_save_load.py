@@ -34,6 +34,8 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_sac_variants import SACv1, SACv2
+from sb3_sac_variants.common.gradient_step.targets import target_copy
+from sb3_sac_variants.common.networks.policies import MaxEntPolicy
 from sb3_sac_variants.common.persistence.files import written_whole
 
 #: models that differ in what has to be saved: environment, policy, arguments
@@ -471,6 +473,28 @@ class LooksAtItsSpaces(SACv2):
         type(self).made += 1
 
 
+class TakesNames(SACv2):
+    """Takes its arguments by name only, asks how many environments there are, and has a policy of another kind."""
+
+    def __init__(self, *, policy: Any, env: Any, **kwargs: Any):
+        super().__init__(policy, env, **kwargs)
+        self.envs, self.seen = None if env is None else env.num_envs, {1}
+
+
+class OwnPolicy(MaxEntPolicy):
+    """Not derived from SACv2's."""
+
+    def _build(self, lr_schedule: Any) -> None:
+        super()._build(lr_schedule)
+        self.critic_target = target_copy(self.critic, self.make_critic)
+
+
+class HasAPolicyOfItsOwn(SACv2):
+    """Whose policy is none of SACv2's."""
+
+    policy_aliases = {"MlpPolicy": OwnPolicy}  # noqa: RUF012
+
+
 class LoadsWeights(NormalizingExtractor):
     """Reads a file in its constructor."""
 
@@ -487,6 +511,18 @@ def test_a_subclass_whose_constructor_needs_the_environment(tmp_path: pathlib.Pa
     assert (loaded.obs_dim, loaded.seen) == (3, {1, 2})
     with pytest.raises(AttributeError, match="observation_space"):  # its own error
         LooksAtItsSpaces.load(tmp_path / "model.zip")
+
+
+def test_a_subclass_whose_constructor_takes_names_only(tmp_path: pathlib.Path) -> None:
+    env = make_vec_env(SpacesEnv, 1)
+    TakesNames(policy="MlpPolicy", env=env, device="cpu").save(tmp_path / "model.zip")
+    assert TakesNames.load(tmp_path / "model.zip", env=SpacesEnv()).seen == {1}
+
+
+def test_a_subclass_with_a_policy_of_its_own(tmp_path: pathlib.Path) -> None:
+    model = make(HasAPolicyOfItsOwn).learn(12)
+    model.save(tmp_path / "model.zip")
+    assert_same_parameters(model, HasAPolicyOfItsOwn.load(tmp_path / "model.zip"))
 
 
 def test_a_constructor_runs_once_where_nothing_asks_for_more(tmp_path: pathlib.Path) -> None:
@@ -531,6 +567,9 @@ def test_a_subclass_with_a_network_of_its_own(tmp_path: pathlib.Path) -> None:
     assert th.equal(loaded.cost.weight, model.cost.weight)
     with pytest.raises(ValueError, match=r"parameters of \['cost'\], not of \["):
         make(SACv2).set_parameters(model.get_parameters())
+    other = make(SACv2)
+    other.set_parameters({"actor": model.actor.state_dict()}, exact_match=False)  # a part, as in SB3
+    assert th.equal(other.actor.mu.weight, model.actor.mu.weight)
 
 
 @pytest.mark.parametrize("optimizer_class", [th.optim.Adafactor, th.optim.NAdam, th.optim.ASGD])

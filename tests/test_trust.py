@@ -19,9 +19,11 @@ from helpers import SpacesEnv, assert_same_parameters, every_algorithm, make, se
 from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
 from sb3_sac_variants import SACv1, SACv2
@@ -368,6 +370,15 @@ def test_version_that_is_read_stays(tmp_path: pathlib.Path) -> None:
     assert (loaded.num_timesteps, loaded.replay_buffer.size()) == (8, 8)
     writer.save_checkpoint(tmp_path)
     assert len(list(tmp_path.glob(f"*/{MARK}"))) == 1
+
+
+@pytest.mark.parametrize("policy_class", [BasePolicy, SACPolicy])
+def test_a_policy_that_is_none_of_the_algorithm(policy_class: type, tmp_path: pathlib.Path) -> None:
+    model = make(SACv2)
+    model.policy_class = policy_class
+    model.save(tmp_path / "model.zip")
+    with pytest.raises(ValueError, match=r"path='.*model.zip' is damaged.*is no subclass of SACv2Policy"):
+        SACv2.load(tmp_path / "model.zip")
 
 
 @pytest.mark.parametrize("name", ["env", "policy.optimizer_class", "replay_buffer"])

@@ -154,7 +154,8 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
         check_constructor_arguments(verbose, policy_kwargs, replay_buffer_kwargs, off_policy_arguments["device"])
         if isinstance(env, str):
             env = maybe_make_env(env, verbose)
-        if isinstance(env, getattr(sys.modules.get("gym"), "Env", ())):
+        old_env = getattr(sys.modules.get("gym"), "Env", None)
+        if isinstance(old_env, type) and isinstance(env, old_env):
             env = _patch_env(env)  # of OpenAI Gym, which SB3 takes, too
         if env is not None:
             self._check_env(env)

@@ -246,14 +246,17 @@ class MaxEntRollout(OffPolicyAlgorithm):
         """Train. As SB3's ``learn``, with the name of the class for TensorBoard; ``log_interval=None`` for no logs."""
         if log_interval is not None:
             check_range("log_interval", log_interval, 1, integer=True)
-        return super().learn(
-            total_timesteps,
-            callback,
-            log_interval,  # type: ignore[arg-type]
-            tb_log_name or type(self).__name__,
-            reset_num_timesteps,
-            progress_bar,
-        )
+        try:
+            return super().learn(
+                total_timesteps,
+                callback,
+                log_interval,  # type: ignore[arg-type]
+                tb_log_name or type(self).__name__,
+                reset_num_timesteps,
+                progress_bar,
+            )
+        finally:
+            self._collected_by_user = False  # updates by hand do not end a rollout that was stopped
 
     def _setup_learn(
         self,

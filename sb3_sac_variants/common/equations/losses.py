@@ -139,7 +139,8 @@ def energy_based_policy(q_values: th.Tensor, proposal: PolicySample, ent_coef: t
     """
     q_values = q_values - q_values.amax(dim=1, keepdim=True).detach()  # the same policy, of smaller numbers
     value = importance_sampled_soft_value(q_values, proposal, ent_coef)
-    log_prob = (q_values - value) / ent_coef
+    # Of probability 0 at a low temperature, and then still a number: 0 times minus infinity is none
+    log_prob = ((q_values - value) / ent_coef).clamp(min=th.finfo(q_values.dtype).min)
     return PolicySample(proposal.actions, log_prob, proposal.weights * (log_prob - proposal.log_prob).exp())
 
 

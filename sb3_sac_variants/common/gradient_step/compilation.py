@@ -20,9 +20,10 @@ Step = Callable[..., None]
 
 #: how often the same piece of a step may be compiled that is not one graph, for different models
 MOST_IN_PIECES = 64
-#: how torch.compile calls an attribute of a class, and what is in a module that is neither torch's, SB3's nor ours
+#: how torch.compile calls what is in a module that is neither torch's, SB3's nor ours, and an attribute of a class
+_IN_MODULES = r"G\['__import_(?!(torch|stable_baselines3|sb3_sac_variants)(_dot_|'))"
 _OF_USERS = re.compile(
-    r"dict\(type\(self\..*\)\.__dict__\)\['\w+'\]$|G\['__import_(?!(torch|stable_baselines3|sb3_sac_variants)(_dot_|'))"
+    rf"{_IN_MODULES}|dict\(type\((self\b|{_IN_MODULES}).*\)(\.__mro__\[\d+\])?\.__dict__\)\['\w+'\](?!\.__)"
 )
 #: seconds of compiling after which a line says so; from a filled cache it takes less
 ANNOUNCE_AFTER = 4.0

@@ -18,7 +18,9 @@ def map_leaves(function: Callable[[Any], Any], value: Any) -> Any:
     if not isinstance(value, tuple | list):
         return function(value)
     parts = [map_leaves(function, part) for part in value]
-    return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if isinstance(value, list):
+        return parts
+    return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
 
 
 def fill_in(leaf: th.Tensor | None) -> th.Tensor:

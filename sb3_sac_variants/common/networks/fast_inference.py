@@ -60,9 +60,13 @@ def _double(network: nn.Module) -> nn.Module:
     """Copy a network whose methods keep nothing on it, parts included; both have the same parameters."""
     double = copy.copy(network)
     for name, part in {**network._modules, **vars(network)}.items():
-        if isinstance(part, nn.Module):
-            # Found before nn.Module looks into its table of modules, which is the original's
-            vars(double)[name] = _double(part) if _keeps_nothing(part) else fast_inference(part)
+        if not isinstance(part, nn.Module):
+            continue
+        # Found before nn.Module looks into its table of modules, which is the original's
+        if _keeps_nothing(part):
+            vars(double)[name] = _double(part)
+        elif name in network._modules:  # it is called; of others, such as the critics an actor acts by, are asked more
+            vars(double)[name] = fast_inference(part)
     return double
 
 

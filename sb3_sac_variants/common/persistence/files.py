@@ -161,18 +161,16 @@ def loading_errors(path: Path, call: str, name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (TypeError, ValueError) as error:
-        if not isinstance(error, UnicodeError | pickle.UnpicklingError):
-            raise
-        with file_errors(path, call, name):
-            raise
     except Exception as error:
         if isinstance(error.__context__, UnknownParameters):  # in the place of which SB3 has raised another
             refuse(path, f"holds {error.__context__}: load one of a model with the same networks", name)
-        if _comes_from_users_code(error):
-            raise
         if str(error).startswith("Error(s) in loading state_dict"):  # torch's, which gives names and shapes
             refuse(path, f"holds other networks than the model has ({error}): load one with the same networks", name)
+        of_arguments = isinstance(error, TypeError | ValueError)
+        if of_arguments and not isinstance(error, UnicodeError | pickle.UnpicklingError):
+            raise
+        if _comes_from_users_code(error):
+            raise
         with file_errors(path, call, name):
             raise
 

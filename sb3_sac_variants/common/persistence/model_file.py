@@ -12,11 +12,13 @@ import zipfile
 from collections.abc import Callable
 from typing import Any
 
+import gymnasium as gym
 import torch as th
 from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
+from sb3_sac_variants.common.checks.compatibility import check_policy
 from sb3_sac_variants.common.checks.validation import plain
 from sb3_sac_variants.common.persistence.allowed import OWN_PACKAGE, is_trusted, read_pickle
 from sb3_sac_variants.common.persistence.files import (
@@ -136,8 +138,13 @@ class ModelFile:
         if custom_objects is not None and not isinstance(custom_objects, dict):
             raise TypeError(f"custom_objects={custom_objects!r} must be a dictionary of objects by their names")
         custom_objects = custom_objects or {}
-        with self.errors():
-            policy_class = custom_objects.get("policy_class") or self._object("policy_class", trusted)
+        policy_class = custom_objects.get("policy_class")
+        if policy_class is None:
+            with self.errors():
+                policy_class = self._object("policy_class", trusted)
+                check_policy(policy_class, cls)
+        if isinstance(arguments.get("env"), gym.Env):  # wrapped once, as SB3 does
+            arguments["env"] = cls._wrap_env(arguments["env"], self.saved["verbose"])
         known = self._attributes(cls, policy_class, arguments.get("env"))
         with self.errors():
             objects, unknown = self._objects(cls, {"policy_class": policy_class, **custom_objects}, known, trusted)
@@ -161,10 +168,10 @@ class ModelFile:
         known = set(_SPACES)
         own = next(base for base in cls.__mro__ if base.__module__.startswith(_LIBRARIES))
         if not inspect.isabstract(own):
-            known |= set(vars(own(policy_class, None, device="cpu", _init_setup_model=False)))
+            known |= set(vars(own("MlpPolicy", None, device="cpu", _init_setup_model=False)))
             if cls is own or not any(is_pickled(self.saved[name]) for name in self.saved.keys() - known - {*DERIVED}):
                 return known
-        return known | set(vars(cls(policy_class, env, device="cpu", _init_setup_model=False)))
+        return known | set(vars(cls(policy=policy_class, env=env, device="cpu", _init_setup_model=False)))
 
     def _objects(
         self, cls: Any, custom: dict[str, Any], known: set[str], trusted: bool

@@ -165,7 +165,7 @@ def set_parameters(
     """
     wanted = set(model._get_torch_save_params()[0])
     if isinstance(source, dict):
-        if unknown := set(source) - wanted:  # SB3 would look for attributes of any name
+        if exact_match and (unknown := set(source) - wanted):  # SB3 would look for attributes of any name
             raise UnknownParameters(f"parameters of {sorted(map(str, unknown))}, not of {sorted(wanted)} only")
         set_(source, exact_match, device)
         return
