@@ -69,7 +69,8 @@ def table(study: Study, tests: pd.DataFrame) -> str:
                 columns = [
                     with_interval(arm[column].to_numpy()) for column in ("nominal", "relative", "worst", "tenth")
                 ]
-                known = name != BASELINE and BASELINE in found.index.get_level_values("algo") and len(arm) > 1
+                known = name != BASELINE and BASELINE in found.index.get_level_values("algo")
+                known = known and len(arm) == len(study.seeds) > 1  # an interval of two values is these two
                 rows.append([label, str(actions), *columns, verdict(arm, found.loc[BASELINE]) if known else ""])
     return markdown(rows)
 
