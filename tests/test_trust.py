@@ -381,6 +381,18 @@ def test_a_policy_that_is_none_of_the_algorithm(policy_class: type, tmp_path: pa
         SACv2.load(tmp_path / "model.zip")
 
 
+@pytest.mark.parametrize("verbose", [None, "loud", {}])
+def test_a_file_with_a_verbosity_that_is_no_number(verbose: Any, tmp_path: pathlib.Path) -> None:
+    SAC("MlpPolicy", SpacesEnv(), device="cpu", buffer_size=10).save(tmp_path / "sac.zip")
+    with zipfile.ZipFile(tmp_path / "sac.zip") as archive:
+        data = json.loads(archive.read("data"))
+    del data["verbose"]
+    data |= {} if verbose is None else {"verbose": verbose}
+    crafted = rewritten(tmp_path / "sac.zip", tmp_path / "m.zip", data=json.dumps(data).encode())
+    with pytest.raises(ValueError, match="verbose"):
+        SACv2.from_sb3(crafted, env=SpacesEnv(), device="cpu")
+
+
 @pytest.mark.parametrize("name", ["env", "policy.optimizer_class", "replay_buffer"])
 def test_parameters_of_what_is_no_network(name: str, tmp_path: pathlib.Path) -> None:
     make(SACv2).save(tmp_path / "model")

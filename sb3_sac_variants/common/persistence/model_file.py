@@ -144,7 +144,8 @@ class ModelFile:
                 policy_class = self._object("policy_class", trusted)
                 check_policy(policy_class, cls)
         if isinstance(arguments.get("env"), gym.Env):  # wrapped once, as SB3 does
-            arguments["env"] = cls._wrap_env(arguments["env"], self.saved["verbose"])
+            verbose = self.saved.get("verbose")
+            arguments["env"] = cls._wrap_env(arguments["env"], verbose if isinstance(verbose, int) else 0)
         known = self._attributes(cls, policy_class, arguments.get("env"))
         with self.errors():
             objects, unknown = self._objects(cls, {"policy_class": policy_class, **custom_objects}, known, trusted)
