@@ -127,6 +127,12 @@ def goal_env() -> gym.Env:
     return BitFlippingEnv(n_bits=5, continuous=True)
 
 
+def newest(name: str, **kwargs: Any) -> gym.Env:
+    """The newest version of an environment which this Gymnasium has."""
+    versions = [int(found[1]) for key in gym.registry if (found := re.fullmatch(rf"{name}-v(\d+)", key))]
+    return gym.make(f"{name}-v{max(versions)}", **kwargs)
+
+
 def make(algorithm: type, env: Any = None, policy: str = "MlpPolicy", **kwargs: Any) -> Any:
     """
     :param algorithm: class of the algorithm

@@ -2,6 +2,7 @@
 
 import contextlib
 import warnings
+from inspect import signature
 from typing import Any
 
 import gymnasium as gym
@@ -299,6 +300,7 @@ def test_integers_that_single_precision_cannot_tell_apart(algorithm: type) -> No
         make(algorithm, SpacesEnv(action_space=spaces.Box(0, 2**40, (2,), np.int64)))
 
 
+@pytest.mark.skipif("dtype" not in signature(spaces.Discrete).parameters, reason="an older Gymnasium")
 def test_discrete_actions_of_another_type() -> None:
     env = gym.make("CartPole-v1")
     env.action_space = spaces.Discrete(2, dtype=np.int32)

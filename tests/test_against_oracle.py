@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import make, set_progress
+from helpers import make, newest, set_progress
 from stable_baselines3.common.logger import Logger
 
 from sb3_sac_variants import SQL, SACv1, SACv2
@@ -47,7 +47,7 @@ def random_mdp() -> FiniteMDP:
 PROCESSES = {
     "random": (random_mdp, 0.2, 4, 3e-2),
     "FrozenLake-v1": (lambda: FiniteMDP.from_gymnasium(gym.make("FrozenLake-v1"), GAMMA), 0.05, 3, 1e-2),
-    "CliffWalking-v1": (lambda: FiniteMDP.from_gymnasium(gym.make("CliffWalking-v1"), GAMMA), 0.5, 1, 0.3),
+    "CliffWalking": (lambda: FiniteMDP.from_gymnasium(newest("CliffWalking"), GAMMA), 0.5, 1, 0.3),
 }
 
 
@@ -101,7 +101,7 @@ def solve(algorithm: type, process: str, gradient_steps: int) -> tuple[Any, Fini
         *((SQL, process, 900) for process in PROCESSES),
         (SACv2, "random", 1200),
         pytest.param(SACv2, "FrozenLake-v1", 1200, marks=pytest.mark.slow),
-        pytest.param(SACv2, "CliffWalking-v1", 1200, marks=pytest.mark.slow),
+        pytest.param(SACv2, "CliffWalking", 1200, marks=pytest.mark.slow),
         (SACv1, "random", 1200),
         pytest.param(SACv1, "FrozenLake-v1", 1200, marks=pytest.mark.slow),
     ],

@@ -9,6 +9,9 @@ from pkgutil import resolve_name
 
 import pytest
 from installs import CHECKOUT, STARTUP, build, installed_python, run
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import sb3_sac_variants
 
@@ -136,7 +139,24 @@ def test_ci_installs_and_tests_as_the_readme_says() -> None:
     *installs, tests = shell_blocks((CHECKOUT / "README.md").read_text())[1].strip().splitlines()
     ci = (CHECKOUT / ".ci" / "run").read_text().splitlines()
     commands = [line.removeprefix("run ") for line in ci if line.startswith("run ")]
+    commands = [re.sub(r'"\$\{\w+:-(.*)\}"', r"\1", line) for line in commands]  # what is taken by default
     # The README makes its environment in the checkout, CI in a folder that it throws away.
     assert "venv" in installs[0]
     assert commands[: len(installs)] == [*installs[1:], tests]
     assert tests == "python -m pytest"
+
+
+def test_the_oldest_versions_are_those_of_the_metadata() -> None:
+    """CI runs on them; what a cluster and development take besides is as new as it comes."""
+    (text,) = (text for name, text in contents("wheel").items() if name.endswith("/METADATA"))
+    requirements = map(Requirement, Parser().parsestr(text).get_all("Requires-Dist") or [])
+    allowed: dict[str, list[Version]] = {}
+    for requirement in requirements:
+        wanted = not requirement.marker or any(requirement.marker.evaluate({"extra": e}) for e in ("", "zoo", "study"))
+        for bound in requirement.specifier if wanted else ():
+            if bound.operator == ">=":
+                allowed.setdefault(canonicalize_name(requirement.name), []).append(Version(bound.version))
+    lines = (CHECKOUT / ".ci" / "oldest.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    oldest = {name: max(versions) for name, versions in allowed.items()}
+    assert {canonicalize_name(name): Version(version) for name, version in pinned.items()} == oldest

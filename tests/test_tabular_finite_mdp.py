@@ -1,22 +1,15 @@
 """Finite processes: from arrays, from Gymnasium's toy-text environments, and what is refused."""
 
 import math
-import re
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
+from helpers import newest as make
 from stable_baselines3.common.monitor import Monitor
 
 from sb3_sac_variants.tabular import FiniteMDP, soft_policy_evaluation, soft_policy_iteration, soft_q_iteration
-
-
-def make(name: str, **kwargs: Any) -> gymnasium.Env:
-    """The newest version of a toy-text environment which this Gymnasium has."""
-    versions = [int(found[1]) for key in gymnasium.registry if (found := re.fullmatch(rf"{name}-v(\d+)", key))]
-    return gymnasium.make(f"{name}-v{max(versions)}", **kwargs)
-
 
 TOY_TEXT = [
     ("FrozenLake", {}),

@@ -11,7 +11,7 @@ import threading
 import time
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -348,6 +348,8 @@ def test_the_checkpoint_lies_where_the_callback_was_told(tmp_path: Path, monkeyp
 
 class LockedEnv(gym.Wrapper):
     """An environment whose state cannot be saved, as those of Box2D; episodes of ten steps."""
+
+    metadata: ClassVar[dict] = {}  # of the class; a wrapper's is a property, which Gymnasium 1.0 takes for an error
 
     def __init__(self) -> None:
         super().__init__(gym.wrappers.TimeLimit(gym.make("Pendulum-v1").unwrapped, 10))

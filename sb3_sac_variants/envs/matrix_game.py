@@ -77,7 +77,8 @@ class MatrixGameEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         """
         if self._needs_reset:
             raise gym.error.ResetNeeded("call reset() before step(): a game lasts one step")
-        if not self.action_space.contains(np.asarray(action)):
+        given = np.asarray(action)
+        if given.dtype.kind not in "iu" or not self.action_space.contains(given):
             raise ValueError(
                 f"action={action!r} must be whole numbers from 0 to {self.payoff.shape[0] - 1}, one for each of "
                 f"{self.n_agents} agents"

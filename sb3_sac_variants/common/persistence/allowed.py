@@ -60,6 +60,7 @@ _MOVED = {
     "numpy.core.numeric": "numpy._core.numeric",
     "pathlib._local": "pathlib",  # in files of Python 3.13
 }
+_NUMPY_1 = np.lib.NumpyVersion(np.__version__) < "2.0.0"
 _ZOO_SCHEDULE = "rl_zoo3.utils.SimpleLinearSchedule"
 _RENAMED = {"FinalObservations": "TerminalObservations"}
 
@@ -211,7 +212,10 @@ class _TrustingUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("torch.storage", "_load_from_bytes"):  # tensors of a device that is not here
             return lambda content: th.load(io.BytesIO(content), map_location="cpu", weights_only=False)
-        return super().find_class(_MOVED.get(module, module), _RENAMED.get(name, name))
+        module = _MOVED.get(module, module)
+        if _NUMPY_1:
+            module = module.replace("numpy._core.", "numpy.core.")
+        return super().find_class(module, _RENAMED.get(name, name))
 
     def persistent_load(self, pid: Any) -> Any:
         return self.persistent[pid]
