@@ -275,6 +275,16 @@ def test_a_step_in_pieces_may_be_compiled_more_often(fullgraph, compilations, li
     assert options == {"limit": limit}
 
 
+def test_a_step_in_pieces_may_be_compiled_more_often_where_the_limit_is_of_all(monkeypatch):
+    """As in torch 2.8."""
+    monkeypatch.setattr(th, "compile", lambda step, **_: step)
+    with th._dynamo.config.patch(recompile_limit=8):
+        compile_step(lambda *_: None, True, None)
+        assert th._dynamo.config.recompile_limit == 8
+        compile_step(lambda *_: None, False, None)
+        assert th._dynamo.config.recompile_limit == 64
+
+
 def test_engine_by_name_that_cannot_run_raises_with_the_reason(monkeypatch):
     with pytest.raises(EngineUnavailableError, match=r"cudagraph.*device='cpu'"):
         make(SACv2, "cudagraph").train(1, batch_size=8)

@@ -58,8 +58,10 @@ def compile_step(step: Step, fullgraph: bool, compilations: int | None) -> Step:
         # The pieces between two breaks are compiled one by one, and those of all models in a process are the same code:
         # beyond torch's limit one would run eagerly in the middle of a compiled step
         compilations = MOST_IN_PIECES
-    if compilations is not None and "recompile_limit" in inspect.signature(th.compile).parameters:  # not in torch 2.8
+    if compilations is not None and "recompile_limit" in inspect.signature(th.compile).parameters:
         limit["recompile_limit"] = compilations
+    elif not fullgraph:  # torch 2.8 has one limit for all
+        th._dynamo.config.recompile_limit = max(th._dynamo.config.recompile_limit, MOST_IN_PIECES)
     return th.compile(_with_own_code(step), fullgraph=fullgraph, dynamic=False, options=options, **limit)
 
 
