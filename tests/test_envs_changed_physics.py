@@ -1,5 +1,8 @@
 """MuJoCo environments with changed physics: what changes, by how much, and what stays."""
 
+import copy
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -95,6 +98,21 @@ def test_it_is_in_the_spec_so_that_the_environment_can_be_made_again(env: gym.En
     changed = ChangedPhysics(env, mass=1.5)
     again = gym.make(changed.spec)
     np.testing.assert_array_equal(model_of(again).body_mass, model_of(changed).body_mass)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_copies_are_changed_as_well(env: gym.Env, duplicate: Callable[[gym.Env], gym.Env]) -> None:
+    """Gymnasium makes the environment inside anew."""
+    nominal = model_of(env).body_mass.copy()
+    changed = ChangedPhysics(ChangedPhysics(env, mass=1.5), mass=2.0, gear=0.5)
+    twin = duplicate(changed)
+    assert model_of(twin) is not model_of(changed)
+    for field, values in fields_of(changed).items():
+        np.testing.assert_array_equal(fields_of(twin)[field], values, err_msg=field)
+    assert returns(twin) == returns(changed)
+    twin.close()
+    np.testing.assert_array_equal(model_of(twin).body_mass, nominal)
+    np.testing.assert_allclose(model_of(changed).body_mass, 3.0 * nominal)
 
 
 @pytest.mark.parametrize("factor", [0, -1.0, float("nan"), float("inf"), "2", True])

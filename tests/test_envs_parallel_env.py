@@ -294,6 +294,12 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"action must be finite and of shape \(n_agents, d\) = \(3, 1\)"):
             env.step(action)
 
+    def test_fractions_where_the_space_is_of_integers(self):
+        whole = {agent: spaces.Box(-9, 9, (2,), np.int64) for agent in AGENTS}
+        env = ParallelEnvAdapter(Corridor(observation_spaces=whole))
+        with pytest.raises(ValueError, match=r"gave observations of float\d+, and its observation_space says int64"):
+            env.reset()
+
     def test_step_before_reset(self):
         with pytest.raises(gym.error.ResetNeeded, match="reset"):
             ParallelEnvAdapter(Corridor()).step(actions(0, 0, 0))

@@ -35,7 +35,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import NormalActionNoise, OrnsteinUhlenbeckActionNoise
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import obs_as_tensor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnvWrapper, VecNormalize
 from torch import nn
 
 from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
@@ -437,16 +437,25 @@ def test_overridden_steps_of_the_loop(algorithm: type) -> None:
     assert [info["r"] for info in model.ep_info_buffer] == [5.0] * 25
 
 
-class KeepingBuffer(ReplayBuffer):
-    """A buffer of the user's own, which does as it likes with what it is given."""
+class Keeping:
+    """A buffer of the user's own does as it likes with what it is given."""
 
     def add(self, obs: Any, next_obs: Any, *args: Any) -> None:
-        super().add(obs, next_obs, *args)
+        super().add(obs, next_obs, *args)  # type: ignore[misc]
         next_obs[...] = np.nan
 
 
-def test_a_buffer_of_the_user_owns_what_it_is_given() -> None:
-    model = make(SACv2, replay_buffer_class=KeepingBuffer).learn(25)
+class KeepingBuffer(Keeping, ReplayBuffer):
+    pass
+
+
+class KeepingTensorBuffer(Keeping, TensorReplayBuffer):
+    pass
+
+
+@pytest.mark.parametrize("buffer", [KeepingBuffer, KeepingTensorBuffer])
+def test_a_buffer_of_the_user_owns_what_it_is_given(buffer: type) -> None:
+    model = make(SACv2, replay_buffer_class=buffer).learn(25)
     assert np.isfinite(model.replay_buffer.observations[:25]).all()
 
 
@@ -474,6 +483,58 @@ def test_a_copied_policy_has_a_training_mode_of_its_own() -> None:
 
 
 # ---------------------------------------------------------------- the guard before the buffer
+
+
+class Turned(VecEnvWrapper):
+    """Gives observations of other shapes than its space says, as a vectorised environment of one's own may."""
+
+    def __init__(self, turn_first: bool, space: spaces.Space = VECTOR):
+        super().__init__(DummyVecEnv([lambda: SpacesEnv(space)] * 2))
+        self.turn_first = turn_first
+
+    def _turned(self, obs: Any) -> Any:
+        return {**obs, "image": np.swapaxes(obs["image"], 1, 3)} if isinstance(obs, dict) else obs[:, None]
+
+    def reset(self) -> Any:
+        return self._turned(self.venv.reset()) if self.turn_first else self.venv.reset()
+
+    def step_wait(self) -> Any:
+        obs, *others = self.venv.step_wait()
+        return (self._turned(obs), *others)
+
+
+@pytest.mark.parametrize("turn_first", [True, False])
+def test_observations_of_another_shape_are_refused(turn_first: bool) -> None:
+    """Of as many numbers they would be learned from in another order."""
+    model = make(SACv2, Turned(turn_first))
+    with pytest.raises(
+        ValueError, match=r"observation of 2 environments has shape \(2, 1, 3\), and Box.* wants \(2, 3\)"
+    ):
+        model.learn(10)
+
+
+def test_images_with_their_axes_in_another_order_are_refused() -> None:
+    space = spaces.Dict({"image": spaces.Box(0, 255, (3, 40, 36), np.uint8)})
+    model = make(SACv2, Turned(False, space), "MultiInputPolicy")
+    with pytest.raises(ValueError, match=r"observation\['image'\] of 2 environments has shape \(2, 36, 40, 3\)"):
+        model.learn(10)
+
+
+def test_a_last_observation_of_another_shape_is_refused() -> None:
+    class Last(VecEnvWrapper):
+        def reset(self) -> Any:
+            return self.venv.reset()
+
+        def step_wait(self) -> Any:
+            *others, infos = self.venv.step_wait()
+            for info in infos:
+                if "terminal_observation" in info:
+                    info["terminal_observation"] = info["terminal_observation"][:1]
+            return (*others, infos)
+
+    model = make(SACv2, Last(DummyVecEnv([SpacesEnv])))
+    with pytest.raises(ValueError, match=r"terminal observation of 1 environments has shape \(1, 1\)"):
+        model.learn(20)
 
 
 def test_the_error_of_a_diverged_network_goes_through_a_pickle() -> None:

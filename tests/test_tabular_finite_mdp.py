@@ -229,6 +229,11 @@ def fickle_taxi() -> gymnasium.Env:
         (lambda: Table({0: {0: [(1.0, 0, 0.0, False)]}, 1: {}}), ValueError, "number the states and actions"),
         (lambda: Table({0: {0: [(1.0, 0, 0.0, False)]}}), ValueError, "must have a start distribution"),
         (lambda: Table({0: {0: [(0.5, 0, 0.0, False)]}}, [1.0]), ValueError, r"transition\[0, 0\] sums to 0.5"),
+        (
+            lambda: Table({s: {0: [(1.5, 0, 0.0, False), (-0.5, 1, 0.0, False)]} for s in range(2)}, [1.0, 0.0]),
+            ValueError,
+            r"transition\[0, 0, 1\] is -0.5; probabilities must not be negative",
+        ),
     ],
 )
 def test_environments_without_a_faithful_table_are_refused(env: Any, error: type[Exception], message: str) -> None:
@@ -261,3 +266,16 @@ def test_rows_are_divided_by_their_sums() -> None:
     """What is above one by the tolerance would undo a discount that close to one."""
     mdp = FiniteMDP([[[1 + 9e-9]]], [[1.0]], 1 - 1e-9)
     assert soft_policy_evaluation(mdp, [[1.0]], 1.0).v[0] == pytest.approx(1e9, rel=1e-6)
+    assert soft_policy_evaluation(mdp, [[1 + 9e-9]], 1.0).v[0] == pytest.approx(1e9, rel=1e-6)
+
+
+def test_terminal_states_are_not_left() -> None:
+    """Not by the tolerance either, which gamma near 1 would multiply."""
+    transition = np.zeros((2, 2, 2))
+    transition[0, [0, 1], [0, 1]] = 1.0
+    transition[1, :] = 9e-9, 1 - 9e-9
+    mdp = FiniteMDP(transition, [[1.0, 0.0], [0.0, 0.0]], 1 - 1e-6, [False, True])
+    assert (mdp.transition[1] == [0.0, 1.0]).all()
+    solution = soft_policy_evaluation(mdp, np.full((2, 2), 0.5), 0.1)
+    assert (solution.q[1] == 0.0).all()
+    assert solution.v[0] == pytest.approx((0.5 + 0.1 * math.log(2)) / (1 - 0.5 * mdp.gamma), rel=1e-9)

@@ -98,7 +98,7 @@ def test_evaluation_is_the_fixed_point_of_the_equation_written_out(problem: Prob
     np.testing.assert_allclose(solution.v, v, atol=1e-9)
     np.testing.assert_allclose(solution.marginal_q, marginal_q, atol=1e-9)
     expected_policy = np.where(game.terminal[:, None], 1 / game.n_actions, policies[agent])  # nobody acts at the end
-    np.testing.assert_array_equal(solution.policy, expected_policy)
+    np.testing.assert_allclose(solution.policy, expected_policy, rtol=1e-14)
 
 
 def test_this_step_pays_neither_entropy_nor_cross_entropy() -> None:
@@ -436,6 +436,7 @@ def test_the_game_keeps_copies_that_cannot_be_changed() -> None:
         (lambda: alternating_improvement(GAME, 1.0, n_rounds=0), ValueError, "n_rounds must be positive, got 0"),
         (lambda: alternating_improvement(GAME, 1.0, n_rounds=1.5), TypeError, "n_rounds must be an integer, got 1.5"),
         (lambda: alternating_improvement(GAME, 1.0, tolerance=0.0), ValueError, "tolerance must be positive, got 0"),
+        (lambda: GAME.joint_backup(np.zeros(2), -1), ValueError, "agent must lie between 0 and 1, got -1"),
         (lambda: consensus_temperature(1.0, 0, 0.1), ValueError, "n_agents must be positive, got 0"),
         (lambda: consensus_temperature(0.0, 2, 0.1), ValueError, "alpha must be positive, got 0"),
         (lambda: jensen_shannon_divergence(UNIFORM[:1]), ValueError, "policies must hold two agents or more"),

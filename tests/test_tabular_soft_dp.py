@@ -142,7 +142,7 @@ def test_evaluation_is_the_discounted_sum_of_reward_and_entropy(problem: Problem
     tolerance = max(problem.rounding(), 1e-10)
     np.testing.assert_allclose(solution.v, v, rtol=0, atol=tolerance)
     np.testing.assert_allclose(solution.q, soft_policy_backup(mdp, solution.q, policy, alpha), rtol=0, atol=tolerance)
-    np.testing.assert_array_equal(solution.policy, policy)
+    np.testing.assert_allclose(solution.policy, policy, rtol=1e-14)
 
 
 @property_test
@@ -201,6 +201,19 @@ def test_policy_iteration_is_monotone_and_meets_q_iteration(problem: Problem) ->
     np.testing.assert_allclose(by_policy.v, by_q.v, rtol=0, atol=tolerance)
     np.testing.assert_allclose(by_policy.policy, by_q.policy, rtol=0, atol=2 * tolerance / alpha + 1e-12)
     np.testing.assert_allclose(by_q.q, soft_optimality_backup(mdp, by_q.q, alpha), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("tolerance", [1e-8, 1e-14])
+def test_successors_whose_actions_all_end_unpaid_have_entropy_to_round(tolerance: float) -> None:
+    """Their q is 0, and v, which the entries before them are made of, is not: iteration must not stop for that."""
+    rng = np.random.default_rng(93)
+    transition = np.eye(20)[rng.integers(20, size=(20, 2))]
+    terminal = rng.random(20) < 0.3
+    transition[terminal] = np.eye(20)[terminal][:, None]
+    mdp = FiniteMDP(transition, np.zeros((20, 2)), 0.9999, terminal)
+    q = soft_policy_iteration(mdp, 100.0, tolerance).q
+    np.testing.assert_allclose(soft_optimality_backup(mdp, q, 100.0), q, rtol=1e-9, atol=1e-6)
+    np.testing.assert_allclose(q, 100.0 * soft_policy_iteration(mdp, 1.0).q, rtol=1e-9)
 
 
 @property_test

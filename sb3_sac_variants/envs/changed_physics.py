@@ -32,8 +32,7 @@ class ChangedPhysics(gym.Wrapper, gym.utils.RecordConstructorArgs):
                 raise ValueError(f"{name}={factor!r} must be a positive number; 1 leaves the environment as it is")
         gym.utils.RecordConstructorArgs.__init__(self, **factors)
         gym.Wrapper.__init__(self, env)
-        self._model: Any = getattr(env.unwrapped, "model", None)
-        if not hasattr(self._model, "body_mass"):
+        if not hasattr(getattr(env.unwrapped, "model", None), "body_mass"):
             raise TypeError(f"ChangedPhysics needs a MuJoCo environment, such as HalfCheetah-v5; got {env.unwrapped}")
         changes = {
             "body_mass": mass,
@@ -43,7 +42,17 @@ class ChangedPhysics(gym.Wrapper, gym.utils.RecordConstructorArgs):
             "dof_damping": damping,
         }
         self._nominal = {name: getattr(self._model, name).copy() for name in changes}
-        self._set({name: self._nominal[name] * factor for name, factor in changes.items()})
+        self._changed = {name: self._nominal[name] * factor for name, factor in changes.items()}
+        self._set(self._changed)
+
+    @property
+    def _model(self) -> Any:
+        return self.env.unwrapped.model  # type: ignore[attr-defined]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Change a copy, too: Gymnasium makes the environment inside of it anew, with a model of nominal values."""
+        vars(self).update(state)
+        self._set(self._changed)
 
     def _set(self, values: dict[str, Any]) -> None:
         import mujoco

@@ -35,8 +35,8 @@ class ParallelEnvAdapter(gym.Env[NDArray[Any], NDArray[Any]]):
     - Terminated when all agents terminate; truncated when all have ended otherwise, also if only some terminated.
     - ``info["agent_infos"]``: a dict for each agent, by agent, in steps and resets where some agent has one to say.
 
-    Gymnasium's checker finds nothing amiss unless a space is unbounded; Stable-Baselines3's checker warns of the
-    unconventional observation shape, and of action bounds other than [-1, 1] (its policies rescale by themselves).
+    Gymnasium's checker finds nothing amiss unless a space is unbounded or padded; Stable-Baselines3's checker warns of
+    the unconventional observation shape, and of action bounds other than [-1, 1] (its policies rescale by themselves).
     Copying and pickling are as good as those of the environment inside.
 
     :param parallel_env: The PettingZoo environment. Its agents all start together and end together; an environment
@@ -163,7 +163,13 @@ class ParallelEnvAdapter(gym.Env[NDArray[Any], NDArray[Any]]):
         if self.pad:
             assert self.observation_space.shape is not None
             rows = [np.pad(row, (0, self.observation_space.shape[1] - len(row))) for row in rows]
-        return np.stack(rows).astype(self.observation_space.dtype, copy=False)
+        stacked, dtype = np.stack(rows), self.observation_space.dtype
+        if stacked.dtype.kind == "f" and np.dtype(dtype).kind != "f":
+            raise ValueError(
+                f"{self.parallel_env} gave observations of {stacked.dtype}, and its observation_space says {dtype}: "
+                "let both be the same"
+            )
+        return stacked.astype(dtype, copy=False)
 
     def _agent_infos(self, infos: Mapping[Any, Mapping[str, Any]]) -> dict[str, Any]:
         # Copied: environments reuse these dicts from step to step, callers keep what they were given.

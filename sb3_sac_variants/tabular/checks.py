@@ -53,7 +53,7 @@ def finite_array(name: str, value: ArrayLike, axes: str, shape: tuple[int, ...] 
 
 
 def probability_array(name: str, value: ArrayLike, axes: str, shape: tuple[int, ...] | None = None) -> FloatArray:
-    """Give ``value`` as a :func:`finite_array` whose last axis holds probability distributions."""
+    """Give ``value`` as a :func:`finite_array` whose last axis holds probability distributions, which sum to one."""
     array = finite_array(name, value, axes, shape)
     if (array < 0).any():
         where = _first(array < 0)
@@ -68,7 +68,7 @@ def probability_array(name: str, value: ArrayLike, axes: str, shape: tuple[int, 
             f"{name}{list(where)} sums to {total[where]:.12g} over its last axis; every row must sum to one: "
             f"divide it by its sum, or add the missing outcome"
         )
-    return array
+    return array / total[..., None]  # a sum above one by the tolerance would undo a discount close to one
 
 
 def real_number(name: str, value: Any) -> float:

@@ -50,12 +50,10 @@ class FiniteMDP:
         terminal: ArrayLike | None = None,
     ) -> None:
         rows = checks.probability_array("transition", transition, "(S, A, S)")
-        # A sum above one by the tolerance would undo a discount close to one
-        self.transition: FloatArray = checks.read_only(rows / rows.sum(-1, keepdims=True), transition)
-        n_states, n_actions, n_successors = self.transition.shape
+        n_states, n_actions, n_successors = rows.shape
         if n_successors != n_states:
             raise ValueError(
-                f"transition must have shape (S, A, S), got {self.transition.shape}: its first and last axes differ; "
+                f"transition must have shape (S, A, S), got {rows.shape}: its first and last axes differ; "
                 f"give a probability for every next state"
             )
         self.reward: FloatArray = checks.read_only(
@@ -64,7 +62,9 @@ class FiniteMDP:
         self.gamma = checks.discount(gamma)
         self.terminal: BoolArray = checks.terminal_mask(terminal, n_states)
         self.terminal.flags.writeable = False
-        self._check_terminal_rows()
+        self._check_terminal_rows(rows)
+        rows[self.terminal] = np.eye(n_states)[self.terminal][:, None]  # left by no more than the tolerance until now
+        self.transition: FloatArray = checks.read_only(rows, transition)
 
         # Rows are laid out action by action: an array of shape (S, A) whose memory runs over the states first is
         # reduced over its few actions several times faster than one whose memory runs over the actions first.
@@ -77,10 +77,10 @@ class FiniteMDP:
         else:
             self._probabilities = by_action
 
-    def _check_terminal_rows(self) -> None:
+    def _check_terminal_rows(self, rows: FloatArray) -> None:
         """Refuse a terminal state that pays or can be left: the solution would silently ignore it."""
         for state in np.flatnonzero(self.terminal):
-            stays = self.transition[state, :, state]
+            stays = rows[state, :, state]
             if np.abs(stays - 1).max() > checks.ROW_SUM_TOLERANCE:
                 raise ValueError(
                     f"terminal state {state} can be left: transition[{state}, :, {state}] is {stays}; set it to 1 and "

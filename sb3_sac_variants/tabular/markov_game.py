@@ -73,7 +73,7 @@ class FiniteMarkovGame:
         :param agent: i, from 0
         :return: State-action values of agent i, shape (S, A, ..., A)
         """
-        reward: FloatArray = self.reward[agent]
+        reward: FloatArray = self.reward[checks.agent_index(agent, self.n_agents)]
         return reward + self.gamma * self._joint.expected_next(v).reshape(reward.shape)
 
     def __repr__(self) -> str:

@@ -172,8 +172,11 @@ def soft_policy_iteration(
         q_history.append(mdp.backup(_evaluate(mdp, policy, alpha)))
         gain = q_history[-1] - q_history[-2]
         # In exact arithmetic no entry falls, so a round that gains nothing in sum has reached rounding: each entry's
-        # own, which large ones elsewhere in the process do not hide.
-        size = np.abs(mdp.reward) + mdp.gamma * mdp.expected_next(np.abs(q_history[-1]).max(-1))
+        # own, which large ones elsewhere in the process do not hide. An entry is made of v of its successors, where
+        # there is entropy even if all their q are 0.
+        v = _soft_value(q_history[-1], alpha, mdp.terminal)
+        largest = np.maximum(np.abs(v), np.abs(q_history[-1]).max(-1))
+        size = np.abs(mdp.reward) + mdp.gamma * mdp.expected_next(largest)
         if np.max(gain) <= tolerance or np.sum(gain / np.maximum(size, tolerance)) <= 0:
             break
     q = q_history[-1]

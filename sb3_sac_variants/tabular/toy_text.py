@@ -42,7 +42,7 @@ def read_table(env: "gymnasium.Env[Any, Any]") -> tuple[FloatArray, FloatArray, 
         for state in range(n_states)
         for action in range(n_actions)
         for probability, successor, reward, ended in table[state][action]
-        if probability > 0
+        if probability != 0
     ]
     columns = zip(*outcomes, strict=True)
     state, action, probability, successor, reward, ended = (np.array(column) for column in columns)

@@ -27,6 +27,7 @@ from sb3_sac_variants.common.checks.compatibility import (
     check_whole_episodes,
 )
 from sb3_sac_variants.common.checks.random_state import RandomState, torch_random_state
+from sb3_sac_variants.common.checks.replaced import is_of_user
 from sb3_sac_variants.common.checks.validation import (
     DivergedError,
     check_action_noise,
@@ -34,6 +35,7 @@ from sb3_sac_variants.common.checks.validation import (
     check_actions,
     check_discrete_start,
     check_finite,
+    check_observation_shape,
     check_range,
 )
 from sb3_sac_variants.common.networks.fast_inference import PACKAGE, fast_inference
@@ -174,10 +176,11 @@ class MaxEntRollout(OffPolicyAlgorithm):
         raw_reward = reward if normalizer is None else normalizer.get_original_reward()
         raw_obs = new_obs if normalizer is None else normalizer.get_original_obs()
         check_finite("reward", raw_reward, self.num_timesteps)
+        check_observation_shape("observation", raw_obs, self.observation_space, self.n_envs)
         check_finite("observation", raw_obs, self.num_timesteps)
         last_obs = self._last_obs if normalizer is None else self._last_original_obs
         next_obs: Any = raw_obs  # which our buffer copies from
-        if dones.any() or not isinstance(replay_buffer, TensorReplayBuffer):
+        if dones.any() or not isinstance(replay_buffer, TensorReplayBuffer) or is_of_user(replay_buffer, "add"):
             infos = self._with_terminal_observations(dones, infos)
             next_obs = self._with_last_of_episodes(raw_obs, dones, infos)
         replay_buffer.add(last_obs, next_obs, buffer_action, raw_reward, dones, infos)  # type: ignore[arg-type]
@@ -214,6 +217,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
             elif last is not None:
                 last = np.asarray(last)[None]
             if last is not None:
+                check_observation_shape("terminal observation", last, self.observation_space, 1)
                 check_finite("terminal observation", last, self.num_timesteps, first_env=index)
             elif infos[index].get("TimeLimit.truncated", False):
                 infos[index] = {**infos[index], "terminal_observation": self._observation_before(index)}
@@ -308,6 +312,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
             self._last_obs = _own_copy(self._last_obs)
         first = self._last_original_obs if self._vec_normalize_env is not None else self._last_obs
         assert first is not None
+        check_observation_shape("observation", first, self.observation_space, self.n_envs)
         check_finite("observation", first, self.num_timesteps)
         return result
 

@@ -318,6 +318,27 @@ def check_action_noise(noise: ActionNoise | None, space: spaces.Space) -> None:
         )
 
 
+def check_observation_shape(name: str, values: Any, space: spaces.Space, n_envs: int) -> None:
+    """
+    Refuse observations of another shape than the space has: flattened, they would be learned from in another order.
+
+    :param name: what the values are
+    :param values: one row for each environment, or a dictionary of such
+    :raises ValueError: if it is another one; names both
+    """
+    if isinstance(space, spaces.Dict):
+        for key, part in space.items():
+            check_observation_shape(f"{name}[{key!r}]", values[key], part, n_envs)
+        return
+    assert space.shape is not None
+    expected = (n_envs, *space.shape)
+    if np.shape(values) != expected:
+        raise ValueError(
+            f"{name} of {n_envs} environments has shape {np.shape(values)}, and {space} wants {expected}: let what "
+            "reset() and step() return, and observation_space, be the same"
+        )
+
+
 def check_finite(name: str, values: np.ndarray | dict[str, np.ndarray], step: int, first_env: int = 0) -> None:
     """
     Refuse data that would silently poison the replay buffer.
