@@ -244,8 +244,62 @@ class TestAgentsComingAndGoing:
     def test_an_agent_that_ends_before_the_others(self, ends):
         env = ParallelEnvAdapter(Corridor(ends=ends))
         env.reset()
-        with pytest.raises(RuntimeError, match=r"only \['middle'\] ended.*different times.*black_death_v3"):
+        with pytest.raises(RuntimeError, match=r"only \['middle'\] ended.*different times.*keep_absent=True"):
             env.step(actions(0, 0, 0))
+
+    @pytest.mark.parametrize(
+        ("last", "terminated"), [((("left", "right"), ()), True), (((), ("left", "right")), False)]
+    )
+    def test_an_agent_that_has_left_is_kept_as_zeros(self, last, terminated):
+        env = ParallelEnvAdapter(Corridor(ends={1: (AGENTS[1:2], ()), 3: last}), keep_absent=True)
+        env.reset(seed=0)
+        observation, _, *ends, info = env.step(actions(0, 0.5, 0))
+        assert ends == [False, False]
+        assert observation[1].tolist() == [np.float32(env.parallel_env.position["middle"]), 1]  # its own last one
+        assert info["agent_rewards"][1] == np.float32(env.parallel_env.position["middle"]) != 0
+        observation, reward, *ends, info = env.step(actions(0, 0, 1))
+        assert ends == [False, False]
+        assert env.parallel_env.received[-1].keys() == {"left", "right"}
+        assert observation[1].tolist() == [0, 0]
+        assert observation[2, 1] == 2
+        assert info["agent_rewards"][1] == 0
+        assert reward == pytest.approx(2 * env.parallel_env.position["right"] / 3)
+        observation, _, ended, truncated, _ = env.step(actions(0, 0, 0))
+        assert (ended, truncated) == (terminated, not terminated)
+        assert env.observation_space.contains(observation)
+        with pytest.raises(gym.error.ResetNeeded):
+            env.step(actions(0, 0, 0))
+        assert env.reset()[0][1, 1] == 1
+
+    def test_an_episode_of_agents_that_leave_one_by_one_is_truncated_if_one_was(self):
+        ends = {1: (("left",), ()), 2: ((), ("middle",)), 3: (("right",), ())}
+        env = ParallelEnvAdapter(Corridor(ends=ends), keep_absent=True)
+        env.reset()
+        assert [env.step(actions(0, 0, 0))[2:4] for _ in range(3)] == [(False, False), (False, False), (False, True)]
+
+    def test_zero_is_in_the_space_of_agents_that_are_kept(self):
+        spaces_ = {agent: spaces.Box(np.array([1, 0]), np.array([9, 3]), dtype=np.float32) for agent in AGENTS}
+        env = ParallelEnvAdapter(Corridor(observation_spaces=spaces_), keep_absent=True)
+        assert env.observation_space.low[:, 0].tolist() == [0, 0, 0]
+        assert env.observation_space.high[:, 0].tolist() == [9, 9, 9]
+
+    def test_an_agent_that_comes_back(self):
+        class Returning(Corridor):
+            def step(self, actions):
+                results = super().step(actions)
+                self.agents = list(AGENTS)
+                return results
+
+        env = ParallelEnvAdapter(Returning(ends={1: (AGENTS[1:2], ())}), keep_absent=True)
+        env.reset()
+        env.step(actions(0, 0, 0))
+        with pytest.raises(RuntimeError, match=r"\['middle'\] came back after they had left"):
+            env.step(actions(0, 0, 0))
+
+    def test_masac_learns_with_agents_that_leave(self):
+        ends = {2: (AGENTS[1:2], ()), 5: ((), ("left", "right"))}
+        model = make_masac(ParallelEnvAdapter(Corridor(ends=ends), keep_absent=True)).learn(40)
+        assert model.num_timesteps == 40
 
     @pytest.mark.parametrize("result", range(4))
     def test_an_agent_that_vanishes_without_a_word(self, result):

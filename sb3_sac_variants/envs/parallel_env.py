@@ -32,40 +32,48 @@ class ParallelEnvAdapter(gym.Env[NDArray[Any], NDArray[Any]]):
     - Action: the same, or MultiDiscrete ``[n] * n_agents`` if the agents' actions are Discrete.
     - Reward: the mean over the agents, a float for Monitor, evaluation and logging.
       ``info["agent_rewards"]``, float32 of shape (n_agents,), holds each agent's own; VecNormalize does not see it.
-    - Terminated when all agents terminate; truncated when all have ended otherwise, also if only some terminated.
+    - Terminated when all agents have terminated; truncated when all have ended otherwise, also if only some terminated.
     - ``info["agent_infos"]``: a dict for each agent, by agent, in steps and resets where some agent has one to say.
 
     Gymnasium's checker finds nothing amiss unless a space is unbounded or padded; Stable-Baselines3's checker warns of
     the unconventional observation shape, and of action bounds other than [-1, 1] (its policies rescale by themselves).
     Copying and pickling are as good as those of the environment inside.
 
-    :param parallel_env: The PettingZoo environment. Its agents all start together and end together; an environment
-        whose agents leave one by one raises RuntimeError when they do.
+    :param parallel_env: The PettingZoo environment. Its agents all start together
     :param pad: Whether agents may have vectors of different lengths, or different numbers of actions. Observations get
         zeros at their end; of an action the numbers that an agent has no use for are dropped, and a discrete action
         that it does not have is its action 0. To a policy all are alike: its entropy counts numbers and actions that
         do nothing, and equal probabilities make action 0 the likeliest. ``target_entropy="auto"`` is that of the
         largest agent; a number above it leaves the smaller ones less deterministic.
+    :param keep_absent: Whether agents may leave before others. One that has left observes zeros, earns 0, and what it
+        is said to do is not handed on, until the episode ends with the last of them; its entropy counts on. The bounds
+        of observations are widened to have zero in them. Without it, RuntimeError when an agent leaves before others
     :raises TypeError: If it is not a ParallelEnv
     :raises ValueError: If it has no agents, if spaces are none of these kinds, or not alike
     """
 
-    def __init__(self, parallel_env: Any, pad: bool = False) -> None:
+    def __init__(self, parallel_env: Any, pad: bool = False, keep_absent: bool = False) -> None:
         _check_is_parallel_env(parallel_env)
         self.parallel_env = parallel_env
         self.pad = pad
+        self.keep_absent = keep_absent
         #: Names of the agents; their order is that of the rows of observations, actions and agent rewards.
         self.agents: tuple[Any, ...] = tuple(parallel_env.possible_agents)
         if not self.agents:
             raise ValueError(f"parallel_env={parallel_env} has no possible_agents: there must be at least one")
         self.observation_space = _stacked("observation", self.agents, parallel_env.observation_space, pad)
         self.action_space = _stacked("action", self.agents, parallel_env.action_space, pad)
+        if keep_absent:
+            box: Any = self.observation_space
+            self.observation_space = spaces.Box(np.minimum(box.low, 0), np.maximum(box.high, 0), dtype=box.dtype.type)
         #: Length of each agent's action, or number of its actions
         self._sizes = [_size(parallel_env.action_space(agent)) for agent in self.agents]
-        self._shapes = [parallel_env.observation_space(agent).shape for agent in self.agents]
+        self._shapes = {agent: parallel_env.observation_space(agent).shape for agent in self.agents}
         self.metadata = dict(getattr(parallel_env, "metadata", {}))
         self.render_mode = getattr(parallel_env, "render_mode", None)
         self._needs_reset = True
+        #: Agents that have ended in this episode: whether they terminated
+        self._ended: dict[Any, bool] = {}
 
     @property
     def n_agents(self) -> int:
@@ -85,7 +93,8 @@ class ParallelEnvAdapter(gym.Env[NDArray[Any], NDArray[Any]]):
         """
         super().reset(seed=seed)
         observations, infos = self.parallel_env.reset(seed=seed, options=options)
-        self._check_all_present("reset", observations=observations)
+        self._ended = {}
+        self._check_present("reset", observations=observations)
         self._needs_reset = False
         return self._stack(observations), self._agent_infos(infos)
 
@@ -98,19 +107,33 @@ class ParallelEnvAdapter(gym.Env[NDArray[Any], NDArray[Any]]):
         :return: Observations (n_agents, d), mean reward, terminated, truncated, info with ``agent_rewards``
         :raises ValueError: If the actions have another shape, are not finite, or are no numbers of discrete actions;
             if a reward is not one number
-        :raises RuntimeError: If some agents leave before others
+        :raises RuntimeError: If some agents leave before others without ``keep_absent``, or come back
         :raises gymnasium.error.ResetNeeded: Before the first reset and after the end of an episode
         """
         if self._needs_reset:
             raise gym.error.ResetNeeded("call reset() before step(), also after an episode has ended")
-        observations, rewards, terminations, truncations, infos = self.parallel_env.step(self._by_agent(action))
-        self._check_all_present(
+        present = [agent for agent in self.agents if agent not in self._ended]
+        actions = self._by_agent(action)
+        observations, rewards, terminations, truncations, infos = self.parallel_env.step(
+            {agent: actions[agent] for agent in present}
+        )
+        self._check_present(
             "step", observations=observations, rewards=rewards, terminations=terminations, truncations=truncations
         )
-        ended = [agent for agent in self.agents if terminations[agent] or truncations[agent]]
-        if 0 < len(ended) < self.n_agents:
-            raise self._leaving_error(f"of {list(self.agents)} only {ended} ended in this step")
-        self._needs_reset = bool(ended)
+        absent = list(self._ended)
+        if back := [agent for agent in absent if agent in getattr(self.parallel_env, "agents", ())]:
+            raise self._leaving_error(f"{back} came back after they had left")
+        ended = {agent: bool(terminations[agent]) for agent in present if terminations[agent] or truncations[agent]}
+        if 0 < len(ended) < len(present) and not self.keep_absent:
+            raise self._leaving_error(
+                f"of {list(self.agents)} only {list(ended)} ended in this step",
+                ", or pass keep_absent=True, which keeps those that leave as zeros",
+            )
+        self._ended |= ended
+        self._needs_reset = len(self._ended) == self.n_agents
+        # What those that end in this step observe and earn in it is still their own
+        zeros = {agent: np.zeros(self._shapes[agent], self.observation_space.dtype) for agent in absent}
+        observations, rewards = {**observations, **zeros}, {**rewards, **dict.fromkeys(absent, 0.0)}
 
         agent_rewards = as_numbers([rewards[agent] for agent in self.agents], self.n_agents, np.float64)
         if agent_rewards is None:
@@ -118,7 +141,7 @@ class ParallelEnvAdapter(gym.Env[NDArray[Any], NDArray[Any]]):
                 f"{self.parallel_env} gave rewards={rewards!r}: let its step() give one number for each agent"
             )
         info = {AGENT_REWARDS: agent_rewards.astype(np.float32), **self._agent_infos(infos)}
-        terminated = all(bool(terminations[agent]) for agent in self.agents)
+        terminated = self._needs_reset and all(self._ended.values())
         truncated = self._needs_reset and not terminated
         return self._stack(observations), float(agent_rewards.mean()), terminated, truncated, info
 
@@ -154,8 +177,8 @@ class ParallelEnvAdapter(gym.Env[NDArray[Any], NDArray[Any]]):
 
     def _stack(self, observations: Mapping[Any, NDArray[Any]]) -> NDArray[Any]:
         rows = [np.asarray(observations[agent]) for agent in self.agents]
-        for agent, row, shape in zip(self.agents, rows, self._shapes, strict=True):
-            if row.shape != shape:
+        for agent, row in zip(self.agents, rows, strict=True):
+            if row.shape != (shape := self._shapes[agent]):
                 raise ValueError(
                     f"{self.parallel_env} gave {agent!r} an observation of shape {row.shape}, and its "
                     f"observation_space says {shape}: let both be the same"
@@ -176,17 +199,16 @@ class ParallelEnvAdapter(gym.Env[NDArray[Any], NDArray[Any]]):
         agent_infos = {agent: dict(infos.get(agent, {})) for agent in self.agents}
         return {"agent_infos": agent_infos} if any(agent_infos.values()) else {}
 
-    def _check_all_present(self, call: str, **results: Mapping[Any, Any]) -> None:
+    def _check_present(self, call: str, **results: Mapping[Any, Any]) -> None:
         for name, by_agent in results.items():
-            missing = [agent for agent in self.agents if agent not in by_agent]
+            missing = [agent for agent in self.agents if agent not in by_agent and agent not in self._ended]
             if missing:
                 raise self._leaving_error(f"{call}() gave no {name} for {missing} of {list(self.agents)}")
 
-    def _leaving_error(self, what: str) -> RuntimeError:
+    def _leaving_error(self, what: str, remedy: str = "") -> RuntimeError:
         return RuntimeError(
             f"{self.parallel_env}: {what}. Agents that come or leave at different times have no place in arrays of "
-            "shape (n_agents, d): use an environment whose agents start and end together, or a wrapper that keeps "
-            "absent agents with zero observations and rewards (SuperSuit's black_death_v3)."
+            f"shape (n_agents, d): use an environment whose agents start and end together{remedy}"
         )
 
 
