@@ -328,6 +328,20 @@ def test_checkpoints_go_into_the_callback_entry_beside_the_users_own() -> None:
     assert off.zoo_command(checkpoints=True) == off.zoo_command()
 
 
+def test_modules_that_register_environments_are_imported_wherever_the_run_goes() -> None:
+    fields = {
+        "environments": ["Mine-v0"],
+        "algorithms": ["sac_v2"],
+        "baseline": None,
+        "gym_packages": ["my_envs", "a.b"],
+    }
+    run = study(**fields, params={"policy": "own.Policy"}).runs()[0]
+    assert "--gym-packages my_envs a.b --seed" in shlex.join(run.zoo_command())
+    assert run.modules() == ["my_envs", "a.b", "own"]
+    with pytest.raises(ValueError, match=r"gym_packages"):
+        study(**{**fields, "gym_packages": ["--save-freq"]})
+
+
 def test_agents_that_are_environments_of_their_own_count_steps_and_episodes_each(tmp_path: Path) -> None:
     three = study(algorithms={"split": {"algo": "sac", "agents": 3}}, environments=["Pendulum-v1"], baseline=None)
     run = three.runs()[0]

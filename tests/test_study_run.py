@@ -425,6 +425,21 @@ def test_a_report_names_what_is_not_finite_or_not_logged(zoo: Zoo, monkeypatch: 
     assert "missing scalars 'a/b'" not in output
 
 
+def test_a_report_names_seeds_that_were_trained_with_other_hyperparameters(zoo: Zoo) -> None:
+    zoo.declare(algorithms=["sac_v2"], environments=["Pendulum-v1", "Reacher-v5"], seeds=[1, 2, 3], baseline=None)
+    zoo.run()
+    note = "!!python/object/apply:collections.OrderedDict\n- - - tau\n    - {}\n  - - callback\n    - [{}]\n"
+    for folder in zoo.folders():
+        tau = 0.01 if (folder.run.env, folder.run.seed) == ("Pendulum-v1", 2) else 0.005
+        file = folder.zoo / folder.run.env / "config.yml"
+        file.parent.mkdir()
+        file.write_text(note.format(tau, f"own.Callback{folder.run.seed}"))
+    code, output = zoo.report("--check")
+    assert code == 1
+    assert "SHORT mixed tiny/sac_v2 on Pendulum-v1: seeds [1, 3] and [2] have other hyperparameters" in output
+    assert "on Reacher-v5: seeds" not in output
+
+
 def test_tests_that_stored_results_lack_are_named_and_old_ones_removed(zoo: Zoo) -> None:
     one = {"algorithms": ["sac"], "environments": ["Pendulum-v1"], "seeds": [1], "baseline": None}
     worlds = {"worlds": {"windy": {}}, "episodes": 2}
@@ -560,10 +575,12 @@ def test_classes_of_the_user_are_resumed_and_evaluated(tmp_path: Path) -> None:
     (tmp_path / "of_the_user.py").write_text(
         "import gymnasium\nfrom sb3_sac_variants.sac_v2.policies import SACv2Policy\n"
         "class Policy(SACv2Policy): pass\nclass Wrapper(gymnasium.Wrapper): pass\n"
+        "pendulum = 'gymnasium.envs.classic_control:PendulumEnv'\n"
+        "gymnasium.register('OfTheUser-v0', pendulum, max_episode_steps=200)\n"
     )
     params = {"policy": "of_the_user.Policy", "env_wrapper": [{"of_the_user.Wrapper": {}}], "engine": "eager"}
-    fields = FIELDS | {"environments": ["Pendulum-v1"], "seeds": [1], "params": params, "baseline": None}
-    fields |= {"algorithms": ["sac_v2"], "steps": 1000}
+    fields = FIELDS | {"environments": ["OfTheUser-v0"], "seeds": [1], "params": params, "baseline": None}
+    fields |= {"algorithms": ["sac_v2"], "steps": 1000, "gym_packages": ["of_the_user"]}
     (tmp_path / "studies.yml").write_text(yaml.dump({"tiny": fields}))
     command = [sys.executable, "-m", "sb3_sac_variants.study", "run", str(tmp_path / "studies.yml")]
     command += ["--out", str(tmp_path / "out")]

@@ -7,6 +7,7 @@ tables and figures.
 
 import argparse
 import difflib
+import importlib
 import os
 import shlex
 import signal
@@ -165,11 +166,20 @@ def ask_zoo(runs: list[Run]) -> frozenset[str]:
     import rl_zoo3.import_envs  # noqa: F401
     from rl_zoo3.utils import ALGOS
 
+    for module in dict.fromkeys(module for run in runs for module in run.gym_packages):
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"gym_packages={module!r}: {error}; install it, or put its folder on PYTHONPATH"
+            ) from error
     for run in runs:
         for key, name, known in (("algorithms", run.algo, ALGOS), ("environments", run.env, gymnasium.registry)):
             if name not in known:
                 close = " or ".join(difflib.get_close_matches(name, known))
                 remedy = f"did you mean {close}?" if close else "install the package that brings it, or mend the name"
+                if key == "environments":
+                    remedy += " (gym_packages names modules that register your own)"
                 raise ValueError(f"study {run.study!r}: {key}={name!r} is unknown to the RL Zoo; {remedy}")
     return frozenset(name for name, algo in ALGOS.items() if hasattr(algo, "save_checkpoint"))
 

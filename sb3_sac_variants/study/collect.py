@@ -27,14 +27,16 @@ Results = dict[str, pd.DataFrame]
 
 
 def collect(study: Study, out: Path, stored: Results) -> tuple[Results, list[str]]:
-    """Results by kind, as text: of finished runs anew, of others as stored; and a line for each run that has none."""
+    """Results by kind, as text: of finished runs anew, of others as stored; and lines for what is amiss or missing."""
     rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in COLUMNS}
+    seeds: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     old, missing = stored["summary"].set_index(KEYS), []
     for run in study.runs():
         folder, key = RunFolder(out, run), (study.name, run.name, run.env, str(run.seed))
         if (state := folder.state()) is State.FINISHED and not folder.is_finite():
             missing.append(f"missing {run.folder}: some of its returns are not finite")
         elif state is State.FINISHED:
+            seeds[run.name, run.env][folder.hyperparameters()].append(run.seed)
             for kind, found in _read(folder).items():
                 rows[kind] += [dict(zip(KEYS, key, strict=True)) | row for row in found]
         elif state is State.TO_DO and key in old.index:
@@ -53,6 +55,12 @@ def collect(study: Study, out: Path, stored: Results) -> tuple[Results, list[str
                 rows[kind] += records
         else:
             missing.append(f"missing {run.folder}: {state.words}")
+    missing += [
+        f"mixed {study.name}/{name} on {env}: seeds {' and '.join(map(str, groups.values()))} have other "
+        "hyperparameters (config.yml in their folders)"
+        for (name, env), groups in seeds.items()
+        if len(groups) > 1
+    ]
     silent = set(study.scalars) - {row["name"] for row in rows["scalars"]} if rows["summary"] else set()
     missing += [f"missing scalars {name!r}: no run has logged it" for name in sorted(silent)]
     return {kind: pd.DataFrame(rows[kind], columns=COLUMNS[kind]).astype(str) for kind in COLUMNS}, missing

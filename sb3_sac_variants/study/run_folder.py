@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from filelock import FileLock, Timeout
 
 from sb3_sac_variants.study.studies import Run
@@ -55,6 +56,14 @@ class RunFolder:
                 return {"timesteps": data["timesteps"] // every, "results": data["results"][:, ::every]}
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             return None
+
+    def hyperparameters(self) -> str:
+        """What the zoo has noted, without callbacks: all that it trained with, an algorithm's own file included."""
+        file = self.zoo / self.run.env_name / "config.yml"
+        if not file.exists():
+            return ""
+        noted: Any = yaml.compose(file.read_text(encoding="utf-8"))  # an ordered dictionary, as a list of pairs
+        return "".join(yaml.serialize(pair) for pair in noted.value[0].value if pair.value[0].value != "callback")
 
     def record(self) -> dict[str, Any]:
         """What was noted of the run: settings, versions, wall time, evaluations of its model; empty before it began."""

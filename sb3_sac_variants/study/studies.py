@@ -49,6 +49,7 @@ def _plain(params: dict[str, Any]) -> dict[str, Any]:
 
 
 Params = Annotated[dict[str, Any], AfterValidator(_plain)]
+Module = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 # Names become folders and file names.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Interval = Annotated[tuple[float, float, float], Field(strict=False), AfterValidator(_ordered)]
@@ -86,6 +87,7 @@ class Settings(Checked):
     tests: Tests = Tests(worlds={})
     scalars: list[str] = []
     checkpoint_freq: NonNegativeInt | None = None
+    gym_packages: list[Module] = []
 
 
 class Run(Settings):
@@ -126,12 +128,13 @@ class Run(Settings):
         }
 
     def modules(self) -> list[str]:
-        """Modules of the classes that the settings name: the user's own, if they are of no library."""
+        """Modules that register environments, and those of the classes that the settings name."""
         keys = ("policy", "env_wrapper", "vec_env_wrapper", "callback")
         named = [settings.get(key) for settings in (self.params, *self.tests.worlds.values()) for key in keys]
         entries = [entry for value in named for entry in (value if isinstance(value, list) else [value])]
         names = [name for entry in entries for name in (entry if isinstance(entry, Mapping) else [entry])]
-        return list(dict.fromkeys(name.rpartition(".")[0] for name in names if isinstance(name, str) and "." in name))
+        of_classes = [name.rpartition(".")[0] for name in names if isinstance(name, str) and "." in name]
+        return list(dict.fromkeys([*self.gym_packages, *of_classes]))
 
     def zoo_command(self, device: str = "cpu", threads: int = 1, checkpoints: bool = False) -> list[str]:
         """The zoo's command for the run, with or without checkpoints, to be started in the folder of all runs."""
@@ -147,6 +150,7 @@ class Run(Settings):
         options += _settings("--eval-env-kwargs", params.get("env_kwargs") or {})
         # Of evaluations, the zoo counts calls of the environment, and the episodes of each agent.
         evaluations = ["--eval-freq", self.eval_freq, "--eval-episodes", self.eval_episodes * self.agents]
+        options += ["--gym-packages", *self.gym_packages] if self.gym_packages else []
         options += ["--seed", self.seed, *evaluations, "--num-threads", threads, "--device", device, "--verbose", 0]
         options += ["--tensorboard-log", f"{self.folder}/tensorboard"] if self.scalars else []
         return ["python", "-m", "rl_zoo3.train", *map(str, options), "-f", str(self.folder)]
