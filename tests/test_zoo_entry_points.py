@@ -74,6 +74,25 @@ def test_names_instead_of_objects(package: ModuleType, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"optimize_hyperparameters": True}, "-optimize needs a sampler of algo='theirs'"),
+        ({"trial_id": 0, "study_name": "a", "storage": "b"}, "--trial-id needs a converter of algo='theirs'"),
+    ],
+)
+def test_tuning_without_a_sampler_says_what_is_missing(
+    arguments: dict[str, Any], message: str, package: ModuleType, tmp_path: Path
+) -> None:
+    package.THEIRS = ZooAlgorithm(Ours, "x.yml")  # type: ignore[attr-defined]
+    (tmp_path / "x.yml").touch()
+    declare(tmp_path, "a-package", theirs="their_package:THEIRS")
+    register()
+    config = str(tmp_path / "x.yml")
+    with pytest.raises(ValueError, match=rf"{message}: 'their_package:THEIRS' of a-package must name one"):
+        ExperimentManager(argparse.Namespace(), "theirs", "Pendulum-v1", str(tmp_path), config=config, **arguments)
+
+
+@pytest.mark.parametrize(
     ("value", "why"),
     [
         ("no_such_module:THEIRS", "No module named 'no_such_module'"),

@@ -97,15 +97,30 @@ def hyperparameter_file(algo: str) -> Path:
     :raises ValueError: when no installed package declares the algorithm
     :raises FileNotFoundError: when the file is not there
     """
-    entry = next((entry for entry in _declared() if entry.name == algo), None)
-    if entry is None:
-        raise ValueError(f"no installed package declares algo={algo!r} by an entry point {GROUP!r}: please install one")
+    entry = _entry(algo)
     file = Path(entry.load().hyperparameters)
     if not file.is_file():
         raise FileNotFoundError(
             f"{file}, the hyperparameters of {algo}, is missing: please reinstall {_package(entry)}"
         )
     return file
+
+
+def _entry(algo: str) -> EntryPoint:
+    """Find the declaration of an algorithm; ValueError when there is none."""
+    entry = next((entry for entry in _declared() if entry.name == algo), None)
+    if entry is None:
+        raise ValueError(f"no installed package declares algo={algo!r} by an entry point {GROUP!r}: please install one")
+    return entry
+
+
+def _check_tunable(algo: str, part: str, option: str) -> None:
+    """Refuse an option that needs a sampler or a converter where the algorithm's declaration has none."""
+    entry = _entry(algo)
+    if getattr(entry.load(), part) is None:
+        raise ValueError(
+            f"{option} needs a {part} of algo={algo!r}: {entry.value!r} of {_package(entry)} must name one"
+        )
 
 
 def _declared() -> list[EntryPoint]:
@@ -174,7 +189,10 @@ def _with_defaults(init: Callable[..., None], zoo_names: set[str]) -> Callable[.
         algo = call.arguments["algo"]
         if algo not in zoo_names and algo in {entry.name for entry in _declared()}:
             call.arguments["config"] = call.arguments.get("config") or str(hyperparameter_file(algo))
+            if call.arguments.get("optimize_hyperparameters"):
+                _check_tunable(algo, "sampler", "-optimize")
             if (trial_id := call.arguments.get("trial_id")) is not None:
+                _check_tunable(algo, "converter", "--trial-id")
                 call.arguments["trial_id"] = _TrialId(trial_id)
         init(*call.args, **call.kwargs)
 

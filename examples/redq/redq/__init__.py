@@ -72,11 +72,12 @@ class REDQ(SACv2):
 
 
 def without_updates(name: str) -> Any:
-    """SACv2's sampler or converter, but for its one update a step: many are the point of REDQ."""
+    """SACv2's sampler or converter, but for how often it updates: many updates a step are the point of REDQ."""
+    dropped = ("train_freq", "gradient_steps")
 
     def call(*given: Any) -> dict[str, Any]:
         samplers = importlib.import_module("sb3_sac_variants.zoo.samplers")  # not above: it needs Optuna
-        return {key: value for key, value in getattr(samplers, name)(*given).items() if key != "gradient_steps"}
+        return {key: value for key, value in getattr(samplers, name)(*given).items() if key not in dropped}
 
     return call
 
