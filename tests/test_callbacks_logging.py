@@ -271,6 +271,14 @@ def test_metrics_that_come_and_go_are_refused() -> None:
     assert metrics.means() == {"entropy": 0.0, "loss": 1.0}
 
 
+@pytest.mark.parametrize(
+    ("value", "found"), [(0.5, "a float"), (None, "a NoneType"), (th.ones(3), r"a Tensor of shape \(3,\)")]
+)
+def test_metrics_that_are_no_scalars_are_refused(value: Any, found: str) -> None:
+    with pytest.raises(TypeError, match=f"the metric 'loss' of an update is {found}: report a tensor of one number"):
+        DeviceMetrics(th.device("cpu")).add({"loss": value})
+
+
 def test_means_over_many_updates_do_not_drift() -> None:
     metrics = DeviceMetrics(th.device("cpu"))
     metrics.add({"loss": th.tensor(37.3)})

@@ -201,7 +201,12 @@ def test_a_network_that_does_not_compile_is_named_with_the_remedy():
 def traced(monkeypatch):
     """Compiled updates by the tracer alone, which needs no C++ compiler."""
     trace = functools.partial(th.compile, backend="eager")
-    monkeypatch.setattr(th, "compile", lambda step, fullgraph, **_: trace(step, fullgraph=fullgraph))
+
+    def traced_alone(step, fullgraph, options, **_):
+        kept = {name: value for name, value in options.items() if name == "guard_filter_fn"}
+        return trace(step, fullgraph=fullgraph, options=kept)
+
+    monkeypatch.setattr(th, "compile", traced_alone)
     monkeypatch.setattr(engine_module, "compile_unsupported", lambda: None)
 
 
@@ -256,6 +261,70 @@ def test_a_compiled_update_that_changes_its_metrics_is_refused():
     model.more = True
     with pytest.raises(ValueError, match=r"'more'.* and \[.*'critic_loss'.*\] before: report the same"):
         model.train(1, batch_size=8)
+
+
+class Shaped(SACv2):
+    """An update with constants of its own: a tuple and a function."""
+
+    update_constants = (*SACv2.update_constants, "weights", "shape")
+    weights: tuple[float, ...] = (1.0,)
+
+    def __init__(self, *args, **kwargs):
+        self.weights, self.shape = (1.0,), th.exp
+        super().__init__(*args, **kwargs)
+
+    def update(self, batch, noise):
+        weights, shaped = sum(self.weights), self.shape(batch.rewards.new_ones(()))
+        return {**super().update(batch, noise), "weights": shaped.new_tensor(weights), "shaped": shaped}
+
+
+@pytest.mark.usefixtures("traced")
+def test_tuples_and_functions_among_the_constants_reach_a_compiled_update():
+    model = make(Shaped, "compile")
+    model.shape = lambda value: 2 * value
+
+    def reported():
+        model.updater.metrics.reset()
+        model.train(2, batch_size=8)
+        means = model.updater.metrics.means()
+        return means["weights"], means["shaped"]
+
+    assert reported() == (1.0, 2.0)
+    model.weights = (1.0, 2.0)
+    assert reported() == (3.0, 2.0)
+    model.weights = (4.0, 2.0)
+    assert reported() == (6.0, 2.0)
+    model.shape = lambda value: 3 * value
+    assert reported() == (6.0, 3.0)
+
+
+class Delayed(SACv2):
+    """Something in every second update, by a counter."""
+
+    by: Callable[[Any], Any]
+
+    def update(self, batch, noise):
+        due = type(self).by(self) % 2 == 0
+        return {**super().update(batch, noise), "due": th.as_tensor(due).float()}
+
+
+@pytest.mark.usefixtures("traced")
+@pytest.mark.parametrize("engine", ["eager", "compile"])
+def test_a_count_that_stands_still_is_not_read_in_an_update(engine):
+    model = make(Delayed, engine)
+    Delayed.by = lambda self: self._n_updates
+    message = r"_n_updates stands still .* read a tensor .* self\.critic_target_tracker\.steps"
+    if engine == "compile":
+        message = r"raises an exception, which the eager engine shows"
+    with pytest.raises(RuntimeError, match=message):
+        model.train(4, batch_size=8)
+    assert model._n_updates == 0
+    Delayed.by = lambda self: self.critic_target_tracker.steps
+    model.train(3, batch_size=8)
+    model.train(2, batch_size=8)
+    assert model._n_updates == 5
+    assert model.updater.metrics.means()["due"] == pytest.approx(3 / 5)
+    assert copy.deepcopy(model)._n_updates == 5
 
 
 @needs_compiler

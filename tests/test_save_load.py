@@ -572,6 +572,29 @@ def test_a_subclass_with_a_network_of_its_own(tmp_path: pathlib.Path) -> None:
     assert th.equal(other.actor.mu.weight, model.actor.mu.weight)
 
 
+@pytest.mark.parametrize("trusted", [False, True])
+def test_parts_of_a_subclass_that_are_not_named_are_made_anew_with_a_warning(
+    trusted: bool, tmp_path: pathlib.Path
+) -> None:
+    class Forgets(SACv2):
+        def _setup_model(self) -> None:
+            super()._setup_model()
+            self.cost, self.scale = th.nn.Linear(2, 1), th.ones(1)
+            self.optimizer = th.optim.SGD(self.cost.parameters(), 0.1)
+
+    model = make(Forgets)
+    model.scale += 1
+    model.save(tmp_path / "model.zip")
+    message = r"has \['\w+', '\w+', '\w+'\], which Forgets has made anew: .*_get_torch_save_params\(\)"
+    with pytest.warns(UserWarning, match=message) as caught:
+        loaded = Forgets.load(tmp_path / "model.zip", trusted=trusted)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert loaded.scale.item() == 1
+    assert loaded.cost.weight.shape == (1, 2)
+    assert loaded.optimizer.param_groups[0]["params"][0] is loaded.cost.weight
+
+
 @pytest.mark.parametrize("optimizer_class", [th.optim.Adafactor, th.optim.NAdam, th.optim.ASGD])
 def test_optimizers_of_torch_come_back(optimizer_class: type, tmp_path: pathlib.Path) -> None:
     make(SACv2, policy_kwargs={"optimizer_class": optimizer_class}).learn(20).save(tmp_path / "model.zip")

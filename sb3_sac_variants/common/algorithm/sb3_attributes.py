@@ -22,6 +22,25 @@ class SB3Attributes:
     tracked_networks: ClassVar[dict[str, str]]
     updater: Updater
 
+    @property
+    def _n_updates(self) -> int:
+        """
+        Gradient steps done, as SB3 counts them; not to be read by an update.
+
+        :raises RuntimeError: in an update, where this number would stand still: in a compiled one for good
+        """
+        updater = vars(self).get("updater")
+        if updater is not None and updater.is_running:
+            raise RuntimeError(
+                "self._n_updates stands still while updates run, in a compiled update for good: let update() read a "
+                "tensor that counts them, such as self.critic_target_tracker.steps"
+            )
+        return vars(self)["_n_updates"]
+
+    @_n_updates.setter
+    def _n_updates(self, value: int) -> None:
+        vars(self)["_n_updates"] = value
+
     def _network_names(self) -> set[str]:
         return {"actor", *self.policy.learned_networks, *self.tracked_networks.values()}
 

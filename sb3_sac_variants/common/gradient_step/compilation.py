@@ -25,6 +25,8 @@ _IN_MODULES = r"G\['__import_(?!(torch|stable_baselines3|sb3_sac_variants)(_dot_
 _OF_USERS = re.compile(
     rf"{_IN_MODULES}|dict\(type\((self\b|{_IN_MODULES}).*\)(\.__mro__\[\d+\])?\.__dict__\)\['\w+'\](?!\.__)"
 )
+#: what it checks of values: numbers and texts, lengths of tuples, which function it is
+_OF_VALUES = ("CONSTANT_MATCH", "EQUALS_MATCH", "SEQUENCE_LENGTH", "CLOSURE_MATCH")
 #: seconds of compiling after which a line says so; from a filled cache it takes less
 ANNOUNCE_AFTER = 4.0
 
@@ -70,8 +72,9 @@ def _guards_to_check(guards: Sequence[Any]) -> list[bool]:
     Choose what torch.compile checks before each call, of all it took for granted.
 
     Kept are the arguments (another batch size compiles anew) and the plain values among the attributes (another tau,
-    target entropy or reward scale does), among those of classes, and in modules of users. The structure of modules,
-    dictionaries and functions is not checked: that would be 1500 checks and 0.2 ms in each SACv2 update. Nothing
+    target entropy or reward scale does), among those of classes, and in modules of users; tuples of them and functions,
+    too. The structure of modules and dictionaries is not checked: that would be 1500 checks and 0.2 ms in each SACv2
+    update. Nothing
     changes it under a running engine, as replacing a layer makes a new engine (``Updater.bind``). Tensors are read from
     their owners at each call, whatever is checked.
     """
@@ -80,7 +83,7 @@ def _guards_to_check(guards: Sequence[Any]) -> list[bool]:
         if guard.name.endswith("_rounding"):  # of common.equations.products
             return True
         if guard.name.startswith("self.") or _OF_USERS.match(guard.name):
-            return guard.guard_type in ("CONSTANT_MATCH", "EQUALS_MATCH")
+            return guard.guard_type in _OF_VALUES
         return guard.guard_type == "TENSOR_MATCH" or not (guard.name or guard.is_global)
 
     return [kept(guard) for guard in guards]

@@ -252,10 +252,13 @@ def _in_a_line(error: BaseException) -> str:
         error = error.__cause__
     if type(error).__name__ == "FailOnRecompileLimitHit":
         return (
-            "batch size, a constant of the update, such as tau or target_entropy, or an attribute that a network sets "
-            "in forward() has changed too often"
+            "batch size, a constant of the update, such as tau or target_entropy, an attribute that a network sets in "
+            "forward(), or one of your own, such as a counter, which should be a tensor, has changed too often"
         )
-    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+    first = next(iter(str(error).strip().splitlines()), "")
+    if first == "Observed exception":  # of torch, for one that the step itself raised
+        return "it raises an exception, which the eager engine shows"
+    return f"{type(error).__name__}: {first}"
 
 
 def keep_freed_memory() -> None:

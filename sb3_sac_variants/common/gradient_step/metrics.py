@@ -31,7 +31,15 @@ class DeviceMetrics:
         Add the scalars that one gradient step reports, by their names.
 
         :raises ValueError: if the names are others than before; in a compiled step only :meth:`check` says so
+        :raises TypeError: if one is no tensor of one number
         """
+        for name, value in values.items():
+            if not isinstance(value, th.Tensor) or value.numel() != 1:
+                shape = f" of shape {tuple(value.shape)}" if isinstance(value, th.Tensor) else ""
+                raise TypeError(
+                    f"the metric {name!r} of an update is a {type(value).__name__}{shape}: report a tensor of one "
+                    "number, such as a mean()"
+                )
         names = tuple(sorted(values))
         self.declare(names)
         if not th.compiler.is_compiling():

@@ -56,10 +56,12 @@ class Updater:
         self._checked_precision = ("float32", "")
         #: gradient steps done since the model was made or loaded
         self.updates_since_load = 0
+        #: whether gradient steps are being done
+        self.is_running = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the engine out of a copy: a compiled step, or a captured graph, belongs to this model's memory."""
-        return {**vars(self), "engine": None}
+        return {**vars(self), "engine": None, "is_running": False}
 
     def _all_learners(self) -> list[Learner]:
         temperature = [self.temperature.learner] if isinstance(self.temperature, LearnedTemperature) else []
@@ -170,7 +172,11 @@ class Updater:
         steps = min(until - n_updates, FLUSH_INTERVAL - n_updates % FLUSH_INTERVAL)
         self.updates_since_load += steps
         assert self.engine is not None
-        self.engine.run(steps, batch_size, signature)
+        self.is_running = True
+        try:
+            self.engine.run(steps, batch_size, signature)
+        finally:
+            self.is_running = False
         self.metrics.check()
         self.metrics.collect()
         if (n_updates + steps) % FLUSH_INTERVAL == 0 and self.device.type == "cpu":

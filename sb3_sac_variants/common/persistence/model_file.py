@@ -47,6 +47,8 @@ _CLASSES: dict[str, type] = {
 }
 #: attributes of which those hold classes
 _WITH_CLASSES = ("policy_class", "replay_buffer_class", "policy_kwargs", "replay_buffer_kwargs")
+#: what holds parameters, and may be made anew while a model is loaded
+_PARAMETERS = (th.Tensor, th.nn.Module, th.optim.Optimizer)
 #: attributes that a model without an environment does not have yet
 _SPACES = ("observation_space", "action_space")
 #: attributes that are made anew from others
@@ -153,9 +155,36 @@ class ModelFile:
                 raise NotAllowed(f"values of {sorted(map(str, set(self.variables) - set(variables)))}")
         with loading_errors(self.path, self.call, self.name):
             model = load(io.BytesIO(self.content), custom_objects={**objects, **dict.fromkeys(unknown)}, **arguments)
-        for name in unknown:
-            del vars(model)[name]
+        self._warn_of_lost(model, objects, unknown)
         return model
+
+    def _warn_of_lost(self, model: Any, objects: dict[str, Any], unknown: list[str]) -> None:
+        """
+        Say what of the file the model does not have.
+
+        :param model: the loaded model
+        :param objects: what was read of the file, by its names
+        :param unknown: names of what the class does not know, which is None in the model or has been made anew
+        """
+        has, source = vars(model), f"{self.name}={describe(self.path)!r}"
+        left_out = [name for name in unknown if has.get(name) is None]
+        for name in left_out:
+            has.pop(name, None)
+        if left_out:
+            warnings.warn(
+                f"{source} has attributes that {type(model).__name__} does not know, which are left out: {left_out}. "
+                "If you trust the file and need them, pass trusted=True",
+                stacklevel=5,
+            )
+        parts = {name: value for name, value in objects.items() if isinstance(value, _PARAMETERS)}
+        anew = [name for name in unknown if name in has]
+        anew += [name for name, value in parts.items() if has.get(name) is not value]
+        if anew:
+            warnings.warn(
+                f"{source} has {anew}, which {type(model).__name__} has made anew: to keep them, let its "
+                "_get_torch_save_params() name them, tensors as buffers of an nn.Module, and save the model again",
+                stacklevel=5,
+            )
 
     def _attributes(self, cls: Any, policy_class: Any, env: Any) -> set[str]:
         """
@@ -203,12 +232,6 @@ class ModelFile:
                 objects[name] = self.value(name, trusted) if name in numbers else self._object(name, trusted)
             else:
                 unknown.append(name)
-        if unknown:
-            warnings.warn(
-                f"{self.name}={describe(self.path)!r} has attributes that {cls.__name__} does not know, which are left "
-                f"out: {unknown}. If you trust the file and need them, pass trusted=True",
-                stacklevel=4,
-            )
         return objects, unknown
 
     def value(self, name: str, trusted: bool) -> Any:
