@@ -20,7 +20,7 @@ from stable_baselines3.common.type_aliases import RolloutReturn
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
-from sb3_sac_variants.common.checks.validation import DivergedError
+from sb3_sac_variants.common.checks.data import DivergedError
 
 NAN = float("nan")
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_sac_variants import MASAC
-from sb3_sac_variants.common.checks.validation import DivergedError
+from sb3_sac_variants.common.checks.data import DivergedError
 
 ODD = st.sampled_from(
     [

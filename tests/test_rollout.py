@@ -40,7 +40,8 @@ from torch import nn
 
 from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
 from sb3_sac_variants.common.algorithm import rollout
-from sb3_sac_variants.common.checks.validation import LARGEST, DivergedError, check_finite, check_observation
+from sb3_sac_variants.common.checks.data import DivergedError, check_finite, check_observation
+from sb3_sac_variants.common.checks.validation import LARGEST
 from sb3_sac_variants.common.gradient_step.engine import EngineUnavailableError
 from sb3_sac_variants.common.networks.actors import SquashedGaussianActor
 from sb3_sac_variants.common.networks.discrete import StackedDiscreteCritic
@@ -533,7 +534,7 @@ def test_a_last_observation_of_another_shape_is_refused() -> None:
             return (*others, infos)
 
     model = make(SACv2, Last(DummyVecEnv([SpacesEnv])))
-    with pytest.raises(ValueError, match=r"terminal observation of 1 environments has shape \(1, 1\)"):
+    with pytest.raises(ValueError, match=r"terminal observation of environment 0 has shape \(1, 1\)"):
         model.learn(20)
 
 

@@ -26,16 +26,13 @@ from sb3_sac_variants.common.checks.compatibility import (
     check_train_freq,
     check_whole_episodes,
 )
+from sb3_sac_variants.common.checks.data import DivergedError, check_actions, check_finite, check_observation_shape
 from sb3_sac_variants.common.checks.random_state import RandomState, torch_random_state
 from sb3_sac_variants.common.checks.replaced import is_of_user
 from sb3_sac_variants.common.checks.validation import (
-    DivergedError,
     check_action_noise,
     check_action_space,
-    check_actions,
     check_discrete_start,
-    check_finite,
-    check_observation_shape,
     check_range,
 )
 from sb3_sac_variants.common.networks.fast_inference import PACKAGE, fast_inference
@@ -217,7 +214,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
             elif last is not None:
                 last = np.asarray(last)[None]
             if last is not None:
-                check_observation_shape("terminal observation", last, self.observation_space, 1)
+                check_observation_shape("terminal observation", last, self.observation_space, 1, first_env=index)
                 check_finite("terminal observation", last, self.num_timesteps, first_env=index)
             elif infos[index].get("TimeLimit.truncated", False):
                 infos[index] = {**infos[index], "terminal_observation": self._observation_before(index)}

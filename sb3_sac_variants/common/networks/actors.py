@@ -17,7 +17,7 @@ from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN, Actor
 from torch import nn
 from torch.nn import functional as F
 
-from sb3_sac_variants.common.checks.validation import DivergedError
+from sb3_sac_variants.common.checks.data import DivergedError
 from sb3_sac_variants.common.equations.types import PolicySample
 from sb3_sac_variants.common.networks.fast_inference import plain_linear
 from sb3_sac_variants.common.networks.preprocessing import FeatureNetwork, TraceablePreprocessing, batch_size

@@ -27,7 +27,7 @@ def choose_actions(log_prob: th.Tensor, deterministic: bool) -> th.Tensor:
     Draw actions by their log-probabilities ``(..., |A|)``, or take the most likely ones.
 
     :return: numbers of actions, ``(...)``; -1 where the network has diverged, which
-        :func:`~sb3_sac_variants.common.checks.validation.check_actions` finds
+        :func:`~sb3_sac_variants.common.checks.data.check_actions` finds
     """
     scores = log_prob
     if not deterministic:  # the draw of th.multinomial, which would look at the probabilities on the host first

@@ -13,8 +13,8 @@ from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from sb3_sac_variants.common.checks.data import DivergedError, check_actions, check_observation
 from sb3_sac_variants.common.checks.replaced import parts_of, same_parts
-from sb3_sac_variants.common.checks.validation import DivergedError, check_actions, check_observation
 from sb3_sac_variants.common.networks.actors import SquashedGaussianActor
 from sb3_sac_variants.common.networks.critics import StackedContinuousCritic, StackedCritic
 from sb3_sac_variants.common.networks.discrete import CategoricalActor, DiscreteActor, StackedDiscreteCritic

@@ -1,0 +1,128 @@
+"""Checks of what goes to and fro between networks and environments: actions, observations, rewards."""
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from sb3_sac_variants.common.checks.validation import LARGEST
+
+
+class DivergedError(ValueError):
+    """
+    A network whose output is no number any more. A ``ValueError``, so that the zoo's tuning prunes such a trial.
+
+    :param policy: name of the policy
+    :param step: environment steps so far, where they are known
+    """
+
+    def __init__(self, policy: str, step: int | None = None):
+        self.policy, self.step = policy, step
+        when = "" if step is None else f" at step {step}"
+        super().__init__(
+            f"{policy} has diverged{when}: its actions are not finite, and none of them reached the environment. "
+            "Likely causes: a learning_rate or reward_scale that is too large, or observations or rewards of very "
+            "different sizes. Lower the first two, or wrap the environment in "
+            "stable_baselines3.common.vec_env.VecNormalize"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.policy, self.step)
+
+    def at(self, step: int) -> "DivergedError":
+        """
+        Say when it happened.
+
+        :param step: environment steps so far
+        :return: the error that says so
+        """
+        return self if self.step is not None else DivergedError(self.policy, step)
+
+
+def check_actions(actions: np.ndarray, policy: str) -> None:
+    """
+    Stop a network that has diverged before its actions reach an environment.
+
+    :param actions: in [-1, 1], or numbers of actions, negative where there is none
+    :param policy: name of the policy
+    :raises DivergedError: if one is NaN or infinite, or none
+    """
+    # The sum of squares is cheap, and finite if each of them is
+    if (actions < 0).any() if actions.dtype.kind == "i" else not np.vdot(actions, actions) <= LARGEST:
+        raise DivergedError(policy)
+
+
+def check_observation(observation: Any) -> None:
+    """
+    Look at an observation for which there is no action.
+
+    :param observation: what the action was asked for
+    :raises ValueError: if it is NaN or infinite (in single precision)
+    """
+    for key, value in observation.items() if isinstance(observation, dict) else [(None, observation)]:
+        array = _at_least_single(np.asarray(value))
+        if array.dtype.kind == "f" and not (np.abs(array) <= LARGEST).all():
+            name = "observation" if key is None else f"observation[{key!r}]"
+            raise ValueError(
+                f"{name}={value!r} is not finite, and there is no action for it: pass finite numbers"
+            ) from None
+
+
+def _at_least_single(values: np.ndarray) -> np.ndarray:
+    """In half precision, no number but infinity would be beyond :data:`LARGEST`, and infinity would not."""
+    return values.astype(np.float32) if values.dtype == np.float16 else values
+
+
+def check_observation_shape(name: str, values: Any, space: spaces.Space, n_envs: int, first_env: int = 0) -> None:
+    """
+    Refuse observations of another shape than the space has: flattened, they would be learned from in another order.
+
+    :param name: what the values are
+    :param values: one row for each environment, or a dictionary of such
+    :param first_env: number of the environment of the first row
+    :raises ValueError: if it is another one; names both
+    """
+    if isinstance(space, spaces.Dict):
+        for key, part in space.items():
+            check_observation_shape(f"{name}[{key!r}]", values[key], part, n_envs, first_env)
+        return
+    assert space.shape is not None
+    expected = (n_envs, *space.shape)
+    if np.shape(values) != expected:
+        environments = f"{n_envs} environments" if n_envs > 1 else f"environment {first_env}"
+        raise ValueError(
+            f"{name} of {environments} has shape {np.shape(values)}, and {space} wants {expected}: let what "
+            "reset() and step() return, and observation_space, be the same"
+        )
+
+
+def check_finite(name: str, values: np.ndarray | dict[str, np.ndarray], step: int, first_env: int = 0) -> None:
+    """
+    Refuse data that would silently poison the replay buffer.
+
+    :param name: what the values are
+    :param values: one row for each environment, or a dictionary of such
+    :param step: total number of environment steps so far
+    :param first_env: number of the environment of the first row
+    :raises ValueError: if one is NaN or infinite (in single precision); names the environment and the step
+    """
+    if isinstance(values, dict):
+        for key, value in values.items():
+            check_finite(f"{name}[{key!r}]", value, step, first_env)
+        return
+    if values.dtype.kind != "f":
+        return
+    values = _at_least_single(values)
+    if np.vdot(values, values) <= LARGEST:  # cheap: the sum of squares bounds each of them
+        return
+    finite = np.abs(values) <= LARGEST
+    if finite.all():
+        return
+    rows = np.flatnonzero(~finite.reshape(len(values), -1).all(axis=1))
+    environments = ", ".join(str(first_env + row) for row in rows)
+    raise ValueError(
+        f"{name} of environment {environments} at step {step} is not finite: {values[rows[0]]}. Fix the "
+        "environment, or wrap it: gymnasium.wrappers.TransformObservation(env, numpy.nan_to_num, None) makes "
+        "observations finite, stable_baselines3.common.vec_env.VecCheckNan finds the cause. The value was kept out of "
+        "the replay buffer"
+    )
