@@ -82,6 +82,8 @@ def _guards_to_check(guards: Sequence[Any]) -> list[bool]:
     def kept(guard: Any) -> bool:
         if guard.name.endswith("_rounding"):  # of common.equations.products
             return True
+        if guard.name == "self":  # that what was found in the class has not come into its place in the model
+            return guard.guard_type == "NOT_PRESENT_IN_GENERIC_DICT"
         if guard.name.startswith("self.") or _OF_USERS.match(guard.name):
             return guard.guard_type in _OF_VALUES
         return guard.guard_type == "TENSOR_MATCH" or not (guard.name or guard.is_global)
