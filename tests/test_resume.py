@@ -190,6 +190,42 @@ def test_simulators_resume_in_the_middle_of_an_episode(env_id: str, tmp_path: Pa
     np.testing.assert_equal(resumed, whole)
 
 
+def freeze_a_layer(model: Any) -> None:
+    model.actor.latent_pi[0].requires_grad_(False)
+
+
+def freeze_the_temperature(model: Any) -> None:
+    model.log_ent_coef.requires_grad_(False)
+
+
+def with_optimizer(optimizer_class: type) -> Callable[[Any], None]:
+    def change(model: Any) -> None:
+        model.critic.optimizer = optimizer_class(model.critic.parameters(), lr=1e-2)
+        model.ent_coef_optimizer = optimizer_class([model.log_ent_coef], lr=1e-2)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [freeze_a_layer, freeze_the_temperature, *map(with_optimizer, (th.optim.RAdam, th.optim.NAdam, th.optim.SGD))],
+)
+def test_what_was_frozen_and_other_optimizers_go_on(change: Callable[[Any], None], tmp_path: Path) -> None:
+    model = make(SACv2, SpacesEnv(), learning_rate=1e-2).learn(20)
+    change(model)
+    model.learn(6, reset_num_timesteps=False)
+    model.save_checkpoint(tmp_path)
+    model.learn(10, reset_num_timesteps=False)
+    resumed = SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu")  # random numbers are those of the checkpoint
+    resumed.learn(10, reset_num_timesteps=False)
+    assert_same_parameters(model, resumed)
+    assert [one.requires_grad for one in resumed.policy.parameters()] == [
+        one.requires_grad for one in model.policy.parameters()
+    ]
+    assert type(resumed.critic.optimizer) is type(model.critic.optimizer)
+    assert type(resumed.ent_coef_optimizer) is type(model.ent_coef_optimizer)
+
+
 class Dice(SpacesEnv):
     """Rewards from Python's own random numbers."""
 

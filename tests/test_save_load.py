@@ -601,6 +601,40 @@ def test_optimizers_of_torch_come_back(optimizer_class: type, tmp_path: pathlib.
     assert type(SACv2.load(tmp_path / "model.zip").actor.optimizer) is optimizer_class
 
 
+class OwnAdam(th.optim.NAdam):
+    """An optimiser that is none of torch's."""
+
+
+@pytest.mark.parametrize("part", ["actor", "critic", "temperature"])
+def test_an_optimizer_that_was_replaced_comes_back_if_it_is_of_torch(part: str, tmp_path: pathlib.Path) -> None:
+    model = make(SACv2, learning_rate=1e-2)
+
+    def replace(optimizer_class: type) -> None:
+        network = getattr(model, part)
+        network.optimizer = optimizer_class(network.parameters(), lr=1e-2)
+        model.learn(16)
+        model.save(tmp_path / "model.zip")
+
+    replace(th.optim.NAdam)
+    loaded = SACv2.load(tmp_path / "model.zip", device="cpu")
+    assert_same_parameters(model, loaded)
+    optimizer = getattr(loaded, part).optimizer
+    assert type(optimizer) is th.optim.NAdam
+    assert (
+        optimizer.state_dict()["state"].keys() == getattr(model, part).optimizer.state_dict()["state"].keys() != set()
+    )
+    with pytest.raises(ValueError, match=rf"{part}.optimizer is Adam, and the state is of .* without \['amsgrad'\]"):
+        make(SACv2).set_parameters(model.get_parameters())
+    with pytest.raises(ValueError, match=r"load_path_or_dict='.*model.zip' cannot be loaded: .*optimizer is Adam, and"):
+        make(SACv2).set_parameters(tmp_path / "model.zip")
+    replace(OwnAdam)
+    with pytest.warns(UserWarning, match=rf"optimizer of the {part} was a .*OwnAdam, which is not torch's: .* anew"):
+        loaded = SACv2.load(tmp_path / "model.zip", device="cpu")
+    assert all(map(th.equal, loaded.policy.parameters(), model.policy.parameters()))
+    assert type(getattr(loaded, part).optimizer) is th.optim.Adam
+    make(SACv2).set_parameters({"policy": model.get_parameters()["policy"]}, exact_match=False)
+
+
 def test_scalars_of_a_subclass_keep_their_kind(tmp_path: pathlib.Path) -> None:
     make(HasScalars).save(tmp_path / "model.zip")
     loaded = HasScalars.load(tmp_path / "model.zip", custom_objects={"level": np.ones(())})

@@ -488,6 +488,35 @@ def test_policies_of_their_own_kind_are_refused():
         SACv2.from_sb3(sac)
 
 
+def test_what_is_frozen_stays_frozen():
+    sac = SAC("MlpPolicy", Spaces(), **arguments_of({"ent_coef": "auto"}))
+    sac.actor.latent_pi[0].requires_grad_(False)
+    for network in sac.critic.q_networks:
+        network[2].weight.requires_grad_(False)
+    sac.log_ent_coef.requires_grad_(False)
+    get_ready(sac)
+    ours = SACv2.from_sb3(sac)
+    back = ours.to_sb3()
+    frozen = {"actor.latent_pi.0.weight", "actor.latent_pi.0.bias", "critic.qf0.2.weight", "critic.qf1.2.weight"}
+    for model in (sac, back):
+        names = {name for name, one in model.policy.named_parameters() if not one.requires_grad}
+        assert {name for name in names if "target" not in name} == frozen
+        assert not model.log_ent_coef.requires_grad
+    before = {name: one.clone() for name, one in ours.policy.named_parameters()}
+    temperature = ours.log_ent_coef.clone()
+    get_ready(ours)
+    ours.train(3, 16)
+    still = {name for name, one in ours.policy.named_parameters() if th.equal(one, before[name])}
+    frozen = {"actor.latent_pi.0.weight", "actor.latent_pi.0.bias", "critic.q_networks.2.weight"}
+    assert {name for name in still if "target" not in name} == frozen
+    assert not any(parameter.requires_grad for parameter in ours.critic_target.parameters())
+    assert all(parameter.requires_grad for parameter in back.critic_target.parameters())
+    assert th.equal(ours.log_ent_coef, temperature)
+    sac.critic.qf0[0].weight.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"q_networks.* cannot be frozen for some critics and not for others"):
+        SACv2.from_sb3(sac)
+
+
 def test_optimizers_that_are_not_element_by_element_are_refused():
     kwargs = {"optimizer_class": th.optim.Adafactor}
     with pytest.raises(ValueError, match="optimizer_class=Adafactor"):

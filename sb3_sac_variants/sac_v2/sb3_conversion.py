@@ -18,7 +18,14 @@ from sb3_sac_variants.common.checks.validation import check_device, plain
 from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature
 from sb3_sac_variants.common.persistence.files import Path, refuse
 from sb3_sac_variants.common.persistence.model_file import ModelFile
-from sb3_sac_variants.sac_v2.sb3_weights import Named, optimizer_state, parameters_of_sac, unstack_critics
+from sb3_sac_variants.sac_v2.sb3_weights import (
+    Named,
+    freeze_as_here,
+    freeze_as_sac,
+    optimizer_state,
+    parameters_of_sac,
+    unstack_critics,
+)
 
 #: arguments that both classes take and keep under their names
 SHARED_ARGUMENTS = (
@@ -116,8 +123,10 @@ def from_sb3(
         )
     model = _build(cls, policy, sac, sac.get_env() if env is None else env, device, arguments)
 
+    freeze_as_sac(model.policy, sac.policy, model.critic.n_critics)
     state = parameters_of_sac(sac.get_parameters(), model)
     if model.temperature.learned and sac.log_ent_coef is not None and not _asks_for_temperature(kwargs):
+        model.log_ent_coef.requires_grad_(sac.log_ent_coef.requires_grad)
         state["temperature"] = {"log_ent_coef": sac.log_ent_coef.detach()}
     else:  # a temperature that only one of the two learns, or that was asked for, stays as it was made
         state = {name: value for name, value in state.items() if not name.startswith("temperature")}
@@ -155,6 +164,7 @@ def to_sb3(model: Any, exact: bool, **kwargs: Any) -> SAC:
     def unstack(stacked: Named) -> Named:
         return unstack_critics(stacked, model.critic.n_critics)
 
+    freeze_as_here(sac.policy, model.policy, model.critic.n_critics)
     rate = model.lr_schedule(model._current_progress_remaining)
     state = {"policy": unstack(model.policy.state_dict())}
     for name in ("actor", "critic"):
@@ -168,6 +178,7 @@ def to_sb3(model: Any, exact: bool, **kwargs: Any) -> SAC:
         state["ent_coef_optimizer"] = sac.ent_coef_optimizer.state_dict()
         if isinstance(temperature, LearnedTemperature) and not _asks_for_temperature(kwargs):
             sac.log_ent_coef.data.copy_(temperature.log_ent_coef.data)
+            sac.log_ent_coef.requires_grad_(temperature.log_ent_coef.requires_grad)
             state["ent_coef_optimizer"] = optimizer_state(
                 temperature.optimizer,
                 temperature.named_parameters(),

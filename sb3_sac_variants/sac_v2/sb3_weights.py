@@ -57,6 +57,33 @@ def unstack_critics(stacked: Named, n_critics: int) -> Named:
     return separate
 
 
+def freeze_as_sac(policy: th.nn.Module, of_sac: th.nn.Module, n_critics: int) -> None:
+    """
+    Freeze the parameters of a SACv2's policy that are frozen in SAC's.
+
+    :raises ValueError: if those of some critics are, and not those of others, which are one parameter here
+    """
+    learns = {name: parameter.requires_grad for name, parameter in of_sac.named_parameters()}
+    for name, parameter in _of_learned(policy):
+        counterparts = [learns[other] for other in unstack_critics({name: None}, n_critics)]
+        if any(counterparts) and not all(counterparts):
+            raise ValueError(f"{name} cannot be frozen for some critics and not for others: freeze them all, or none")
+        parameter.requires_grad_(all(counterparts))
+
+
+def freeze_as_here(of_sac: th.nn.Module, policy: th.nn.Module, n_critics: int) -> None:
+    """Freeze the parameters of SAC's policy that are frozen in a SACv2's."""
+    learns = {name: parameter.requires_grad for name, parameter in policy.named_parameters()}
+    theirs = unstack_critics(learns, n_critics)
+    for name, parameter in _of_learned(of_sac):
+        parameter.requires_grad_(theirs[name])
+
+
+def _of_learned(policy: th.nn.Module) -> list[tuple[str, th.nn.Parameter]]:
+    """Parameters of a policy but those of targets, which learn from no loss."""
+    return [(name, one) for name, one in policy.named_parameters() if not name.startswith("critic_target.")]
+
+
 def own_copy(value: Any) -> Any:
     """Copy a tensor: torch's ``load_state_dict()`` takes over those of an optimiser's state as they are."""
     return value.detach().clone(memory_format=th.contiguous_format) if isinstance(value, th.Tensor) else value

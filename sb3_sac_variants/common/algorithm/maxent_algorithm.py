@@ -6,6 +6,7 @@ import pathlib
 import sys
 from abc import abstractmethod
 from collections.abc import Hashable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, get_args
 
 import torch as th
@@ -48,7 +49,7 @@ from sb3_sac_variants.common.networks.actors import SquashedGaussianActor
 from sb3_sac_variants.common.networks.critics import StackedCritic
 from sb3_sac_variants.common.networks.discrete import CategoricalActor
 from sb3_sac_variants.common.networks.policies import MaxEntPolicy
-from sb3_sac_variants.common.persistence import checkpoint, replay_file, save_load
+from sb3_sac_variants.common.persistence import checkpoint, optimizers, replay_file, save_load
 from sb3_sac_variants.common.persistence.files import Path
 from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
 
@@ -124,6 +125,8 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
     critic: StackedCritic
     actor_learner: Learner
     critic_learner: Learner
+    #: classes of optimisers that are not those of ``policy_kwargs``, by what they train; in saved models
+    _replaced_optimizers: Mapping[str, str] = MappingProxyType({})
     #: gradient steps that were done when the environment steps were last counted from zero
     _updates_at_reset: int = 0
 
@@ -233,6 +236,8 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
         self.temperature: Temperature = self._make_temperature(*parse_ent_coef(self.ent_coef)).to(self.device)
         if isinstance(self.temperature, LearnedTemperature):
             self.temperature.setup_optimizer(self.lr_schedule(1))
+        if new := optimizers.put_back(self, self._replaced_optimizers):
+            self._new_optimizers = new  # until parameters are loaded
         self.updater = Updater(self.policy, self.policy.learned_networks, self.tracked_networks, self.temperature)
         self.updater.networks = self._networks()
         for name, learner in self.updater.learners.items():
@@ -408,6 +413,7 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
         :raises TypeError: if one of the two is a single name
         """
         self._networks()
+        self._replaced_optimizers = optimizers.replaced(self)
         save_load.save_model(self, super().save, path, exclude, include)
 
     @classmethod

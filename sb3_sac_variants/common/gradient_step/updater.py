@@ -191,9 +191,17 @@ class Updater:
 
     def state(self) -> dict[str, Any]:
         """What of a run is neither in the networks nor in the optimisers, for a checkpoint."""
-        return {"metrics": self.metrics.state(), "planned_steps": self.planned_steps}
+        frozen = {
+            learner.name: [name for name, one in learner.module.named_parameters() if not one.requires_grad]
+            for learner in self._all_learners()
+        }
+        return {"metrics": self.metrics.state(), "planned_steps": self.planned_steps, "frozen": frozen}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state` gave."""
         self.metrics.set_state(state["metrics"])
         self.planned_steps = state["planned_steps"]
+        for learner in self._all_learners():
+            frozen = state.get("frozen", {}).get(learner.name, ())
+            for name, parameter in learner.module.named_parameters():
+                parameter.requires_grad_(parameter.requires_grad and name not in frozen)

@@ -162,8 +162,11 @@ def loading_errors(path: Path, call: str, name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(error.__context__, UnknownParameters):  # in the place of which SB3 has raised another
-            refuse(path, f"holds {error.__context__}: load one of a model with the same networks", name)
+        cause = error.__context__  # in the place of which SB3 may have raised another
+        if isinstance(cause, UnknownParameters):
+            refuse(path, f"holds {cause}: load one of a model with the same networks", name)
+        if found := next((one for one in (error, cause) if isinstance(one, OtherOptimizer)), None):
+            refuse(path, f"cannot be loaded: {found}", name)
         if str(error).startswith("Error(s) in loading state_dict"):  # torch's, which gives names and shapes
             refuse(path, f"holds other networks than the model has ({error}): load one with the same networks", name)
         of_arguments = isinstance(error, TypeError | ValueError)
@@ -193,6 +196,10 @@ def require_hash(fits: bool) -> None:
 
 class UnknownParameters(ValueError):
     """There are parameters of something that a model does not have."""
+
+
+class OtherOptimizer(ValueError):
+    """A state is of another kind of optimiser."""
 
 
 class Refusal(ValueError):

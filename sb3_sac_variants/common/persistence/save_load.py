@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch as th
+from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr
 
 from sb3_sac_variants.common.checks.validation import check_range, parse_ent_coef
 from sb3_sac_variants.common.persistence.by_name import of_script_by_name
@@ -25,6 +26,7 @@ from sb3_sac_variants.common.persistence.files import (
     written_whole,
 )
 from sb3_sac_variants.common.persistence.model_file import BY_NAME, DERIVED, ModelFile, is_pickled
+from sb3_sac_variants.common.persistence.optimizers import check_kind
 
 #: attributes of other algorithms, which the RL Zoo and many scripts replace in each model that they load
 _OF_OTHERS = ("clip_range", "clip_range_vf", "exploration_schedule")
@@ -167,6 +169,13 @@ def set_parameters(
     if isinstance(source, dict):
         if exact_match and (unknown := set(source) - wanted):  # SB3 would look for attributes of any name
             raise UnknownParameters(f"parameters of {sorted(map(str, unknown))}, not of {sorted(wanted)} only")
+        new = {f"{name}.optimizer" for name in vars(model).pop("_new_optimizers", ())}
+        optimizers = {name: recursive_getattr(model, name) for name in source if name in wanted}
+        for name, optimizer in optimizers.items():
+            if name in new:
+                source = {**source, name: optimizer.state_dict()}
+            elif isinstance(optimizer, th.optim.Optimizer):
+                check_kind(name, optimizer, source[name])
         set_(source, exact_match, device)
         return
     file = ModelFile(source, "set_parameters", "load_path_or_dict")
@@ -176,4 +185,5 @@ def set_parameters(
         remedy = "what get_parameters() of Stable-Baselines3's SAC gives" if of_sb3 else "a fitting one"
         refuse(source, f"holds parameters of {sorted(found)}, not of {sorted(wanted)}: pass {remedy}", file.name)
     with loading_errors(source, file.call, file.name):
-        set_(io.BytesIO(file.content), exact_match, device)
+        parameters = load_from_zip_file(io.BytesIO(file.content), device=device, load_data=False)[1]
+        set_parameters(model, set_, parameters, exact_match, device)
