@@ -29,6 +29,7 @@ import argparse
 import contextlib
 import csv
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -271,9 +272,12 @@ def draw(tables: list[Path], file: Path) -> None:
             panels.append((title, {row["candidate"]: row for row in rows}))
     if not panels:
         return
-    figure = Figure(figsize=(5 * len(panels), 2.6), layout="constrained")
+    columns = math.ceil(len(panels) ** 0.5)
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(5 * columns, 2.6 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (device, rows_of) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    for number, (device, rows_of) in enumerate(panels, start=1):
+        axes = figure.add_subplot(rows, columns, number)
         shown = [candidate for candidate in CHART if candidate in rows_of][::-1]
         colors = ["tab:blue" if candidate.startswith("SAC") else "tab:gray" for candidate in shown]
         steps = [float(rows_of[candidate]["per_second"]) for candidate in shown]
