@@ -1,5 +1,6 @@
 """All engines compute the same update; an engine that cannot run says so."""
 
+import contextlib
 import copy
 import functools
 import os
@@ -306,15 +307,22 @@ class Delayed(SACv2):
 
 
 @pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize("engine", ["eager", "compile"])
-def test_a_count_that_stands_still_is_not_read_in_an_update(engine):
+@pytest.mark.parametrize("engine", ["eager", "compile", "auto"])
+def test_the_number_of_updates_counts_in_an_update_or_is_refused(engine, monkeypatch):
+    monkeypatch.setattr(engine_module, "COMPILE_PAYS_FROM", 0)
     model = make(Delayed, engine)
     Delayed.by = lambda self: self._n_updates
-    message = r"_n_updates stands still .* read a tensor .* self\.critic_target_tracker\.steps"
+    message = r"_n_updates is a number, which would stand still .*: let update\(\) read a tensor that counts"
     if engine == "compile":
-        message = r"raises an exception, which the eager engine shows"
-    with pytest.raises(RuntimeError, match=message):
-        model.train(4, batch_size=8)
+        with pytest.raises(EngineUnavailableError, match=message):
+            model.train(4, batch_size=8)
+    else:
+        with pytest.warns(UserWarning, match=message) if engine == "auto" else contextlib.nullcontext():
+            model.train(3, batch_size=8)
+        model.train(2, batch_size=8)
+        assert model.updater.metrics.means()["due"] == pytest.approx(3 / 5)
+        model.updater.metrics.reset()
+        model._n_updates = 0
     assert model._n_updates == 0
     Delayed.by = lambda self: self.critic_target_tracker.steps
     model.train(3, batch_size=8)

@@ -25,17 +25,12 @@ class SB3Attributes:
     @property
     def _n_updates(self) -> int:
         """
-        Gradient steps done, as SB3 counts them; not to be read by an update.
+        Gradient steps done before now, by SB3's name; an update, or a hook in it, may read it eagerly.
 
-        :raises RuntimeError: in an update, where this number would stand still: in a compiled one for good
+        :raises RuntimeError: in a compiled or captured update, where it would stand still for good
         """
-        updater = vars(self).get("updater")
-        if updater is not None and updater.is_running:
-            raise RuntimeError(
-                "self._n_updates stands still while updates run, in a compiled update for good: let update() read a "
-                "tensor that counts them, such as self.critic_target_tracker.steps"
-            )
-        return vars(self)["_n_updates"]
+        updater: Updater | None = vars(self).get("updater")
+        return vars(self)["_n_updates"] + (0 if updater is None else updater.steps_of_this_run())
 
     @_n_updates.setter
     def _n_updates(self, value: int) -> None:

@@ -74,9 +74,8 @@ def _guards_to_check(guards: Sequence[Any]) -> list[bool]:
     Kept are the arguments (another batch size compiles anew) and the plain values among the attributes (another tau,
     target entropy or reward scale does), among those of classes, and in modules of users; tuples of them and functions,
     too. The structure of modules and dictionaries is not checked: that would be 1500 checks and 0.2 ms in each SACv2
-    update. Nothing
-    changes it under a running engine, as replacing a layer makes a new engine (``Updater.bind``). Tensors are read from
-    their owners at each call, whatever is checked.
+    update. Nothing changes it under a running engine, as replacing a layer makes a new engine (``Updater.bind``).
+    Tensors are read from their owners at each call, whatever is checked.
     """
 
     def kept(guard: Any) -> bool:

@@ -5,6 +5,7 @@ An engine knows two functions and no network: ``draw(batch_size)`` gives the arg
 and noise), ``step(*arguments)`` does it. All engines give the same numbers within float tolerance.
 """
 
+import re
 import warnings
 from collections.abc import Callable, Hashable, Mapping
 from types import MappingProxyType
@@ -53,6 +54,11 @@ class Engine:
     def is_proven(self) -> bool:
         """Whether it is known to run, once :meth:`run` was called."""
         return True
+
+    @property
+    def steps_done(self) -> int:
+        """How many gradient steps the present :meth:`run` has done, whichever engine did them."""
+        return self.done
 
     def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
         """
@@ -257,7 +263,8 @@ def _in_a_line(error: BaseException) -> str:
         )
     first = next(iter(str(error).strip().splitlines()), "")
     if first == "Observed exception":  # of torch, for one that the step itself raised
-        return "it raises an exception, which the eager engine shows"
+        raised = re.search(r"raised exception .+", str(error))
+        return f"it {raised[0]}" if raised else "it raises an exception"
     return f"{type(error).__name__}: {first}"
 
 
@@ -289,10 +296,15 @@ class FallbackEngine(Engine):
         self._proven = False
 
     @property
+    def steps_done(self) -> int:
+        return self.done + self._engine.steps_done  # those before the eager engine took over, and its own
+
+    @property
     def name(self) -> str:  # type: ignore[override]
         return self._engine.name
 
     def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
+        self.done = 0
         try:
             self._engine.run(gradient_steps, batch_size, signature)
         except Exception as error:  # whatever a compiler may raise: eager raises it again if it is the user's own
@@ -303,8 +315,9 @@ class FallbackEngine(Engine):
                 "engine='eager'",
                 stacklevel=2,
             )
-            done, self._engine = self._engine.done, self._fallback
-            self._engine.run(gradient_steps - done, batch_size, signature)
+            self.done, self._engine = self._engine.done, self._fallback
+            self._engine.done = 0
+            self._engine.run(gradient_steps - self.done, batch_size, signature)
         self._proven = self._proven or self._engine.is_proven
 
 

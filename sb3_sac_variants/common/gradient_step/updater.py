@@ -3,6 +3,7 @@
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import torch as th
 from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -56,12 +57,11 @@ class Updater:
         self._checked_precision = ("float32", "")
         #: gradient steps done since the model was made or loaded
         self.updates_since_load = 0
-        #: whether gradient steps are being done
-        self.is_running = False
+        self._is_running = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the engine out of a copy: a compiled step, or a captured graph, belongs to this model's memory."""
-        return {**vars(self), "engine": None, "is_running": False}
+        return {**vars(self), "engine": None, "_is_running": False}
 
     def _all_learners(self) -> list[Learner]:
         temperature = [self.temperature.learner] if isinstance(self.temperature, LearnedTemperature) else []
@@ -172,17 +172,33 @@ class Updater:
         steps = min(until - n_updates, FLUSH_INTERVAL - n_updates % FLUSH_INTERVAL)
         self.updates_since_load += steps
         assert self.engine is not None
-        self.is_running = True
+        self._is_running = True
         try:
             self.engine.run(steps, batch_size, signature)
         finally:
-            self.is_running = False
+            self._is_running = False
         self.metrics.check()
         self.metrics.collect()
         if (n_updates + steps) % FLUSH_INTERVAL == 0 and self.device.type == "cpu":
             for learner in self.learners.values():
                 learner.flush_denormals()
         return steps
+
+    def steps_of_this_run(self) -> int:
+        """
+        How many gradient steps the present :meth:`run` has done, 0 between two of them.
+
+        :raises RuntimeError: while a step is compiled or captured, for which this would be a constant
+        """
+        if not self._is_running:
+            return 0
+        if th.compiler.is_compiling() or (self.device.type == "cuda" and th.cuda.is_current_stream_capturing()):
+            raise RuntimeError(
+                "self._n_updates is a number, which would stand still in this update for good: let update() read a "
+                "tensor that counts, such as self.critic_target_tracker.steps"
+            )
+        assert self.engine is not None
+        return self.engine.steps_done
 
     def signature(self) -> tuple[Hashable, ...]:
         """Changes when memory that a gradient step reads or writes has been replaced."""
