@@ -7,7 +7,8 @@ import gymnasium as gym
 from .changed_physics import ChangedPhysics
 from .matrix_game import MatrixGameEnv
 from .multi_goal import MultiGoalEnv
-from .parallel_env import ParallelEnvAdapter, SimpleSpreadEnv
+from .parallel_env import ParallelEnvAdapter
+from .simple_spread import SimpleSpreadEnv
 
 if TYPE_CHECKING:
     from .independent_agents import IndependentAgents
@@ -42,7 +43,7 @@ def register_envs() -> None:
         ("MultiGoal-v0", "multi_goal:MultiGoalEnv", 30),  # the horizon of the authors' experiment
         ("PenaltyGame-v0", "matrix_game:MatrixGameEnv", None),
         # It truncates itself after max_cycles, a second clock could only disagree
-        ("SimpleSpread-v3", "parallel_env:SimpleSpreadEnv", None),
+        ("SimpleSpread-v3", "simple_spread:SimpleSpreadEnv", None),
     ):
         if env_id not in gym.registry:
             gym.register(env_id, f"sb3_sac_variants.envs.{entry_point}", max_episode_steps=max_episode_steps)

@@ -30,8 +30,11 @@ from sb3_sac_variants.common.persistence.rebuild import Build, NotAllowed, name_
 _NOT_STATE = ("class_attributes", "results_writer", "spec", "_cached_spec")
 #: further ones that are not written: with what arguments a wrapper of gymnasium was made
 _NOT_WRITTEN = ("_saved_kwargs",)
-#: layers that go by the name of another one, whose state and behaviour under a ``VecEnv`` they have
-_ALIASES = {"rl_zoo3.gym_patches.PatchedTimeLimit": "gymnasium.wrappers.common.TimeLimit"}
+#: layers that go by the name of another one, whose state and behaviour under a ``VecEnv`` they have, and former names
+_ALIASES = {
+    "rl_zoo3.gym_patches.PatchedTimeLimit": "gymnasium.wrappers.common.TimeLimit",
+    "sb3_sac_variants.envs.parallel_env.SimpleSpreadEnv": "sb3_sac_variants.envs.simple_spread.SimpleSpreadEnv",
+}
 #: kinds of attributes that belong to how an environment is built
 _NOT_STATE_TYPES = (
     *(type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType),
