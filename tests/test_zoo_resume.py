@@ -38,7 +38,11 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "sac_v2": ("Pendulum-v1", {"normalize": True, "n_envs": 2, "gradient_steps": -1, "learning_rate": "lin_3e-4"}),
     "sql": ("CartPole-v1", {"normalize": "dict(norm_obs=True, norm_reward=False)"}),
     "masac": ("SimpleSpread-v3", {"normalize": "dict(norm_reward=False)", "n_envs": 2}),
+    "sac": ("Pendulum-v1", {"normalize": True, "learning_rate": "lin_3e-4"}),
+    "ppo": ("CartPole-v1", {"n_steps": 8, "n_envs": 2, "clip_range": "lin_0.2"}),
+    "td3": ("Pendulum-v1", {"n_envs": 2, "noise_type": "ornstein-uhlenbeck", "noise_std": 0.1}),
 }
+OURS = ("sac_v1", "sac_v2", "sql", "masac")
 #: step at which a run crashes, where one is to
 crash_at = 10**9
 
@@ -86,12 +90,14 @@ def arguments(algo: str, folder: Path, log_folder: str, steps: int) -> list[str]
     defaults = {
         "policy": "MlpPolicy",
         "n_timesteps": steps,
-        "learning_starts": 20,
         "batch_size": 16,
-        "engine": "eager",
         "policy_kwargs": "dict(net_arch=[16])",
         "callback": [{CALLBACK: {"save_freq": steps // 8}}, f"{__name__}.CrashCallback"],
     }
+    if algo != "ppo":
+        defaults["learning_starts"] = 20
+    if algo in OURS:
+        defaults["engine"] = "eager"
     (folder / "hyperparameters.yml").write_text(yaml.safe_dump({env_id: {**defaults, **hyperparameters}}))
     return [
         *("--algo", algo, "--env", env_id, "--conf-file", str(folder / "hyperparameters.yml"), "--seed", "1"),

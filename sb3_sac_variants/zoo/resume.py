@@ -32,7 +32,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
-from sb3_sac_variants.common.callbacks import RunCheckpointCallback
+from sb3_sac_variants.common.callbacks import RunCheckpointCallback, restore_checkpoint
 from sb3_sac_variants.common.persistence.allowed import TRUSTED_VARIABLE, is_trusted
 from sb3_sac_variants.common.persistence.checkpoint_folder import POINTER
 
@@ -271,8 +271,13 @@ class _Resumed(ExperimentManager):
         if not self.has_checkpoint:
             return super()._load_pretrained_agent(hyperparams, env)
         algorithm: Any = ALGOS[self.algo]
-        model = algorithm.load_checkpoint(self.checkpoint, env, self.device)
-        model.tensorboard_log, model.verbose = self.tensorboard_log, self.verbose
+        given = {"tensorboard_log": self.tensorboard_log, "verbose": self.verbose}
+        if hasattr(algorithm, "load_checkpoint"):
+            model = algorithm.load_checkpoint(self.checkpoint, env, self.device)
+            vars(model).update(given)
+        else:  # made as the zoo has made it
+            model = algorithm(env=env, seed=self.seed, device=self.device, **given, **hyperparams)
+            restore_checkpoint(model, self.checkpoint)
         steps, environments = model.num_timesteps // model.n_envs, getattr(env.unwrapped, "envs", [])
         for file in self.run_folder.glob("*.monitor.csv"):
             number = file.name.partition(".")[0]

@@ -3,8 +3,11 @@
 import pathlib
 
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_sac_variants.common.checks.validation import check_range
+from sb3_sac_variants.common.persistence import any_algorithm
 from sb3_sac_variants.common.persistence.checkpoint import claim_folder
 
 
@@ -13,15 +16,17 @@ class RunCheckpointCallback(BaseCallback):
     Saves checkpoints from which an interrupted run goes on exactly.
 
     One is saved whenever at least ``save_freq`` steps have passed, and at the end. The last is kept;
-    ``load_checkpoint()`` of the algorithm takes it up. Where the folder holds one of another run, training does not
-    begin. In a list of callbacks it is called first, wherever it stands: what others do at the start of a rollout
-    follows the checkpoint, so that a resumed run does it once. Inside an ``EventCallback`` it is refused: it would not
-    be told where rollouts begin. Named in a ``callback:`` entry of the RL Zoo it needs no path, and
+    ``load_checkpoint()`` of the algorithm takes it up. With an algorithm of Stable-Baselines3 or sb3-contrib none is
+    saved at the end, and ``restore_checkpoint()``, which lies beside this class, takes up the last. Where the folder
+    holds one of another run, training does not begin. In a list of callbacks it is called first, wherever it stands:
+    what others do at the start of a rollout follows the checkpoint, so that a resumed run does it once. Inside an
+    ``EventCallback`` it is refused: it would not be told where rollouts begin. Named in a ``callback:`` entry of the RL Zoo it needs no path, and
     ``python -m sb3_sac_variants.zoo resume FOLDER`` goes on with the run in that folder.
 
     :param path: folder of the checkpoint; in the zoo by default ``checkpoint`` in the folder of the run
     :param save_freq: environment steps from one to the next
     :param verbose: from 1 on, say when one is saved
+    :raises TypeError: when training begins, if the algorithm learns by neither of SB3's loops, off-policy or on-policy
     :raises ValueError: if ``save_freq`` is below 1; when training begins, if there is no path, or it is inside another
         callback
     :raises RuntimeError: when training begins, if the folder holds the checkpoint of another run
@@ -39,13 +44,25 @@ class RunCheckpointCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         assert self.path is not None
-        if not self._put_first(self.model._callback):  # type: ignore[attr-defined]
+        if not isinstance(self.model, OffPolicyAlgorithm | OnPolicyAlgorithm):
+            raise TypeError(
+                f"RunCheckpointCallback does not know the loop of {type(self.model).__name__}, which is neither SB3's "
+                "OffPolicyAlgorithm nor its OnPolicyAlgorithm: train it without"
+            )
+        if not self._put_first(self.locals["callback"]):
             raise ValueError(
                 "RunCheckpointCallback would save nothing inside another callback, which does not tell it where "
                 "rollouts begin: pass it to learn() by itself, or in a list of callbacks"
             )
-        claim_folder(self.model, self.path)
+        if not self._is_ours:
+            any_algorithm.begin(self.model, self.locals["callback"])
+        claim_folder(self.model if self._is_ours else any_algorithm.run_of(self.model), self.path)
         self._saved_at = self.model.num_timesteps
+
+    @property
+    def _is_ours(self) -> bool:
+        """Whether the algorithm saves checkpoints itself."""
+        return hasattr(self.model, "save_checkpoint")
 
     def _put_first(self, callback: BaseCallback) -> bool:
         """Have this callback called before the others of a list, which may hold lists; say whether it is in there."""
@@ -62,15 +79,18 @@ class RunCheckpointCallback(BaseCallback):
 
     def _on_training_end(self) -> None:
         # The zoo calls this after Ctrl-C and errors, too, even those before training. Where a step or the updates are
-        # half done, the last checkpoint goes on exactly
+        # half done, the last checkpoint goes on exactly. Other algorithms than ours do not say where they are
         has_news = self._saved_at is not None and self.model.num_timesteps > self._saved_at
-        if has_news and self.model._can_go_on_exactly:  # type: ignore[attr-defined]
+        if has_news and self._is_ours and self.model._can_go_on_exactly:  # type: ignore[attr-defined]
             self._save()
 
     def _save(self) -> None:
         steps = self.model.num_timesteps
         assert self.path is not None
-        self.model.save_checkpoint(self.path)  # type: ignore[attr-defined]
+        if self._is_ours:
+            self.model.save_checkpoint(self.path)  # type: ignore[attr-defined]
+        else:
+            any_algorithm.save_checkpoint(self.model, self.path)
         self._saved_at = steps
         if self.verbose >= 1:
             print(f"Saved a checkpoint of step {steps} to {self.path}")

@@ -1,5 +1,6 @@
-"""Callbacks for training, under the path that user code and hyperparameter files name."""
+"""Checkpoints of runs and callbacks for training, under the path that user code and hyperparameter files name."""
 
 from sb3_sac_variants.common.algorithm.callbacks import RunCheckpointCallback
+from sb3_sac_variants.common.persistence.any_algorithm import restore_checkpoint
 
-__all__ = ["RunCheckpointCallback"]
+__all__ = ["RunCheckpointCallback", "restore_checkpoint"]

@@ -30,7 +30,7 @@ _SMALL = 1000
 _START = "_state_at_start"
 _NOT_STATE = ("globals", "locals", "model", "parent", _START)
 _PLAIN = (type(None), bool, int, float, str, bytes, np.ndarray)
-_CONTAINERS = (dict, list, tuple, set, collections.deque)
+_CONTAINERS = (dict, collections.OrderedDict, list, tuple, set, collections.deque)
 
 
 def note_start(root: BaseCallback) -> None:
@@ -134,7 +134,7 @@ def _attributes(callback: BaseCallback, exactly: bool = True) -> CallbackState:
 def _plain_ones(callback: BaseCallback, attributes: CallbackState, exactly: bool = True) -> CallbackState:
     arguments = _arguments(callback)
     candidates = {name: value for name, value in attributes.items() if name not in arguments}
-    return {name: value for name, value in candidates.items() if _is_plain(value, exactly)}
+    return {name: value for name, value in candidates.items() if is_plain(value, exactly)}
 
 
 def _is_small(value: Any) -> bool:
@@ -155,9 +155,9 @@ def _takes(callback: BaseCallback, name: str, value: Any, at_start: CallbackStat
     if name in _arguments(callback):
         return False
     if name not in vars(callback):  # made later
-        return _is_plain(value) and _is_plain(getattr(type(callback), name, None))
+        return is_plain(value) and is_plain(getattr(type(callback), name, None))
     present = vars(callback)[name]
-    if not _is_plain(value) or (isinstance(value, str | bytes) and value != present):  # which may name a file
+    if not is_plain(value) or (isinstance(value, str | bytes) and value != present):  # which may name a file
         return False
     return name not in at_start or _same(at_start[name], present)
 
@@ -182,12 +182,12 @@ def _arguments(callback: BaseCallback) -> set[str]:
     )
 
 
-def _is_plain(value: Any, exactly: bool = True) -> bool:
+def is_plain(value: Any, exactly: bool = True) -> bool:
     """Whether a value is data that is read without trust; else, whether it is of subclasses of such data's types."""
     if isinstance(value, _CONTAINERS):
         parts = [*value, *value.values()] if isinstance(value, dict) else value
         try:
-            return (not exactly or type(value) in _CONTAINERS) and all(_is_plain(part, exactly) for part in parts)
+            return (not exactly or type(value) in _CONTAINERS) and all(is_plain(part, exactly) for part in parts)
         except RecursionError:  # it holds itself
             return False
     if isinstance(value, np.ndarray | np.generic) and (value.dtype.hasobject or value.dtype.names):

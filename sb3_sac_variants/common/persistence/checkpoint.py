@@ -10,9 +10,8 @@ import cloudpickle  # type: ignore[import-untyped]
 import torch as th
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.type_aliases import GymEnv
-from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_sac_variants.common.checks.random_state import random_state, set_random_state
+from sb3_sac_variants.common.checks.random_state import RandomState, random_state, set_random_state
 from sb3_sac_variants.common.persistence import callback_state, env_state
 from sb3_sac_variants.common.persistence.allowed import read_pickle
 from sb3_sac_variants.common.persistence.checkpoint_folder import claim, current_version, new_version
@@ -31,12 +30,24 @@ def save_checkpoint(model: Any, path: str | pathlib.Path) -> None:
     """
     if model.env is None:
         raise ValueError("env=None leaves nothing to resume: call set_env() first, or save() the model alone")
-    own = _own_versions(model, path)
+    own = own_versions(model, path)
     with new_version(pathlib.Path(path), model.algorithm_id, model.num_timesteps, own) as version:
         model.save(version / "model.zip")
         model.save_replay_buffer(version / "replay_buffer.pkl")
+        problems = [] if model._between_rollouts else ["the training was stopped in the middle of a step"]
+        state = {
+            **state_of_run(model, problems, model._state_before_rollout),
+            "updater": model.updater.state(),
+            "callbacks": callback_state.get_state(model._callback),
+        }
+        if model._updates_unfinished:
+            warnings.warn(
+                "A run resumed from this checkpoint goes on without what is left of the updates that an error or "
+                "Ctrl-C has interrupted",
+                stacklevel=2,
+            )
         with written_whole(version / "state.pkl") as file:
-            file.write(cloudpickle.dumps(_run_state(model, model.env)))
+            file.write(cloudpickle.dumps(state))
 
 
 def load_checkpoint(
@@ -64,11 +75,13 @@ def load_checkpoint(
         model = cls.load(files / "model.zip", env, device, force_reset=not goes_on, trusted=trusted)
         model.load_replay_buffer(files / "replay_buffer.pkl", truncate_last_traj=not goes_on, trusted=trusted)
         with file_errors(files / "state.pkl", "load_checkpoint"):
-            _set_run_state(model, state, trusted)
+            model.updater.set_state(state.get("updater", state))  # older checkpoints have its state among the rest
+            model._resumed = True
+            set_state_of_run(model, state, trusted)
         model._restore_callbacks = functools.partial(
             callback_state.set_state, states=state.get("callbacks", {}), trusted=trusted, path=files / "state.pkl"
         )
-        _own_versions(model, path).add(files.name)
+        own_versions(model, path).add(files.name)
     return model
 
 
@@ -80,27 +93,29 @@ def claim_folder(model: Any, path: str | pathlib.Path) -> None:
     :param path: folder of the checkpoint
     :raises RuntimeError: if a checkpoint is there that this model neither wrote nor loaded
     """
-    claim(pathlib.Path(path), _own_versions(model, path))
+    claim(pathlib.Path(path), own_versions(model, path))
 
 
-def _own_versions(model: Any, path: str | pathlib.Path) -> set[str | None]:
+def own_versions(model: Any, path: str | pathlib.Path) -> set[str | None]:
     """The versions in a folder that a model wrote, loaded or agreed to replace, None for none."""
     if model._checkpoints is None:
         model._checkpoints = {}
     return model._checkpoints.setdefault(pathlib.Path(path).resolve(), set())
 
 
-def _run_state(model: Any, env: VecEnv) -> dict[str, Any]:
+def state_of_run(model: Any, problems: list[str], before_rollout: RandomState | None = None) -> dict[str, Any]:
     """
-    Take what of a run is neither in the saved model nor in the replay buffer.
+    Take the state of a model's environment and of the random number generators.
 
     :param model: the model
-    :param env: the environment
+    :param problems: why the episode under way cannot go on, as far as is known
+    :param before_rollout: random states to go on with in the place of those of now
     :return: numbers, names and tensors
     """
+    env = model.env
     groups = env_state.layers(env)
     everything = [layer for group in groups for layer in group]
-    problems = [] if model._between_rollouts else ["the training was stopped in the middle of a step"]
+    problems = list(problems)
     states: list[bytes | None] = []
     for group in groups:
         try:
@@ -113,29 +128,21 @@ def _run_state(model: Any, env: VecEnv) -> dict[str, Any]:
             f"A run resumed from this checkpoint will begin a new episode, because {'; '.join(problems)}",
             stacklevel=3,
         )
-    if model._updates_unfinished:
-        warnings.warn(
-            "A run resumed from this checkpoint goes on without what is left of the updates that an error or Ctrl-C "
-            "has interrupted",
-            stacklevel=3,
-        )
     return {
         "episode_goes_on": not problems,
         "layers": [(env_state.names(group), state) for group, state in zip(groups, states, strict=True)],
-        "random": {**random_state(model.device), **(model._state_before_rollout or {})},
+        "random": {**random_state(model.device), **(before_rollout or {})},
         "action_space": model.action_space,
         "action_space_of_env": model.action_space is env.action_space,
-        "updater": model.updater.state(),
-        "callbacks": callback_state.get_state(model._callback),
     }
 
 
-def _set_run_state(model: Any, state: dict[str, Any], trusted: bool) -> None:
+def set_state_of_run(model: Any, state: dict[str, Any], trusted: bool) -> None:
     """
-    Put a model and its environment where the run was.
+    Put a model's environment where it was, and then the random number generators, from which making both has drawn.
 
     :param model: the model
-    :param state: what :func:`_run_state` gave
+    :param state: what :func:`state_of_run` gave
     :param trusted: whether to build whatever it describes
     :raises ValueError: if the environment is not built as the one it is of
     """
@@ -167,6 +174,4 @@ def _set_run_state(model: Any, state: dict[str, Any], trusted: bool) -> None:
     model.action_space = state["action_space"]
     if state.get("action_space_of_env"):
         model.action_space = env_state.restored_space(model.env.action_space, model.action_space)
-    model.updater.set_state(state.get("updater", state))  # older checkpoints have its state among the rest
-    model._resumed = True
-    set_random_state(state["random"], model.device)  # last: building the model drew random numbers
+    set_random_state(state["random"], model.device)

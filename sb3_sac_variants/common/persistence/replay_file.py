@@ -88,7 +88,7 @@ def load_replay_buffer(model: Any, path: Path, truncate_last_traj: bool, trusted
         for name in ("observation_space", "action_space", "n_envs"):
             _check_same(path, name, getattr(buffer, name), getattr(model, name))
         own = getattr(model, "replay_buffer", None)
-        wanted = {"n_steps": model.n_steps, "n_rewards": math.prod(model.value_shape)}
+        wanted = {"n_steps": model.n_steps, "n_rewards": math.prod(getattr(model, "value_shape", ()))}
         for name in wanted:
             _check_same(path, name, getattr(buffer, name, 1), wanted[name] if own is None else getattr(own, name, 1))
     if isinstance(buffer, HerReplayBuffer):
