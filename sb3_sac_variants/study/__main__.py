@@ -165,6 +165,8 @@ def ask_zoo(runs: list[Run]) -> frozenset[str]:
     import gymnasium
     import rl_zoo3.import_envs  # noqa: F401
     from rl_zoo3.utils import ALGOS
+    from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+    from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
     for module in dict.fromkeys(module for run in runs for module in run.gym_packages):
         try:
@@ -181,7 +183,7 @@ def ask_zoo(runs: list[Run]) -> frozenset[str]:
                 if key == "environments":
                     remedy += " (gym_packages names modules that register your own)"
                 raise ValueError(f"study {run.study!r}: {key}={name!r} is unknown to the RL Zoo; {remedy}")
-    return frozenset(name for name, algo in ALGOS.items() if hasattr(algo, "save_checkpoint"))
+    return frozenset(name for name, algo in ALGOS.items() if issubclass(algo, OffPolicyAlgorithm | OnPolicyAlgorithm))
 
 
 if __name__ == "__main__":
