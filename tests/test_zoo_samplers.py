@@ -1,5 +1,11 @@
-"""The Optuna samplers: a finished trial gives back exactly what was sampled, and all of it can be trained."""
+"""
+The Optuna samplers: a finished trial gives back exactly what was sampled, and all of it can be trained.
 
+And what the zoo makes of it: what the user gave and a trial does not sample stays.
+"""
+
+import argparse
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,10 +14,14 @@ import gymnasium as gym
 import numpy as np
 import optuna
 import pytest
+from helpers import SpacesEnv
+from rl_zoo3 import exp_manager
+from rl_zoo3.exp_manager import ExperimentManager
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.her import HerReplayBuffer
 
 from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
+from sb3_sac_variants.zoo import register
 from sb3_sac_variants.zoo.samplers import (
     convert_masac_params,
     convert_sac_v1_params,
@@ -163,3 +173,137 @@ def test_sac_v2_samples_ratios_of_the_greatest_entropy_for_discrete_actions() ->
         model = SACv2("MlpPolicy", env, **hyperparams)
         assert 0.2 <= ratio <= 0.95
         assert model.target_entropy == pytest.approx(ratio * np.log(2))
+
+
+# ---------------------------------------------------------------- in the zoo
+
+
+class Made(Exception):
+    """An algorithm was called with these hyperparameters."""
+
+
+def experiment(algo: str, folder: Path, env_id: str = "Pendulum-v1", **kwargs: Any) -> ExperimentManager:
+    register()
+    if "hyperparams_of_file" in kwargs:
+        file = folder / "file.py"
+        file.write_text(f"hyperparams = {{{env_id!r}: {kwargs.pop('hyperparams_of_file')!r}}}")
+        kwargs["config"] = str(file)
+    return ExperimentManager(argparse.Namespace(), algo, env_id, str(folder), verbose=0, device="cpu", **kwargs)
+
+
+def trained_with(manager: ExperimentManager, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a trial of ``-optimize`` has sampled, and what its algorithm is given."""
+
+    def make(**kwargs: Any) -> None:
+        raise Made(kwargs)
+
+    monkeypatch.setitem(exp_manager.ALGOS, manager.algo, make)
+    trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)).ask()
+    with pytest.raises(Made) as made:
+        manager.objective(trial)
+    return exp_manager.HYPERPARAMS_CONVERTER[manager.algo](trial.params), made.value.args[0]
+
+
+SHORT = {"n_timesteps": 200, "policy": "MlpPolicy"}
+#: as a file of hyperparameters has them, and as -params does
+POLICY_KWARGS = ["dict(n_components=4, net_arch=[8])", {"n_components": 4, "net_arch": [8]}]
+
+
+@pytest.mark.parametrize("policy_kwargs", POLICY_KWARGS, ids=["text", "dictionary"])
+@pytest.mark.parametrize("given", ["hyperparams", "hyperparams_of_file"])
+def test_a_trial_keeps_the_policy_kwargs_that_it_does_not_sample(
+    given: str, policy_kwargs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hyperparams = {given: {**SHORT, "policy_kwargs": policy_kwargs}}
+    manager = experiment("sac_v1", tmp_path, optimize_hyperparameters=True, **hyperparams)
+    manager.setup_experiment()
+    for _ in range(2):
+        sampled, kwargs = trained_with(manager, monkeypatch)
+        assert kwargs["policy_kwargs"] == {"n_components": 4, **sampled["policy_kwargs"]}
+        assert {**kwargs, **sampled, "policy_kwargs": kwargs["policy_kwargs"]} == kwargs
+    assert manager._hyperparams["policy_kwargs"] == POLICY_KWARGS[1]
+
+
+@pytest.mark.parametrize("none", [{}, {"policy_kwargs": None}], ids=["left out", "None"])
+def test_a_trial_without_policy_kwargs_has_the_sampled_ones(
+    none: dict[str, None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = experiment("sac_v2", tmp_path, optimize_hyperparameters=True, hyperparams_of_file={**SHORT, **none})
+    manager.setup_experiment()
+    sampled, kwargs = trained_with(manager, monkeypatch)
+    assert kwargs["policy_kwargs"] == sampled["policy_kwargs"]
+
+
+@pytest.mark.parametrize("policy_kwargs", POLICY_KWARGS, ids=["text", "dictionary"])
+def test_a_chosen_trial_goes_between_the_file_and_the_command(policy_kwargs: Any, tmp_path: Path) -> None:
+    storage, study_name = f"sqlite:///{tmp_path / 'study.db'}", "study"
+    returned, _ = sampled(sample_sac_v1_params, 1, storage=storage)
+    search = {"storage": storage, "study_name": study_name, "trial_id": 0}
+    net_arch = returned[0]["policy_kwargs"]["net_arch"]
+
+    def read(file: Any, **kwargs: Any) -> Any:
+        given = {} if file is None else {"policy_kwargs": file}
+        manager = experiment("sac_v1", tmp_path, hyperparams_of_file={**SHORT, **given}, **search, **kwargs)
+        hyperparams, saved = manager.read_hyperparameters()
+        assert saved["policy_kwargs"] == hyperparams["policy_kwargs"]
+        assert hyperparams["gamma"] == returned[0]["gamma"]
+        return hyperparams["policy_kwargs"]
+
+    assert read(None) == {"net_arch": net_arch}
+    assert read(policy_kwargs) == {"n_components": 4, "net_arch": net_arch}
+    given = {"policy_kwargs": {"n_components": 2}}
+    assert read(policy_kwargs, hyperparams=given) == {"n_components": 2, "net_arch": net_arch}
+    given = {"policy_kwargs": policy_kwargs, "learning_starts": 7}
+    assert read(None, hyperparams=given) == POLICY_KWARGS[1]  # as -params replaces what else a trial has
+
+
+def test_other_algorithms_are_left_to_the_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hyperparams = {"hyperparams_of_file": {**SHORT, "policy_kwargs": {"n_critics": 4}}}
+    manager = experiment("sac", tmp_path, optimize_hyperparameters=True, **hyperparams)
+    manager.setup_experiment()
+    _, kwargs = trained_with(manager, monkeypatch)
+    assert "n_critics" not in kwargs["policy_kwargs"]
+
+
+@pytest.mark.parametrize("algo", ["sac_v1", "sql"])
+def test_a_temperature_that_trials_do_without_is_named_and_left_out(
+    algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"ent_coef": "auto", "ent_coef_learning_rate": 1e-3}
+    manager = experiment(algo, tmp_path, optimize_hyperparameters=True, hyperparams_of_file={**SHORT, **given})
+    message = (
+        rf"-optimize leaves out ent_coef='auto', ent_coef_learning_rate=0.001: trials of {algo} have ent_coef=1.0, and "
+        "sample reward_scale in its place. For a learned temperature tune sac_v2"
+    )
+    with pytest.warns(UserWarning, match=message):
+        manager.setup_experiment()
+    algorithm = exp_manager.ALGOS[algo]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # once is enough
+        _, kwargs = trained_with(manager, monkeypatch)
+    model = algorithm(**kwargs)
+    assert (model.ent_coef, model.ent_coef_learning_rate) == (1.0, None)
+
+
+@pytest.mark.parametrize(
+    ("algo", "given"), [("sac_v1", {}), ("sac_v1", {"ent_coef": 1.0}), ("sac_v2", {"ent_coef": "auto_0.1"})]
+)
+def test_nothing_is_said_where_nothing_is_left_out(algo: str, given: dict[str, Any], tmp_path: Path) -> None:
+    manager = experiment(algo, tmp_path, optimize_hyperparameters=True, hyperparams_of_file={**SHORT, **given})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        manager.setup_experiment()
+
+
+def test_target_entropies_are_those_of_all_dimensions_of_an_action(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = gym.spaces.Box(-1.0, 1.0, (2, 3))
+    env_id = "ActionsOfTwoTimesThree-v0"
+    monkeypatch.setitem(
+        gym.registry, env_id, gym.envs.registration.EnvSpec(env_id, lambda: SpacesEnv(action_space=space))
+    )
+    hyperparams = {"hyperparams_of_file": SHORT}
+    manager = experiment("sac_v2", tmp_path, env_id, optimize_hyperparameters=True, **hyperparams)
+    manager.setup_experiment()
+    assert manager.n_actions == 6

@@ -4,8 +4,8 @@ What our algorithms share with Stable-Baselines3's SAC (discount, batch size, le
 network size, HER) is sampled by the zoo's own SAC sampler; each sampler here adds what its algorithm adds. The zoo
 loads a finished trial (``--trial-id``) by handing the converter nothing but ``trial.params``, so everything a sampler
 decides is a parameter of the trial, and ``convert_*(trial.params)`` equals what ``sample_*`` returned: arguments of the
-algorithm. A sampler takes the trial, the dimension of the actions (0 when they are discrete), the number of training
-environments, and the zoo's ``using_her_replay_buffer`` and ``her_kwargs``.
+algorithm. A sampler takes the trial, the dimension of the actions (the product of their shape; 0 when they are
+discrete), the number of training environments, and the zoo's ``using_her_replay_buffer`` and ``her_kwargs``.
 
 Every parameter is asked for in every trial, also where another one makes it idle: the zoo's multivariate TPE samples
 parameters that appear only now and then independently of the others, with a warning each time.
@@ -18,6 +18,8 @@ import optuna
 _HER_SAMPLED = ("n_sampled_goal", "goal_selection_strategy")
 _HER_GIVEN = "her_"
 _SHARED_NETWORKS = ("share_actor", "share_critic")
+#: What trials of SACv1 and SQL have, whatever was given: a temperature that is not learned has no learning rate
+FIXED_TEMPERATURE = {"ent_coef": 1.0, "ent_coef_learning_rate": None}
 
 
 def sample_sac_v1_params(
@@ -109,7 +111,7 @@ def sample_masac_params(
     0.9 of the uniform policy's. The cross-entropy's coefficient is part of the task, as rewards are, and stays what it
     was.
 
-    :param n_actions: Number of agents, which the zoo takes for the dimension of the actions; 0 when they are discrete
+    :param n_actions: Dimension of all agents' actions together; 0 when they are discrete
     """
     trial.suggest_float("target_entropy_factor", *((0.25, 2.0) if n_actions > 0 else (0.1, 0.9)))
     trial.suggest_float("initial_ent_coef", 0.01, 1.0, log=True)
@@ -137,7 +139,7 @@ def _suggest_reward_scale_and_targets(trial: optuna.Trial) -> None:
 
 def _convert_targets(hyperparams: dict[str, Any]) -> dict[str, Any]:
     """Set the temperature to 1, and the targets to hard copies at the sampled interval or to a moving average."""
-    hyperparams["ent_coef"] = 1.0
+    hyperparams.update(FIXED_TEMPERATURE)
     interval = hyperparams.pop("hard_target_update_interval")
     if hyperparams.pop("hard_target_update"):
         hyperparams.update(tau=1.0, target_update_interval=interval)
