@@ -39,6 +39,33 @@ def test_wrong_options_are_refused(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("failures", [2, tune.ATTEMPTS])
+def test_errors_of_the_database_are_tried_again(failures: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Optuna turns those in its sessions into an error of its own."""
+    optuna: Any = pytest.importorskip("optuna", minversion="5", reason="needs the extra 'cluster'")
+    from sqlalchemy.exc import OperationalError
+
+    errors = [OperationalError("", None, Exception()), optuna.exceptions.StorageInternalError()] * failures
+    attempts: list[Any] = []
+
+    def create_study(**options: Any) -> Any:
+        attempts.append(options)
+        if len(attempts) <= failures:
+            raise errors[len(attempts)]
+        return optuna.create_study(**options)
+
+    monkeypatch.setattr(tune.time, "sleep", lambda seconds: None)
+    create = tune._with_heartbeats(create_study, HEARTBEAT)
+    options = {"storage": f"sqlite:///{tmp_path / 'study.db'}", "study_name": "tuning"}
+    if failures == tune.ATTEMPTS:
+        with pytest.raises(type(errors[failures])):
+            create(**options)
+        assert len(attempts) == tune.ATTEMPTS
+    else:
+        assert create(**options).study_name == "tuning"
+
+
 def find_server() -> Path | None:
     """Folder of initdb and postgres; Debian keeps them out of the search path."""
     folders = [Path(path).parent for path in [shutil.which("initdb")] if path]

@@ -57,7 +57,11 @@ def _with_heartbeats(create_study: Any, heartbeat: int) -> Any:
     storages: Any = importlib.import_module("optuna.storages")
     if not hasattr(storages, "RetryHeartbeatStaleTrialCallback"):
         raise ImportError("tuning with several workers needs Optuna 5: pip install -U 'optuna>=5'")
-    errors: Any = importlib.import_module("sqlalchemy.exc")
+    # Optuna turns the errors of a session into one of its own.
+    database_errors = (
+        importlib.import_module("sqlalchemy.exc").SQLAlchemyError,
+        importlib.import_module("optuna.exceptions").StorageInternalError,
+    )
 
     def create(*, storage: str, **options: Any) -> Any:
         for attempt in range(1, ATTEMPTS + 1):
@@ -72,7 +76,7 @@ def _with_heartbeats(create_study: Any, heartbeat: int) -> Any:
                 # A trial that died with the last of the workers would count as running for ever.
                 storages.fail_stale_trials(study)
                 return study
-            except errors.SQLAlchemyError:
+            except database_errors:
                 # Another worker is creating the same tables; where no database answers, the last attempt says so.
                 if attempt == ATTEMPTS:
                     raise
