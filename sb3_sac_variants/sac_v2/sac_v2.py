@@ -229,7 +229,7 @@ class SACv2(MaxEntAlgorithm):
         :param env: environment of the new model; by default the one of a model that is given
         :param device: device of the new model
         :param trusted: whether to build whatever the file describes, lambdas included, which may run code
-        :param kwargs: arguments of the new model to change, ``policy_kwargs`` excepted
+        :param kwargs: arguments of the new model to change, ``policy_kwargs`` and ``use_sde`` excepted
         :raises ValueError: if it is no model of SAC, one with networks of its own kind, or needs to be trusted
         :raises TypeError: if it is neither a model nor a path
         """
