@@ -442,3 +442,48 @@ def test_a_callback_takes_no_texts_from_a_checkpoint(tmp_path: Path) -> None:
     resumed.learn(2, callback=mine, reset_num_timesteps=False)
     assert mine.count == 5
     assert mine.file == str(tmp_path / "mine" / "notes.txt")
+
+
+class Annealing(BaseCallback):
+    """Lowers what it was given, in a list inside it as well, and names what it does."""
+
+    def __init__(self, rate: float = 1.0, inner: BaseCallback | None = None) -> None:
+        super().__init__()
+        self.rate, self.phase = rate, "explore"
+        self.others = [] if inner is None else [inner]
+
+    def _init_callback(self) -> None:
+        for other in self.others:
+            other.init_callback(self.model)
+
+    def _on_step(self) -> bool:
+        self.rate *= 0.5
+        for other in self.others:
+            other.on_step()
+        self.later = "made later"
+        return True
+
+
+def test_what_a_callback_was_given_and_has_changed_goes_on(tmp_path: Path) -> None:
+    model, callback = make(SACv2), Annealing(inner=Annealing(8.0))
+    model.learn(3, callback=callback)
+    model.save_checkpoint(tmp_path / "run")
+    same, other = Annealing(inner=Annealing(8.0)), Annealing(2.0)
+    for again in (same, other):
+        SACv2.load_checkpoint(tmp_path / "run", SpacesEnv()).learn(1, callback=again, reset_num_timesteps=False)
+    assert same.rate == 0.5**4
+    assert same.others[0].rate == 8 * 0.5**4
+    assert other.rate == 2 * 0.5  # another one was asked for
+
+
+def test_texts_that_a_callback_has_changed_are_warned_of(tmp_path: Path) -> None:
+    model, callback = make(SACv2), Annealing()
+    model.learn(3, callback=callback)
+    model.save_checkpoint(tmp_path / "first")  # nothing to warn of
+    callback.phase = "exploit"
+    with pytest.warns(UserWarning, match=r"Annealing of a run resumed .* begin anew with \['phase'\]: a text may name"):
+        model.save_checkpoint(tmp_path / "second")
+    again = Annealing()
+    SACv2.load_checkpoint(tmp_path / "second", SpacesEnv()).learn(0, callback=again, reset_num_timesteps=False)
+    assert again.phase == "explore"
+    assert not hasattr(again, "later")

@@ -20,8 +20,8 @@ class RunCheckpointCallback(BaseCallback):
     saved at the end, and ``restore_checkpoint()``, which lies beside this class, takes up the last. Where the folder
     holds one of another run, training does not begin. In a list of callbacks it is called first, wherever it stands:
     what others do at the start of a rollout follows the checkpoint, so that a resumed run does it once. Inside an
-    ``EventCallback`` it is refused: it would not be told where rollouts begin. Named in a ``callback:`` entry of the RL Zoo it needs no path, and
-    ``python -m sb3_sac_variants.zoo resume FOLDER`` goes on with the run in that folder.
+    ``EventCallback`` it is refused: it would not be told where rollouts begin. Named in a ``callback:`` entry of the
+    RL Zoo it needs no path, and ``python -m sb3_sac_variants.zoo resume FOLDER`` goes on with the run in that folder.
 
     :param path: folder of the checkpoint; in the zoo by default ``checkpoint`` in the folder of the run
     :param save_freq: environment steps from one to the next

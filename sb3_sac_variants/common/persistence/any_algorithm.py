@@ -119,16 +119,20 @@ def restore_checkpoint(model: Any, path: str | pathlib.Path, trusted: bool = Fal
     :param model: made as that of the interrupted run, by the same arguments, on an environment built as its own
     :param path: folder of the checkpoint
     :param trusted: whether to build whatever the files describe, which may run code
+    :raises TypeError: if the algorithm is one of this package
     :raises FileNotFoundError: if there is no checkpoint in the folder
     :raises ValueError: if it is damaged, of another algorithm, of other networks or of an environment built otherwise,
         or needs to be trusted
     """
+    name = type(model).__name__
+    if hasattr(model, "load_checkpoint"):
+        raise TypeError(f"model={name} has checkpoints of its own: use {name}.load_checkpoint({str(path)!r}, env)")
     with current_version(path, _id(type(model))) as files:
         with loading_errors(files / "model.zip", "restore_checkpoint", "path"):
             _, parameters, tensors = load_from_zip_file(files / "model.zip", device=model.device, load_data=False)
             model.set_parameters(parameters, exact_match=True, device=model.device)
-            for name in (tensors or {}) and model._get_torch_save_params()[1]:
-                recursive_setattr(model, f"{name}.data", tensors[name].data)
+            for name in model._get_torch_save_params()[1]:
+                recursive_setattr(model, f"{name}.data", (tensors or {})[name].data)
         with file_errors(files / "state.pkl", "restore_checkpoint"):
             changing = [vars(model)[name] for name in _CHANGING if name in vars(model)]
             state = read_pickle((files / "state.pkl").read_bytes(), trusted, classes=classes_of(changing))

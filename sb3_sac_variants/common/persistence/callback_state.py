@@ -1,10 +1,10 @@
 """
 Save what callbacks remember, and give it back to callbacks built the same way.
 
-A callback's state is what it holds of plain data, save the arguments of its constructor, and the state of environments
-of its own: counters, the best mean reward and the evaluations of ``EvalCallback``, and where its environment is. What
-differs at the start from what the one of the interrupted run held then, a limit worked out of another argument, stays;
-that is not looked at for large data.
+A callback's state is what it holds of plain data, and the state of environments of its own: counters, the best mean
+reward and the evaluations of ``EvalCallback``, and where its environment is. What differs at the start from what the
+one of the interrupted run held then, another limit or what was worked out of it, stays. That is not looked at for large
+data, of which a constructor's arguments stay. So do texts, which may name a file, save those inside containers.
 """
 
 import collections
@@ -101,7 +101,9 @@ def _all(callback: Any, seen: list[Any]) -> Iterator[BaseCallback]:
         yield callback
     inner = [value for name, value in vars(callback).items() if name != "parent"]
     for value in callback.callbacks if isinstance(callback, CallbackList) else inner:
-        yield from _all(value, seen)
+        held = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+        for one in held:
+            yield from _all(one, seen)
 
 
 def _state(callback: BaseCallback) -> CallbackState:
@@ -111,6 +113,14 @@ def _state(callback: BaseCallback) -> CallbackState:
         warnings.warn(
             f"{type(callback).__name__} of a run resumed from this checkpoint will begin anew with {almost}, which "
             "hold objects of subclasses of plain types: convert them (int(value), dict(value)) to have them saved",
+            stacklevel=2,
+        )
+    start = vars(callback).get(_START, {})
+    texts = [name for name, value in vars(callback).items() if isinstance(value, str | bytes) and name in start]
+    if changed := sorted(name for name in texts if start[name] != vars(callback)[name]):
+        warnings.warn(
+            f"{type(callback).__name__} of a run resumed from this checkpoint will begin anew with {changed}: a text "
+            "may name a file, so none is given back; keep a number in its place, or a list with the text",
             stacklevel=2,
         )
     envs: dict[str, Any] = {}
@@ -124,7 +134,7 @@ def _state(callback: BaseCallback) -> CallbackState:
                     f"state cannot be saved: {error}",
                     stacklevel=2,
                 )
-    return {"attributes": attributes, "start": vars(callback).get(_START, {}), "envs": envs}
+    return {"attributes": attributes, "start": start, "envs": envs}
 
 
 def _attributes(callback: BaseCallback, exactly: bool = True) -> CallbackState:
@@ -132,8 +142,7 @@ def _attributes(callback: BaseCallback, exactly: bool = True) -> CallbackState:
 
 
 def _plain_ones(callback: BaseCallback, attributes: CallbackState, exactly: bool = True) -> CallbackState:
-    arguments = _arguments(callback)
-    candidates = {name: value for name, value in attributes.items() if name not in arguments}
+    candidates = {name: value for name, value in attributes.items() if name not in _NOT_STATE}
     return {name: value for name, value in candidates.items() if is_plain(value, exactly)}
 
 
@@ -152,14 +161,12 @@ def _is_small(value: Any) -> bool:
 
 def _takes(callback: BaseCallback, name: str, value: Any, at_start: CallbackState) -> bool:
     """Whether a callback takes an attribute back: not where its own is of other arguments, nor in a method's place."""
-    if name in _arguments(callback):
+    if name in _NOT_STATE or not is_plain(value) or isinstance(value, str | bytes):  # a text may name a file
         return False
     if name not in vars(callback):  # made later
-        return is_plain(value) and is_plain(getattr(type(callback), name, None))
+        return is_plain(getattr(type(callback), name, None))
     present = vars(callback)[name]
-    if not is_plain(value) or (isinstance(value, str | bytes) and value != present):  # which may name a file
-        return False
-    return name not in at_start or _same(at_start[name], present)
+    return _same(at_start[name], present) if name in at_start else name not in _arguments(callback)
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -177,9 +184,7 @@ def _same(one: Any, other: Any) -> bool:
 
 def _arguments(callback: BaseCallback) -> set[str]:
     constructors = [vars(cls)["__init__"] for cls in type(callback).__mro__[:-1] if "__init__" in vars(cls)]
-    return {name for constructor in constructors for name in inspect.signature(constructor).parameters}.union(
-        _NOT_STATE
-    )
+    return {name for constructor in constructors for name in inspect.signature(constructor).parameters}
 
 
 def is_plain(value: Any, exactly: bool = True) -> bool:

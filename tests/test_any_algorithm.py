@@ -1,0 +1,270 @@
+"""Runs of Stable-Baselines3's and sb3-contrib's algorithms keep checkpoints, and go on as if they had never stopped."""
+
+import copy
+import hashlib
+import json
+import pickle
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch as th
+from gymnasium.wrappers import FlattenObservation
+from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3, HerReplayBuffer
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import BitFlippingEnv
+from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize
+
+from sb3_sac_variants import SACv2
+from sb3_sac_variants.common.callbacks import RunCheckpointCallback, restore_checkpoint
+from sb3_sac_variants.common.persistence.checkpoint_folder import POINTER
+
+STEPS, CRASH, EVERY = 200, 150, 32
+REPLAY = {"learning_starts": 40, "batch_size": 16, "buffer_size": 120}
+NETWORK = {"policy_kwargs": {"net_arch": [16]}}
+LSTM = {"policy": "MlpLstmPolicy", "policy_kwargs": {"net_arch": [16], "lstm_hidden_size": 8}}
+
+
+def noise() -> OrnsteinUhlenbeckActionNoise:
+    return OrnsteinUhlenbeckActionNoise(np.zeros(1), np.full(1, 0.1))
+
+
+#: algorithm, environment, number of environments, arguments; a function among them makes the argument
+RUNS: dict[str, tuple[type[BaseAlgorithm], str, int, dict[str, Any]]] = {
+    "SAC": (SAC, "Pendulum-v1", 1, {**REPLAY, **NETWORK}),
+    "SAC, fixed temperature, n steps": (SAC, "Pendulum-v1", 2, {**REPLAY, **NETWORK, "ent_coef": 0.1, "n_steps": 3}),
+    "TD3, noise, several environments": (TD3, "Pendulum-v1", 2, {**REPLAY, **NETWORK, "action_noise": noise}),
+    "DDPG, noise": (DDPG, "Pendulum-v1", 1, {**REPLAY, **NETWORK, "action_noise": noise, "train_freq": 4}),
+    "DQN": (DQN, "CartPole-v1", 1, {**REPLAY, **NETWORK, "target_update_interval": 50}),
+    "SAC, hindsight": (
+        SAC, "bits", 1, {**REPLAY, **NETWORK, "policy": "MultiInputPolicy", "replay_buffer_class": HerReplayBuffer}
+    ),
+    "PPO": (PPO, "CartPole-v1", 2, {"n_steps": 16, "batch_size": 16}),
+    "A2C": (A2C, "Pendulum-v1", 1, {}),
+    "QRDQN": (QRDQN, "CartPole-v1", 1, {**REPLAY, **NETWORK}),
+    "TQC": (TQC, "Pendulum-v1", 1, {**REPLAY, **NETWORK}),
+    "CrossQ": (CrossQ, "Pendulum-v1", 1, {**REPLAY, **NETWORK}),
+    "TRPO": (TRPO, "Pendulum-v1", 1, {"n_steps": 16, "batch_size": 16}),
+    "RecurrentPPO": (RecurrentPPO, "CartPole-v1", 2, {"n_steps": 16, "batch_size": 16, **LSTM}),
+    "MaskablePPO": (MaskablePPO, "CartPole-v1", 1, {"n_steps": 16, "batch_size": 16, "use_masking": False}),
+}  # fmt: skip
+SHORT = ("SAC", "SAC, hindsight", "TD3, noise, several environments", "DQN", "PPO")
+
+
+class Crash(Exception):
+    """The power is cut."""
+
+
+class CrashCallback(BaseCallback):
+    """Raises an error at a step, and counts those that it sees."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step, self.seen = step, 0
+
+    def _on_step(self) -> bool:
+        self.seen += 1
+        if self.num_timesteps >= self.step:
+            raise Crash
+        return True
+
+
+def environment(name: str, n_envs: int = 1) -> VecEnv:
+    if name == "bits":
+        return make_vec_env(BitFlippingEnv, n_envs, seed=0, env_kwargs={"continuous": True})
+    return VecNormalize(make_vec_env(name, n_envs, seed=0))
+
+
+def make(name: str, **changes: Any) -> Any:
+    cls, env, n_envs, arguments = RUNS[name]
+    arguments = {"policy": "MlpPolicy", **arguments, **changes}
+    learn = {"use_masking": arguments.pop("use_masking")} if "use_masking" in arguments else {}
+    made = {key: value() if key == "action_noise" else copy.deepcopy(value) for key, value in arguments.items()}
+    model: Any = cls(env=environment(env, n_envs), seed=3, device="cpu", **made)
+    model.arguments_of_learn = learn
+    return model
+
+
+def train(model: Any, folder: Path, crash_at: int = 10**9, callback: Any = None, **options: Any) -> CrashCallback:
+    crash = CrashCallback(crash_at)
+    callbacks: list[BaseCallback] = [crash, RunCheckpointCallback(folder, save_freq=EVERY)]
+    if callback is not None:
+        callbacks.append(callback)
+    left = max(STEPS - model.num_timesteps, 0)
+    try:
+        model.learn(left, callback=callbacks, **model.__dict__.pop("arguments_of_learn"), **options)
+    except Crash:
+        assert crash_at < 10**9
+    return crash
+
+
+def resumed(name: str, folder: Path, **changes: Any) -> Any:
+    model = make(name, **changes)
+    th.rand(7)
+    restore_checkpoint(model, folder)
+    assert 0 < model.num_timesteps < CRASH
+    return model
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in SHORT else [pytest.mark.slow]) for name in RUNS]
+)
+def test_a_crashed_run_ends_as_the_whole_one(name: str, tmp_path: Path) -> None:
+    whole = make(name)
+    seen = train(whole, tmp_path / "whole").seen
+    train(make(name), tmp_path / "run", CRASH)
+    model = resumed(name, tmp_path / "run")
+    assert train(model, tmp_path / "run", reset_num_timesteps=False).seen == seen
+    assert model.num_timesteps == whole.num_timesteps
+    for part, wanted in whole.get_parameters().items():
+        th.testing.assert_close(model.get_parameters()[part], wanted, rtol=0, atol=0)
+    np.testing.assert_equal(model._last_obs, whole._last_obs)
+    assert [episode["r"] for episode in model.ep_info_buffer] == [episode["r"] for episode in whole.ep_info_buffer]
+    if getattr(model, "replay_buffer", None) is not None:
+        np.testing.assert_array_equal(model.replay_buffer.actions, whole.replay_buffer.actions)
+
+
+def test_callbacks_go_on_with_what_they_remember(tmp_path: Path) -> None:
+    def evaluated() -> EvalCallback:
+        env = make_vec_env("Pendulum-v1", seed=5)
+        return EvalCallback(VecNormalize(env), eval_freq=45, n_eval_episodes=1, log_path=str(tmp_path), verbose=0)
+
+    whole, crashed, going_on = evaluated(), evaluated(), evaluated()
+    train(make("SAC"), tmp_path / "whole", callback=whole)
+    train(make("SAC"), tmp_path / "run", CRASH, callback=crashed)
+    train(resumed("SAC", tmp_path / "run"), tmp_path / "run", callback=going_on, reset_num_timesteps=False)
+    assert going_on.evaluations_timesteps == whole.evaluations_timesteps == [45, 90, 135, 180]
+    assert going_on.evaluations_results == whole.evaluations_results
+    assert going_on.best_mean_reward == whole.best_mean_reward
+
+
+def test_the_model_of_a_checkpoint_is_a_saved_model(tmp_path: Path) -> None:
+    model = make("SAC")
+    train(model, tmp_path, CRASH)
+    (file,) = tmp_path.glob("version-*/model.zip")
+    assert SAC.load(file).num_timesteps == 128
+
+
+def test_an_environment_in_another_process_begins_a_new_episode(tmp_path: Path) -> None:
+    def run() -> Any:
+        env = make_vec_env("Pendulum-v1", 1, vec_env_cls=SubprocVecEnv, vec_env_kwargs={"start_method": "fork"})
+        model: Any = SAC("MlpPolicy", env, seed=3, **REPLAY)
+        model.arguments_of_learn = {}
+        return model
+
+    crashed, model = run(), run()
+    with pytest.warns(UserWarning, match="will begin a new episode, because the state of an environment cannot be"):
+        train(crashed, tmp_path, CRASH)
+    restore_checkpoint(model, tmp_path)
+    assert model.num_timesteps == 128
+    assert model._last_obs is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        train(model, tmp_path, reset_num_timesteps=False)
+    assert model.num_timesteps == STEPS
+    for each in (crashed, model):
+        each.env.close()
+
+
+def test_state_dependent_exploration_is_warned_of(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="use_sde=True resumed from a checkpoint goes on with another exploration"):
+        train(make("SAC", use_sde=True), tmp_path, CRASH)
+    assert resumed("SAC", tmp_path, use_sde=True).num_timesteps == 128
+
+
+def test_loops_of_another_kind_are_refused(tmp_path: Path) -> None:
+    model = ARS("LinearPolicy", "Pendulum-v1", n_delta=1, n_eval_episodes=1)
+    with pytest.raises(TypeError, match=r"does not know the loop of ARS, which is neither .*: train it without"):
+        model.learn(10, callback=RunCheckpointCallback(tmp_path))
+
+
+def test_another_run_is_not_replaced(tmp_path: Path) -> None:
+    train(make("SAC"), tmp_path, CRASH)
+    with pytest.raises(RuntimeError, match="holds a checkpoint of another run"):
+        train(make("SAC"), tmp_path)
+
+
+def swapped(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Put another state into a checkpoint, with the hash that belongs to it."""
+    (file,) = folder.glob("version-*/state.pkl")
+    state = pickle.loads(file.read_bytes())
+    change(state)
+    file.write_bytes(pickle.dumps(state))
+    pointer = json.loads((folder / POINTER).read_text())
+    pointer["files"]["state.pkl"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    (folder / POINTER).write_text(json.dumps(pointer))
+
+
+class Evil:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return (print, ("this code must not run",))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    train(make("SAC"), folder, CRASH)
+    return folder
+
+
+def copy_of(checkpoint: Path, folder: Path) -> Path:
+    return shutil.copytree(checkpoint, folder / "run")
+
+
+def test_code_in_a_checkpoint_is_not_run(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = copy_of(checkpoint, tmp_path)
+    swapped(folder, lambda state: state["attributes"].update(_n_updates=Evil()))
+    with pytest.raises(ValueError, match=r"asks for .*print.* pass trusted=True to restore_checkpoint\(\)"):
+        restore_checkpoint(make("SAC"), folder)
+    assert "must not run" not in capsys.readouterr().out
+
+
+def test_attributes_that_are_no_state_are_not_taken(checkpoint: Path, tmp_path: Path) -> None:
+    folder, model = copy_of(checkpoint, tmp_path), make("SAC")
+    swapped(folder, lambda state: state["attributes"].update(gamma=0.5, tensorboard_log="elsewhere", train=3))
+    restore_checkpoint(model, folder)
+    assert (model.gamma, model.tensorboard_log, "train" in vars(model)) == (0.99, None, False)
+
+
+def test_what_does_not_fit_is_named(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"checkpoint of another algorithm \(stable_baselines3.sac.sac.SAC\), not .*TD3"
+    ):
+        restore_checkpoint(make("TD3, noise, several environments"), checkpoint)
+    with pytest.raises(ValueError, match=r"model\.zip.* holds other networks than the model has .*\n.*\[16, 3"):
+        restore_checkpoint(make("SAC", policy_kwargs={"net_arch": [8]}), checkpoint)
+    with pytest.raises(ValueError, match=r"holds a replay buffer with n_steps=1, not 3"):
+        restore_checkpoint(make("SAC", n_steps=3), checkpoint)
+    env = FlattenObservation(gym.make("Pendulum-v1"))
+    model: Any = SAC("MlpPolicy", env, **REPLAY, policy_kwargs={"net_arch": [16]})
+    with pytest.raises(ValueError, match=r"is built of .*FlattenObservation.*, but the checkpoint is of .*Normalize"):
+        restore_checkpoint(model, checkpoint)
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
+        restore_checkpoint(make("SAC"), tmp_path)
+    with pytest.raises(ValueError, match=r"checkpoint of another algorithm \(stable_baselines3"):
+        SACv2.load_checkpoint(checkpoint, environment("Pendulum-v1"))
+
+
+def test_a_damaged_file_is_named(checkpoint: Path, tmp_path: Path) -> None:
+    folder = copy_of(checkpoint, tmp_path)
+    (file,) = folder.glob("version-*/replay_buffer.pkl")
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(ValueError, match=r"is damaged \(the content of .*replay_buffer.pkl is not what was written"):
+        restore_checkpoint(make("SAC"), folder)
+
+
+def test_algorithms_of_this_package_have_their_own(tmp_path: Path) -> None:
+    model = SACv2("MlpPolicy", "Pendulum-v1")
+    with pytest.raises(TypeError, match=r"SACv2 has checkpoints of its own: use SACv2\.load_checkpoint\("):
+        restore_checkpoint(model, tmp_path)
