@@ -128,6 +128,25 @@ def test_readme_is_short() -> None:
     assert len((CHECKOUT / "README.md").read_text().splitlines()) <= 110
 
 
+def test_the_zoo_page_resumes_a_run_that_keeps_checkpoints() -> None:
+    """As its commands give runs their folders when they are called one after the other."""
+    runs: dict[str, str] = {}
+    resumed = []
+    for command in commands(CHECKOUT / "docs" / "zoo.md"):
+        if "zoo resume" in command:
+            resumed.append(command.split()[-1])
+        elif "rl_zoo3.train" in command and "-optimize" not in command:
+            parser = ArgumentParser()
+            for option, default in (("--algo", None), ("--env", None), ("-f", "logs")):
+                parser.add_argument(option, default=default)
+            options, _ = parser.parse_known_args(shlex.split(command)[3:])
+            folder = f"{options.f}/{options.algo}/{options.env}"
+            number = 1 + sum(run.startswith(f"{folder}_") for run in runs)
+            runs[f"{folder}_{number}"] = command
+    assert resumed
+    assert all("RunCheckpointCallback" in runs[run] for run in resumed)
+
+
 #: what shortens a command, by a part of it
 SHORTER = {
     r"rl_zoo3\.train|zoo train": "-n 300 --num-threads 1 --eval-freq -1",
