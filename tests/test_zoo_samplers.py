@@ -257,6 +257,14 @@ def test_a_chosen_trial_goes_between_the_file_and_the_command(policy_kwargs: Any
     assert read(None, hyperparams=given) == POLICY_KWARGS[1]  # as -params replaces what else a trial has
 
 
+def test_policy_kwargs_that_are_no_dictionary_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hyperparams = {"hyperparams_of_file": {**SHORT, "policy_kwargs": "[64]"}}
+    manager = experiment("sac_v2", tmp_path, optimize_hyperparameters=True, **hyperparams)
+    manager.setup_experiment()
+    with pytest.raises(TypeError, match=r"policy_kwargs=\[64\] is no dictionary: pass one"):
+        trained_with(manager, monkeypatch)
+
+
 def test_other_algorithms_are_left_to_the_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hyperparams = {"hyperparams_of_file": {**SHORT, "policy_kwargs": {"n_critics": 4}}}
     manager = experiment("sac", tmp_path, optimize_hyperparameters=True, **hyperparams)

@@ -35,8 +35,9 @@ class ZooAlgorithm(NamedTuple):
 
     :param algorithm: The algorithm class
     :param hyperparameters: The YAML file with its default hyperparameters, in the zoo's format
-    :param sampler: Samples hyperparameters for an Optuna trial, as those of ``rl_zoo3.hyperparams_opt`` do; None where
-        the algorithm cannot be tuned by ``-optimize``
+    :param sampler: Samples hyperparameters for an Optuna trial, as those of ``rl_zoo3.hyperparams_opt`` do, but that it
+        is told the product of the shape of Box actions, and that its ``policy_kwargs`` replace only those of the same
+        name; None where the algorithm cannot be tuned by ``-optimize``
     :param converter: Turns the parameters of a finished trial into the hyperparameters that were sampled
     """
 
@@ -237,9 +238,8 @@ def _with_policy_of_trial(
             given = read(manager)[0].get("policy_kwargs")
         manager.trial_id = trial_id
         given = eval(given, vars(exp_manager)) if isinstance(given, str) else given  # as the zoo does later on
-        sampled = manager.load_trial(manager.storage, manager.study_name, trial_id).get("policy_kwargs", {})
-        before, after = (sampled, given or {}) if "policy_kwargs" in custom else (given or {}, sampled)
-        if merged := {**before, **after}:
+        sampled = manager.load_trial(manager.storage, manager.study_name, trial_id).get("policy_kwargs")
+        if merged := _merged(sampled, given) if "policy_kwargs" in custom else _merged(given, sampled):
             manager.custom_hyperparams = {**custom, "policy_kwargs": merged}
         return read(manager)
 
@@ -275,10 +275,19 @@ class _Searched(dict[str, Any]):
 
     def update(self, sampled: dict[str, Any]) -> None:  # type: ignore[override]
         """Take over what a trial has sampled; of the ``policy_kwargs`` the others stay."""
-        given, policy_kwargs = self.get("policy_kwargs"), sampled.get("policy_kwargs")
-        if given and policy_kwargs:
-            sampled = {**sampled, "policy_kwargs": {**given, **policy_kwargs}}
+        if merged := _merged(self.get("policy_kwargs"), sampled.get("policy_kwargs")):
+            sampled = {**sampled, "policy_kwargs": merged}
         super().update(sampled)
+
+
+def _merged(*several: Any) -> dict[str, Any]:
+    """Merge ``policy_kwargs``, of which the last ones count; None is for none."""
+    merged: dict[str, Any] = {}
+    for policy_kwargs in several:
+        if not isinstance(policy_kwargs, dict | None):
+            raise TypeError(f"policy_kwargs={policy_kwargs!r} is no dictionary: pass one, dict(net_arch=[64, 64]) say")
+        merged.update(policy_kwargs or {})
+    return merged
 
 
 def _warn_of_temperature(algo: str, hyperparams: dict[str, Any]) -> None:
