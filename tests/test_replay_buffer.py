@@ -18,6 +18,7 @@ from helpers import SpacesEnv, make, n_updates, rows_at
 from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
 from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from torch.overrides import TorchFunctionMode
 
 from sb3_sac_variants import SACv1, SACv2
 from sb3_sac_variants.common.replay import storage
@@ -352,6 +353,27 @@ def test_draws_from_a_range_in_memory_are_those_from_the_host():
         allowed = [(first + k) % 10 for k in range(count)]
         assert counts[allowed].sum() == 20_000
         assert (counts[allowed] / (20_000 / count) - 1).abs().max() < 0.12  # five standard deviations
+
+
+class SinglePrecision(TorchFunctionMode):
+    """A device that has no double precision."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, th.Tensor) and result.device.type == "meta":
+            assert result.dtype != th.float64, f"{function} asked for float64"
+        return result
+
+
+@pytest.mark.parametrize("optimize_memory_usage", [False, True])
+@pytest.mark.parametrize("normalized", [False, True])
+def test_no_double_precision_is_asked_of_a_device_without_it(optimize_memory_usage, normalized):
+    """Apple's GPU has none; "meta" stands in for it."""
+    env = VecNormalize(DummyVecEnv([lambda: SpacesEnv(truncate=True)])) if normalized else None
+    with SinglePrecision():
+        buffer = TensorReplayBuffer(50, VECTOR, ACTION, "meta", optimize_memory_usage=optimize_memory_usage)
+        add(buffer, walk(70, 1))
+        assert buffer.sample(4, env).observations.device.type == "meta"
 
 
 def test_draws_are_reproduced_by_the_seed():

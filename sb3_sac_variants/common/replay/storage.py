@@ -201,10 +201,11 @@ class RowRange:
 
     def to(self, device: th.device | str) -> None:
         """Draw on another device from now on."""
+        self.device = th.device(device)
         self._on_device = None
-        if th.device(device).type != "cpu":
-            # In memory, so that a captured CUDA graph follows when the range changes. float64: float32 could not reach
-            # every row of a large memory evenly
+        if self.device.type == "cuda":
+            # In memory, so that a captured CUDA graph follows when the range changes. float64, which other devices may
+            # not have: float32 could not reach every row of a large memory evenly
             self._on_device = tuple(  # type: ignore[assignment]
                 th.full((), number, dtype=th.float64, device=device) for number in (self.first, self.count)
             )
@@ -219,7 +220,7 @@ class RowRange:
     def draw(self, batch_size: int) -> th.Tensor:
         """Draw rows ``(batch_size,)`` uniformly with replacement."""
         if self._on_device is None:
-            rows = th.randint(self.count, (batch_size,), device="cpu")
+            rows = th.randint(self.count, (batch_size,), device=self.device)
             return (rows + self.first) % self.rows if self.first else rows
         first, count = self._on_device
         return (th.rand(batch_size, dtype=th.float64, device=first.device) * count + first).long() % self.rows
