@@ -4,6 +4,7 @@ TensorReplayBuffer: the same transitions out as from SB3's buffers, and stored o
 Every observation carries a number of its own, so that each sampled transition can be told from all others.
 """
 
+import copy
 import io
 import pickle
 from types import SimpleNamespace
@@ -684,6 +685,19 @@ def test_the_buffer_of_a_copied_model_comes_along() -> None:
     model.learn(20)
     assert model.replay_buffer.device == model.device
     assert model.replay_buffer.sample(4).rewards.device == model.device
+
+
+@pytest.mark.parametrize("optimize_memory_usage", [False, True])
+@pytest.mark.parametrize("n_steps", [3, 8], ids=["filling", "full"])
+def test_a_copied_buffer_has_a_memory_of_its_own(n_steps: int, optimize_memory_usage: bool) -> None:
+    buffer, steps = make_buffer(VECTOR, 6, optimize_memory_usage=optimize_memory_usage), walk(n_steps + 2, 1)
+    add(buffer, steps[:n_steps])
+    before = buffer.observations.copy()
+    double = copy.copy(buffer)
+    assert np.array_equal(double.observations, before)
+    add(double, steps[n_steps:])
+    assert not np.array_equal(double.observations, before)
+    assert np.array_equal(buffer.observations, before)
 
 
 @pytest.mark.parametrize("method", ["sample", "draw"])

@@ -5,6 +5,7 @@ It is taken when the first transition arrives, pickled as far as it is filled, a
 from SB3's buffers.
 """
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -171,6 +172,10 @@ class ReplayMemory(ReplayBuffer):
             timeouts[: self.size()] = state.get("_timeouts", False)  # files of earlier versions do not have them
             self._timeouts = timeouts
             self._update_range()
+
+    def __copy__(self) -> "ReplayMemory":
+        """A shallow copy would write to the memory of this one: a copy has its own, on the CPU, however it is made."""
+        return copy.deepcopy(self)
 
     def _update_range(self) -> None:
         """Draw only what is whole: the oldest rows may be overwritten."""
