@@ -200,6 +200,42 @@ def test_classes_of_a_module_to_import(tmp_path: Path, monkeypatch: pytest.Monke
     np.testing.assert_equal(results("sac_v2", tmp_path / "crashed"), results("sac_v2", tmp_path / "whole"))
 
 
+def test_functions_of_a_module_to_import_are_wrappers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "from os import system\nfrom gymnasium.wrappers import Autoreset\ndef wrap(env):\n    return Autoreset(env)\n"
+    )
+    (tmp_path / "functions_of_the_user.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(RUNS, "sac_v2", ("Pendulum-v1", {"env_wrapper": "functions_of_the_user.wrap"}))
+    crashed = crashed_and_whole("sac_v2", tmp_path, monkeypatch)
+    with pytest.raises(ValueError, match=r"asks for 'functions_of_the_user\.wrap'.* \(--import\) if it is .*, or set"):
+        resume(crashed)  # that the module happens to be there vouches for none of its functions
+    (config,) = crashed.glob("*/config.yml")
+    asked = config.read_text()
+    config.write_text(asked.replace("functions_of_the_user.wrap", "functions_of_the_user.system"))
+    with pytest.raises(ValueError, match=r"asks for 'functions_of_the_user\.system'"):
+        resume(crashed, ["functions_of_the_user"])
+    config.write_text(asked)
+    monkeypatch.setattr(sys, "argv", ["resume", str(crashed), "--import", "functions_of_the_user"])
+    main()
+    np.testing.assert_equal(results("sac_v2", tmp_path / "crashed"), results("sac_v2", tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_tensorboard_of_another_run_is_left_alone(others: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logs, shown = tmp_path / "tensorboard", arguments
+    monkeypatch.setitem(
+        globals(), "arguments", lambda *given: [*shown(*given), *(["-tb", str(logs)] if "crashed" in given else [])]
+    )
+    crashed = crashed_and_whole("sac_v2", tmp_path, monkeypatch)
+    folder = logs / "Pendulum-v1"
+    for number in range(others):
+        (folder / f"SACv2_{number + 2}").mkdir()
+    resume(crashed)
+    written = {path.name: len(list(path.iterdir())) for path in folder.iterdir()}
+    assert written == ({"SACv2_1": 1, "SACv2_2": 0, "SACv2_3": 1} if others else {"SACv2_1": 2})
+
+
 def test_checkpoint_is_no_trained_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     register()
     given = arguments("sql", tmp_path, "logs", 60)

@@ -10,13 +10,15 @@ import argparse
 import ast
 import contextlib
 import importlib
+import inspect
 import itertools
 import os
 import sys
 import zipfile
 from collections import OrderedDict
+from collections.abc import Collection
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any, cast
 
 import gymnasium as gym
@@ -30,6 +32,7 @@ from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from sb3_sac_variants.common.callbacks import RunCheckpointCallback, restore_checkpoint
@@ -73,18 +76,20 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder of the run, e.g. logs/sac_v2/Pendulum-v1_1")
     parser.add_argument(
         "--import", nargs="*", default=[], metavar="MODULE", dest="modules",
-        help="modules of yours to import first: the run may then name their classes, as a wrapper or policy say",
+        help="modules of yours to import first: the run may then name their classes, as a wrapper or policy say, and "
+        "their functions as wrappers",
     )  # fmt: skip
     arguments = parser.parse_args()
     for module in arguments.modules:
         importlib.import_module(module)
-    resume(arguments.folder)
+    resume(arguments.folder, arguments.modules)
 
 
-def resume(folder: Path) -> None:
+def resume(folder: Path, modules: Collection[str] = ()) -> None:
     """Go on with a run, to its end.
 
     :param folder: folder of the run
+    :param modules: names of imported modules whose functions the run may name as wrappers
     :raises FileNotFoundError: if it holds no run
     :raises ValueError: if a file of it is damaged, a link, or needs to be trusted; if there is no checkpoint where one
         was due
@@ -111,7 +116,7 @@ def resume(folder: Path) -> None:
     class ResumedExperiment(_Resumed):
         """Of this folder."""
 
-        run_folder = folder
+        run_folder, own_modules = folder, modules
 
     replaced = {"argparse": SimpleNamespace(ArgumentParser=SavedArguments), "ExperimentManager": ResumedExperiment}
     originals = {name: getattr(train, name) for name in replaced}
@@ -163,14 +168,15 @@ def _require(harmless: bool, file: Path, what: Any, importable: bool = False) ->
         )
 
 
-def _check_hyperparameters(file: Path, hyperparameters: dict[str, Any]) -> None:
-    """Refuse what the zoo would import or evaluate, other than classes of known kinds and plain data."""
+def _check_hyperparameters(file: Path, hyperparameters: dict[str, Any], modules: Collection[str]) -> None:
+    """Refuse what the zoo would import or evaluate, other than classes of known kinds, own wrappers and plain data."""
     for key, base in _NAMED.items():
         values = hyperparameters.get(key)
         for value in values if isinstance(values, list) else [values]:
             name = next(iter(value), None) if isinstance(value, dict) else value
             if isinstance(name, str) and (key != "policy" or "." in name):
-                _require(is_trusted(False) or _is_class(name, base), file, name, importable=True)
+                known = is_trusted(False) or _is_class(name, base) or ("wrapper" in key and _is_function(name, modules))
+                _require(known, file, name, importable=True)
     for key in _EVALUATED:
         value = hyperparameters.get(key)
         if isinstance(value, str):
@@ -188,6 +194,13 @@ def _is_class(name: str, base: type) -> bool:
         return False
     found = getattr(importlib.import_module(module), cls, None)  # some libraries import their classes when asked
     return isinstance(found, type) and issubclass(found, base)
+
+
+def _is_function(name: str, modules: Collection[str]) -> bool:
+    """Whether a name is of a function that one of some imported modules defines."""
+    module, _, function = name.rpartition(".")
+    found = getattr(sys.modules.get(module), function, None) if module in modules else None
+    return isinstance(found, FunctionType) and found.__module__ == module
 
 
 def _is_plain(node: ast.AST) -> bool:
@@ -213,6 +226,7 @@ class _Resumed(ExperimentManager):
     """An experiment that goes on in the folder of a run. Arguments as the zoo's ``ExperimentManager``."""
 
     run_folder: Path
+    own_modules: Collection[str] = ()
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -226,7 +240,7 @@ class _Resumed(ExperimentManager):
     def read_hyperparameters(self) -> tuple[dict[str, Any], dict[str, Any]]:
         file = Path(self.params_path) / "config.yml"
         saved = _read(file)
-        _check_hyperparameters(file, saved)
+        _check_hyperparameters(file, saved, self.own_modules)
         callback = _checkpoint_callback(saved)
         self.checkpoint = Path(callback.path or self.run_folder / CHECKPOINT)
         self.has_checkpoint = (self.checkpoint / POINTER).is_file()
@@ -311,8 +325,15 @@ class _GoesOn:
         :param total_timesteps: steps of the whole run
         :param kwargs: other arguments
         """
-        left = max(total_timesteps - self._model.num_timesteps, 0)
-        self._model.learn(left, reset_num_timesteps=False, **kwargs)
+        model = self._model
+        name = inspect.signature(model.learn).parameters["tb_log_name"].default or type(model).__name__
+        logs = model.tensorboard_log
+        if logs is not None and len(list(Path(logs).glob(f"{name}_*"))) != 1:
+            # Stable-Baselines3 would go on in the last folder, which may be another run's
+            model.set_logger(configure_logger(model.verbose, logs, name, reset_num_timesteps=True))
+            print(f"TensorBoard's log of the rest is in {model.logger.dir}")
+        left = max(total_timesteps - model.num_timesteps, 0)
+        model.learn(left, reset_num_timesteps=False, **kwargs)
 
 
 def _checkpoint_callback(hyperparams: dict[str, Any]) -> RunCheckpointCallback:
