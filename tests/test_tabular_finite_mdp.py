@@ -208,6 +208,16 @@ class Negated(gymnasium.Wrapper):
         return obs, -float(reward), *rest
 
 
+class OwnMonitor(Negated):
+    """Named like a wrapper that is known."""
+
+    def step(self, action: Any) -> Any:
+        return super().step(action)
+
+
+OwnMonitor.__name__ = "Monitor"
+
+
 def fickle_taxi() -> gymnasium.Env:
     env = make("Taxi")
     env.unwrapped.fickle_passenger = True
@@ -223,6 +233,7 @@ def fickle_taxi() -> gymnasium.Env:
         (lambda: gymnasium.wrappers.TransformReward(make("CliffWalking"), np.sign), ValueError, "in TransformReward"),
         (lambda: gymnasium.wrappers.NormalizeReward(make("FrozenLake")), ValueError, "in NormalizeReward"),
         (lambda: Negated(make("FrozenLake")), ValueError, r"in Negated, whose step\(\).*pass env.unwrapped"),
+        (lambda: OwnMonitor(make("FrozenLake")), ValueError, "in Monitor, whose step"),
         (fickle_taxi, ValueError, "fickle_passenger=True"),
         (lambda: Table({}), ValueError, "has no transition table P"),
         (lambda: Table({0: {0: [(1.0, 0, 0.0, False)]}, 2: {}}), ValueError, "number the states and actions"),
@@ -247,6 +258,8 @@ def test_wrappers_that_leave_the_dynamics_alone_are_taken() -> None:
     assert FiniteMDP.from_gymnasium(Monitor(gymnasium.wrappers.TimeLimit(env, 5)), 0.9).n_states == 16
 
     class PatchedTimeLimit(gymnasium.wrappers.TimeLimit):  # as the RL Zoo has it
+        __module__ = "rl_zoo3.gym_patches"
+
         def step(self, action: Any) -> Any:
             return super().step(action)
 

@@ -4,26 +4,25 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import wrappers
-from stable_baselines3.common.monitor import Monitor
 
 from sb3_sac_variants.tabular.checks import BoolArray, FloatArray
 
-#: wrappers whose ``step`` changes neither rewards nor actions
-_HARMLESS = (
-    gymnasium.Wrapper,
-    gymnasium.ObservationWrapper,
-    wrappers.Autoreset,
-    wrappers.HumanRendering,
-    wrappers.OrderEnforcing,
-    wrappers.PassiveEnvChecker,
-    wrappers.RecordEpisodeStatistics,
-    wrappers.RecordVideo,
-    wrappers.RenderCollection,
-    wrappers.TimeAwareObservation,
-    wrappers.TimeLimit,
-    Monitor,
-)
+#: wrappers whose ``step`` changes neither rewards nor actions: package and name, so that nothing has to be installed
+_HARMLESS = {
+    ("rl_zoo3", "PatchedTimeLimit"),  # which the zoo puts in the place of TimeLimit
+    ("stable_baselines3", "Monitor"),
+    ("gymnasium", "Wrapper"),
+    ("gymnasium", "ObservationWrapper"),
+    ("gymnasium", "Autoreset"),
+    ("gymnasium", "HumanRendering"),
+    ("gymnasium", "OrderEnforcing"),
+    ("gymnasium", "PassiveEnvChecker"),
+    ("gymnasium", "RecordEpisodeStatistics"),
+    ("gymnasium", "RecordVideo"),
+    ("gymnasium", "RenderCollection"),
+    ("gymnasium", "TimeAwareObservation"),
+    ("gymnasium", "TimeLimit"),
+}
 
 
 def read_table(env: "gymnasium.Env[Any, Any]") -> tuple[FloatArray, FloatArray, BoolArray]:
@@ -83,8 +82,7 @@ def _table_of(env: "gymnasium.Env[Any, Any]") -> dict[int, dict[int, list[tuple[
     layer: gymnasium.Env[Any, Any] = env
     while isinstance(layer, gymnasium.Wrapper):
         steps = next(cls for cls in type(layer).__mro__ if "step" in vars(cls))
-        # By name: the RL Zoo puts a PatchedTimeLimit in the place of TimeLimit
-        if steps.__name__.removeprefix("Patched") not in {cls.__name__.removeprefix("Patched") for cls in _HARMLESS}:
+        if (steps.__module__.partition(".")[0], steps.__name__) not in _HARMLESS:
             raise ValueError(
                 f"env is wrapped in {type(layer).__name__}, whose step() its transition table does not show; pass "
                 f"env.unwrapped, and change the reward or the actions of the arrays instead"
