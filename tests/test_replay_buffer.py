@@ -219,6 +219,17 @@ def test_time_limits_are_those_of_sb3(monkeypatch, handle_timeout_termination):
     assert mine.dones.sum().item() == ends
 
 
+@pytest.mark.parametrize("optimize_memory_usage", [False, True])
+@pytest.mark.parametrize("space", [spaces.Discrete(7), spaces.MultiDiscrete([3, 4])])
+def test_categories_are_whole_numbers_as_those_of_sb3(space: spaces.Space, optimize_memory_usage: bool) -> None:
+    model = make(SACv2, SpacesEnv(space), optimize_memory_usage=optimize_memory_usage).learn(20)
+    theirs = ReplayBuffer(20, space, ACTION, "cpu")
+    theirs.add(space.sample(), space.sample(), ACTION.sample(), np.ones(1), np.zeros(1), [{}])
+    mine, expected = model.replay_buffer.sample(4), theirs.sample(4)
+    for name in ("observations", "next_observations"):
+        assert getattr(mine, name).dtype == getattr(expected, name).dtype == th.int64
+
+
 @pytest.mark.parametrize(
     "action_space", [spaces.Box(-1, 1, (2, 3), np.float32), spaces.Discrete(7), spaces.MultiDiscrete([3, 4])]
 )

@@ -226,8 +226,8 @@ class TensorReplayBuffer(ReplayMemory):
             next_observation = following[f"{source}.{key}"]
             if self.optimize_memory_usage:
                 next_observation = self._final.replace(key, rows, next_observation)
-            observations[key] = self._in_shape(key, stored[f"obs.{key}"])
-            next_observations[key] = self._in_shape(key, next_observation)
+            observations[key] = self._as_observed(key, stored[f"obs.{key}"])
+            next_observations[key] = self._as_observed(key, next_observation)
         actions, rewards, terminated = stored["action"], stored["reward"], stored["terminated"]
         if isinstance(self.action_space, spaces.Discrete | spaces.MultiDiscrete):
             actions = actions.long()
@@ -242,6 +242,9 @@ class TensorReplayBuffer(ReplayMemory):
             samples = DictReplayBufferSamples(observations, actions, next_observations, terminated, rewards)
         return samples if self._own_normalization is None else normalized_on_host(samples, self._own_normalization)
 
-    def _in_shape(self, key: str, value: th.Tensor) -> th.Tensor:
+    def _as_observed(self, key: str, value: th.Tensor) -> th.Tensor:
+        """Give observations their shape, and numbers of categories their type."""
         shape = self._shapes[key]
+        if isinstance(self._spaces[key], spaces.Discrete | spaces.MultiDiscrete):
+            value = value.long()
         return value if len(shape) == 1 else value.reshape(len(value), *shape)
