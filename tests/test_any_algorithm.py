@@ -187,6 +187,24 @@ def test_loops_of_another_kind_are_refused(tmp_path: Path) -> None:
         model.learn(10, callback=RunCheckpointCallback(tmp_path))
 
 
+def test_a_method_of_the_same_name_is_left_alone(tmp_path: Path) -> None:
+    class Own(SAC):
+        def save_checkpoint(self) -> None:
+            raise AssertionError
+
+        load_checkpoint = save_checkpoint
+
+    def model() -> Any:
+        made: Any = Own("MlpPolicy", environment("Pendulum-v1"), seed=3, **REPLAY)
+        made.arguments_of_learn = {}
+        return made
+
+    train(model(), tmp_path, CRASH)
+    resumed = model()
+    restore_checkpoint(resumed, tmp_path)
+    assert resumed.num_timesteps == 128
+
+
 def test_another_run_is_not_replaced(tmp_path: Path) -> None:
     train(make("SAC"), tmp_path, CRASH)
     with pytest.raises(RuntimeError, match="holds a checkpoint of another run"):

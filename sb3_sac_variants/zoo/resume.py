@@ -29,6 +29,7 @@ from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sac_variants.common.callbacks import RunCheckpointCallback, restore_checkpoint
+from sb3_sac_variants.common.persistence.any_algorithm import has_own_checkpoints
 from sb3_sac_variants.common.persistence.checkpoint_folder import POINTER
 from sb3_sac_variants.zoo.run_files import check_files, check_hyperparameters, is_class, read_yaml, require_harmless
 
@@ -158,7 +159,7 @@ class _Resumed(ExperimentManager):
             return super()._load_pretrained_agent(hyperparams, env)
         algorithm: Any = ALGOS[self.algo]
         given = {"tensorboard_log": self.tensorboard_log, "verbose": self.verbose}
-        if hasattr(algorithm, "load_checkpoint"):
+        if has_own_checkpoints(algorithm):
             model = algorithm.load_checkpoint(self.checkpoint, env, self.device)
             vars(model).update(given)
         else:  # made as the zoo has made it

@@ -62,7 +62,7 @@ class RunCheckpointCallback(BaseCallback):
     @property
     def _is_ours(self) -> bool:
         """Whether the algorithm saves checkpoints itself."""
-        return hasattr(self.model, "save_checkpoint")
+        return any_algorithm.has_own_checkpoints(self.model)
 
     def _put_first(self, callback: BaseCallback) -> bool:
         """Have this callback called before the others of a list, which may hold lists; say whether it is in there."""

@@ -48,6 +48,11 @@ class Run:
 _RUNS: weakref.WeakKeyDictionary[BaseAlgorithm, Run] = weakref.WeakKeyDictionary()
 
 
+def has_own_checkpoints(algorithm: Any) -> bool:
+    """Whether an algorithm, or a model, is one of this package. A method of the same name says nothing."""
+    return hasattr(algorithm, "_can_go_on_exactly")
+
+
 def run_of(model: BaseAlgorithm) -> Run:
     """
     What is known of the run of a model.
@@ -125,7 +130,7 @@ def restore_checkpoint(model: Any, path: str | pathlib.Path, trusted: bool = Fal
         or needs to be trusted
     """
     name = type(model).__name__
-    if hasattr(model, "load_checkpoint"):
+    if has_own_checkpoints(model):
         raise TypeError(f"model={name} has checkpoints of its own: use {name}.load_checkpoint({str(path)!r}, env)")
     with current_version(path, _id(type(model))) as files:
         with loading_errors(files / "model.zip", "restore_checkpoint", "path"):
