@@ -15,6 +15,7 @@ from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.type_aliases import RolloutReturn
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -98,7 +99,7 @@ class Stops(BaseCallback):
 @pytest.mark.parametrize("n_envs", [1, 2])
 @pytest.mark.parametrize("stop", ["callback", "episodes", "Ctrl-C", "environment"])
 @every_algorithm
-def test_a_new_episode_begins_after_a_stop(
+def test_no_step_is_made_up_after_a_stop(
     algorithm: type, stop: str, n_envs: int, optimize_memory_usage: bool
 ) -> None:
     first = lambda: Counting(fails_at=14 if stop == "environment" else None)  # noqa: E731
@@ -112,6 +113,28 @@ def test_a_new_episode_begins_after_a_stop(
     model.learn(40, reset_num_timesteps=False)
     assert_steps_follow_each_other(model)
     assert model.replay_buffer.size() >= 20
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("step", [1, 14, 20])
+def test_the_episode_goes_on_after_a_callback_has_stopped_the_training(step: int, normalized: bool) -> None:
+    """Only the step that was not stored is missing, also where it was an episode's last one."""
+    env: Any = DummyVecEnv([lambda: Monitor(Counting(), allow_early_resets=False)])
+    env = VecNormalize(env) if normalized else env
+    model = make(SACv2, env).learn(60, callback=Stops(step))
+    model.learn(40 - step, reset_num_timesteps=False)
+    assert_steps_follow_each_other(model)
+    expected = [[t // 10, t % 10, t % 10] for t in range(40) if t != step - 1]
+    np.testing.assert_allclose(transitions(model)[0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ConnectionError])
+def test_a_new_episode_begins_after_an_error(error: type[BaseException]) -> None:
+    model = make(SACv2, Counting(episode_length=100))
+    with contextlib.suppress(error):
+        model.learn(60, callback=Stops(14, error))
+    model.learn(3, reset_num_timesteps=False)
+    assert transitions(model)[0][-3:, :2].tolist() == [[1, 0], [1, 1], [1, 2]]
 
 
 class CollectsByItself(SACv2):

@@ -300,6 +300,23 @@ def test_what_users_wrap_is_called(name: str, of: str) -> None:
     assert len(calls) == 7
 
 
+@pytest.mark.parametrize("name", ["predict", "policy.predict", "policy._predict", "policy.obs_to_tensor"])
+def test_what_users_put_in_during_the_training_is_called_until_it_is_taken_out(name: str) -> None:
+    model, calls = make(SACv2), []
+    owner, name = (model.policy, name.partition(".")[2]) if "." in name else (model, name)
+
+    class Exchanges(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps == 10:
+                setattr(owner, name, counted(getattr(owner, name), calls))
+            if self.num_timesteps == 16:
+                delattr(owner, name)
+            return True
+
+    model.learn(20, callback=Exchanges())
+    assert len(calls) == 6
+
+
 def test_hooks_on_the_critics_are_called() -> None:
     model, calls = make(SACv2), []
     for name in ("critic", "critic_target", "critic.q_networks"):

@@ -522,7 +522,7 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out of a copy what belongs to this model's memory; the updater leaves out its engine."""
-        return {**vars(self), "_fast_actor": None, "_callback": None}
+        return {**vars(self), "_fast_actor": None, "_fast_actor_instead_of": (), "_callback": None}
 
     def _excluded_save_params(self) -> list[str]:
         parts = [name for name, value in vars(self).items() if isinstance(value, Learner | TargetTracker)]

@@ -51,11 +51,13 @@ class MaxEntRollout(OffPolicyAlgorithm):
     #: attributes that say where in the loop a run is; a saved model has none
     rollout_state: ClassVar[tuple[str, ...]] = (
         *("_between_rollouts", "_collects", "_collected_by_user", "_updates_unfinished", "_state_before_rollout"),
-        *("_resumed", "_fast_actor"),
+        *("_resumed", "_stopped_after_step", "_fast_actor", "_fast_actor_instead_of"),
         *("_callback", "_restore_callbacks", "_checkpoints", "_warned_of_terminal_observations"),
     )
     #: whether no step is half stored, and no rollout was stopped
     _between_rollouts: bool = True
+    #: whether the last rollout was stopped by its callback, and the observation is that after the step
+    _stopped_after_step: bool = False
     #: whether :meth:`collect_rollouts` is running
     _collects: bool = False
     #: whether the last action was asked for without it, by a rollout of the user's own
@@ -76,21 +78,37 @@ class MaxEntRollout(OffPolicyAlgorithm):
     _warned_of_terminal_observations: bool = False
     #: the actor as the rollout calls it; made by the first step of each ``learn()`` where nobody has an own predict()
     _fast_actor: Callable[..., th.Tensor] | None = None
+    #: the methods between observation and action when it was made
+    _fast_actor_instead_of: tuple[Callable[..., Any], ...] = ()
 
-    def collect_rollouts(self, *args: Any, **kwargs: Any) -> RolloutReturn:
+    def collect_rollouts(self, env: VecEnv, callback: BaseCallback, *args: Any, **kwargs: Any) -> RolloutReturn:
         """As SB3's; keeps track of where in the loop we are, for checkpoints."""
         self._between_rollouts, self._updates_unfinished, self._collects = True, False, True
         if self.use_sde:
             self._state_before_rollout = torch_random_state(self.device)
         try:
-            rollout = super().collect_rollouts(*args, **kwargs)
+            rollout = super().collect_rollouts(env, callback, *args, **kwargs)
         except DivergedError as error:
             raise error.at(self.num_timesteps) from None
         finally:
             self._collects = False
         self._between_rollouts = rollout.continue_training
         self._state_before_rollout = None
+        if not rollout.continue_training and "new_obs" in callback.locals:
+            self._go_to(callback.locals["new_obs"])
         return rollout
+
+    def _go_to(self, new_obs: Any) -> None:
+        """
+        Take note of where a step has led to that was not stored, because the callback has stopped the training.
+
+        SB3 acts on the observation before once more, and stores what never was a step.
+        """
+        self._last_obs, self._stopped_after_step = _own_copy(new_obs), True
+        if self._vec_normalize_env is not None:
+            self._last_original_obs = self._vec_normalize_env.get_original_obs()
+        if self.replay_buffer is not None:
+            end_trajectory(self.replay_buffer)
 
     @property
     def _can_go_on_exactly(self) -> bool:
@@ -127,9 +145,13 @@ class MaxEntRollout(OffPolicyAlgorithm):
 
         The way through ``predict()``, which unscales a Box action that is then scaled again, is left out.
         """
-        self._between_rollouts, self._collected_by_user = False, not self._collects
+        self._between_rollouts, self._stopped_after_step, self._collected_by_user = False, False, not self._collects
         warm_up = self.num_timesteps < learning_starts and not (self.use_sde and self.use_sde_at_warmup)
-        if self._fast_actor is None and self._predicts_as_ever:
+        policy = self.policy
+        ways = (self.predict, policy.predict, policy._predict, policy.obs_to_tensor)
+        if ways != self._fast_actor_instead_of:
+            self._fast_actor, self._fast_actor_instead_of = None, ways
+        if self._fast_actor is None and _are_as_ever(ways):
             self._fast_actor = fast_inference(self.actor)
         if warm_up or self._fast_actor is None:
             return super()._sample_action(learning_starts, action_noise, n_envs)
@@ -145,17 +167,6 @@ class MaxEntRollout(OffPolicyAlgorithm):
         if action_noise is not None:
             scaled = np.clip(scaled + action_noise(), -1, 1)
         return self.policy.unscale_action(scaled), scaled
-
-    @property
-    def _predicts_as_ever(self) -> bool:
-        """Whether no user has put something of their own between observation and action."""
-        policy = self.policy
-        ways = (self.predict, policy.predict, policy._predict, policy.obs_to_tensor)
-        # functools.wraps() gives a method's own module to what replaces it
-        return all(
-            way.__module__.partition(".")[0] in ("stable_baselines3", PACKAGE) and not hasattr(way, "__wrapped__")
-            for way in ways
-        )
 
     def _store_transition(
         self,
@@ -204,7 +215,8 @@ class MaxEntRollout(OffPolicyAlgorithm):
 
         What then bootstraps is the value of the observation before, which is a step away from the right one. The first
         observation of the next episode, which SB3 would take, may be any number of steps away; to take the episode as
-        terminated would be wrong by the whole value.
+        terminated would be wrong by the whole value. (An infinite one has been clipped by ``VecNormalize``, and what it
+        was before is not known any more.)
         """
         infos = list(infos)
         for index in np.flatnonzero(dones).tolist():
@@ -287,7 +299,8 @@ class MaxEntRollout(OffPolicyAlgorithm):
         if isinstance(self.action_noise, VectorizedActionNoise) and self.action_noise.n_envs != self.n_envs:
             self.action_noise = self.action_noise.base_noise  # for as many environments as there are now
         check_action_noise(self.action_noise, self.action_space)
-        if not self._between_rollouts:  # stopped in the middle of a step: the environment has gone on, we have not
+        # An error or Ctrl-C in the middle of a step: the environment may have gone on, we have not
+        if not (self._between_rollouts or self._stopped_after_step):
             self._last_obs = None
         begins_anew = reset_num_timesteps or self._last_obs is None
         if begins_anew and self.replay_buffer is not None:
@@ -347,6 +360,15 @@ class MaxEntRollout(OffPolicyAlgorithm):
         check_env(env)
         check_action_space(env.action_space, cls.supported_action_spaces, cls.__name__)
         check_discrete_start(env.action_space)
+
+
+def _are_as_ever(ways: tuple[Callable[..., Any], ...]) -> bool:
+    """Whether no user has put something of their own between observation and action."""
+    # functools.wraps() gives a method's own module to what replaces it
+    return all(
+        way.__module__.partition(".")[0] in ("stable_baselines3", PACKAGE) and not hasattr(way, "__wrapped__")
+        for way in ways
+    )
 
 
 def _rounded_for(array: np.ndarray, observation: Any) -> Any:
