@@ -1,10 +1,7 @@
 """Runs of Stable-Baselines3's and sb3-contrib's algorithms keep checkpoints, and go on as if they had never stopped."""
 
 import copy
-import hashlib
-import json
 import pickle
-import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
+from crafted import crafted_checkpoint
 from gymnasium.wrappers import FlattenObservation
 from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3, HerReplayBuffer
@@ -26,7 +24,6 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize
 
 from sb3_sac_variants import SACv2
 from sb3_sac_variants.common.callbacks import RunCheckpointCallback, restore_checkpoint
-from sb3_sac_variants.common.persistence.checkpoint_folder import POINTER
 
 STEPS, CRASH, EVERY = 200, 150, 32
 REPLAY = {"learning_starts": 40, "batch_size": 16, "buffer_size": 120}
@@ -211,15 +208,12 @@ def test_another_run_is_not_replaced(tmp_path: Path) -> None:
         train(make("SAC"), tmp_path)
 
 
-def swapped(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Put another state into a checkpoint, with the hash that belongs to it."""
-    (file,) = folder.glob("version-*/state.pkl")
+def crafted(saved: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """Put another state into a copy of a checkpoint, with the hash that belongs to it."""
+    (file,) = saved.glob("run/version-*/state.pkl")
     state = pickle.loads(file.read_bytes())
     change(state)
-    file.write_bytes(pickle.dumps(state))
-    pointer = json.loads((folder / POINTER).read_text())
-    pointer["files"]["state.pkl"] = hashlib.sha256(file.read_bytes()).hexdigest()
-    (folder / POINTER).write_text(json.dumps(pointer))
+    return crafted_checkpoint(saved, folder / "crafted", "state.pkl", pickle.dumps(state))
 
 
 class Evil:
@@ -230,52 +224,49 @@ class Evil:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    train(make("SAC"), folder, CRASH)
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """
+    :return: a folder with the checkpoint ``run`` of SAC
+    """
+    folder = tmp_path_factory.mktemp("saved")
+    train(make("SAC"), folder / "run", CRASH)
     return folder
 
 
-def copy_of(checkpoint: Path, folder: Path) -> Path:
-    return shutil.copytree(checkpoint, folder / "run")
-
-
-def test_code_in_a_checkpoint_is_not_run(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = copy_of(checkpoint, tmp_path)
-    swapped(folder, lambda state: state["attributes"].update(_n_updates=Evil()))
+def test_code_in_a_checkpoint_is_not_run(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = crafted(saved, tmp_path, lambda state: state["attributes"].update(_n_updates=Evil()))
     with pytest.raises(ValueError, match=r"asks for .*print.* pass trusted=True to restore_checkpoint\(\)"):
         restore_checkpoint(make("SAC"), folder)
     assert "must not run" not in capsys.readouterr().out
 
 
-def test_attributes_that_are_no_state_are_not_taken(checkpoint: Path, tmp_path: Path) -> None:
-    folder, model = copy_of(checkpoint, tmp_path), make("SAC")
-    swapped(folder, lambda state: state["attributes"].update(gamma=0.5, tensorboard_log="elsewhere", train=3))
-    restore_checkpoint(model, folder)
+def test_attributes_that_are_no_state_are_not_taken(saved: Path, tmp_path: Path) -> None:
+    model, other = make("SAC"), {"gamma": 0.5, "tensorboard_log": "elsewhere", "train": 3}
+    restore_checkpoint(model, crafted(saved, tmp_path, lambda state: state["attributes"].update(other)))
     assert (model.gamma, model.tensorboard_log, "train" in vars(model)) == (0.99, None, False)
 
 
-def test_what_does_not_fit_is_named(checkpoint: Path, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_named(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"checkpoint of another algorithm \(stable_baselines3.sac.sac.SAC\), not .*TD3"
     ):
-        restore_checkpoint(make("TD3, noise, several environments"), checkpoint)
+        restore_checkpoint(make("TD3, noise, several environments"), saved / "run")
     with pytest.raises(ValueError, match=r"model\.zip.* holds other networks than the model has .*\n.*\[16, 3"):
-        restore_checkpoint(make("SAC", policy_kwargs={"net_arch": [8]}), checkpoint)
+        restore_checkpoint(make("SAC", policy_kwargs={"net_arch": [8]}), saved / "run")
     with pytest.raises(ValueError, match=r"holds a replay buffer with n_steps=1, not 3"):
-        restore_checkpoint(make("SAC", n_steps=3), checkpoint)
+        restore_checkpoint(make("SAC", n_steps=3), saved / "run")
     env = FlattenObservation(gym.make("Pendulum-v1"))
     model: Any = SAC("MlpPolicy", env, **REPLAY, policy_kwargs={"net_arch": [16]})
     with pytest.raises(ValueError, match=r"is built of .*FlattenObservation.*, but the checkpoint is of .*Normalize"):
-        restore_checkpoint(model, checkpoint)
+        restore_checkpoint(model, saved / "run")
     with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
         restore_checkpoint(make("SAC"), tmp_path)
     with pytest.raises(ValueError, match=r"checkpoint of another algorithm \(stable_baselines3"):
-        SACv2.load_checkpoint(checkpoint, environment("Pendulum-v1"))
+        SACv2.load_checkpoint(saved / "run", environment("Pendulum-v1"))
 
 
-def test_a_damaged_file_is_named(checkpoint: Path, tmp_path: Path) -> None:
-    folder = copy_of(checkpoint, tmp_path)
+def test_a_damaged_file_is_named(saved: Path, tmp_path: Path) -> None:
+    folder = crafted_checkpoint(saved, tmp_path / "damaged", "replay_buffer.pkl", None)
     (file,) = folder.glob("version-*/replay_buffer.pkl")
     file.write_bytes(file.read_bytes()[:-5])
     with pytest.raises(ValueError, match=r"is damaged \(the content of .*replay_buffer.pkl is not what was written"):

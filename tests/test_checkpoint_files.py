@@ -38,6 +38,7 @@ from sb3_sac_variants.common.callbacks import RunCheckpointCallback
 from sb3_sac_variants.common.persistence import env_state
 from sb3_sac_variants.common.persistence.checkpoint_folder import MARK, POINTER
 from sb3_sac_variants.common.persistence.rebuild import NotAllowed
+from sb3_sac_variants.envs import SimpleSpreadEnv
 
 # ---------------------------------------------------------------- writing is all or nothing
 
@@ -446,3 +447,10 @@ def test_names_as_long_as_the_disk_allows(tmp_path: Path) -> None:
     path = tmp_path / ("n" * 251 + ".zip")
     make(SACv2).save(path)
     SACv2.load(path)
+
+
+def test_a_layer_is_known_by_its_former_name() -> None:
+    former = "sb3_sac_variants.envs.parallel_env.SimpleSpreadEnv"
+    present = [f"{SimpleSpreadEnv.__module__}.{SimpleSpreadEnv.__qualname__}"]
+    assert env_state.same_layers(present, [former])
+    assert not env_state.same_layers(present, ["sb3_sac_variants.envs.parallel_env.ParallelEnvAdapter"])
