@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import SpacesEnv, every_algorithm, goal_env, make, n_updates, refused
+from helpers import SpacesEnv, every_algorithm, goal_env, make, n_updates, refused, rows_at
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.env_util import make_vec_env
@@ -180,6 +180,39 @@ def test_n_step_returns_follow_gamma(algorithm: type) -> None:
     model.gamma = 0.5
     model.train(1, 4)
     assert set(model.draw_batch(100)[0].discounts.unique().tolist()) <= {0.5, 0.25, 0.125}
+
+
+def test_n_step_returns_of_the_users_buffer_follow_gamma() -> None:
+    model = make(SACv2, replay_buffer_class=NStepReplayBuffer).learn(20)
+    model.gamma = 0.5
+    model.train(1, 4)
+    assert set(model.draw_batch(100)[0].discounts.unique().tolist()) <= {0.5, 0.25, 0.125}
+
+
+def test_a_gamma_that_the_buffers_own_holds_up_is_refused(tmp_path: Path) -> None:
+    kwargs = {"n_steps": 2, "gamma": 0.9}
+    model = make(SACv2, replay_buffer_class=NStepReplayBuffer, replay_buffer_kwargs=kwargs).learn(20)
+    model.save(tmp_path / "model")
+    SACv2.load(tmp_path / "model", SpacesEnv(), gamma=0.8).learn(20)  # as passed
+    model.gamma = 0.5
+    with refused(ValueError, "gamma", 0.5, "no effect on n-step returns of replay_buffer_kwargs="):
+        model.train(1, 4)
+    model.replay_buffer.gamma = 0.5
+    model.train(1, 4)
+
+
+def test_n_step_returns_do_not_run_on_into_what_follows_a_loaded_buffer(tmp_path: Path) -> None:
+    model = make(SACv2, SpacesEnv(episode_length=100), n_steps=3).learn(10)
+    model.save_replay_buffer(tmp_path / "buffer")
+    model.learn(3, reset_num_timesteps=False)
+    model.load_replay_buffer(tmp_path / "buffer")
+    model.learn(10, reset_num_timesteps=False)  # in the same episode, but three steps later
+    batch = rows_at(model.replay_buffer, np.array([8, 9, 10]))
+    rewards = model.replay_buffer.rewards[:, 0]
+    expected = [rewards[8] + 0.99 * rewards[9], rewards[9], rewards[10:13] @ [1, 0.99, 0.99**2]]
+    np.testing.assert_allclose(batch.rewards.flatten(), expected, rtol=1e-5)
+    np.testing.assert_allclose(batch.discounts.flatten(), [0.99**2, 0.99, 0.99**3], rtol=1e-5)
+    assert not batch.dones.any()
 
 
 @every_algorithm

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, get_args
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.type_aliases import (
     GymEnv,
     Schedule,
@@ -52,6 +53,7 @@ from sb3_sac_variants.common.networks.policies import MaxEntPolicy
 from sb3_sac_variants.common.persistence import checkpoint, optimizers, replay_file, save_load
 from sb3_sac_variants.common.persistence.files import Path
 from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
+from sb3_sac_variants.common.replay.trajectories import end_trajectory
 
 #: steps of an episode, of an environment that does not say how many there are at the most
 USUAL_EPISODE = 1000
@@ -127,6 +129,8 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
     critic_learner: Learner
     #: classes of optimisers that are not those of ``policy_kwargs``, by what they train; in saved models
     _replaced_optimizers: Mapping[str, str] = MappingProxyType({})
+    #: the discount when the replay buffer was made, which may have one of its own
+    _gamma_at_setup: float | None = None
     #: gradient steps that were done when the environment steps were last counted from zero
     _updates_at_reset: int = 0
 
@@ -232,6 +236,7 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
             self.replay_buffer_class = self.default_replay_buffer_class
         super()._setup_model()
         self.replay_buffer_class, self.replay_buffer_kwargs = chosen
+        self._gamma_at_setup = self.gamma
         self._create_aliases()
         self.temperature: Temperature = self._make_temperature(*parse_ent_coef(self.ent_coef)).to(self.device)
         if isinstance(self.temperature, LearnedTemperature):
@@ -285,8 +290,8 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
         networks = self._networks()
         self._take_settings()
         check_range("batch_size", batch_size, 1, integer=True)
-        if self.n_steps > 1 and "gamma" not in self.replay_buffer_kwargs:
-            self.replay_buffer.gamma = self.gamma  # type: ignore[union-attr]  # which may have changed
+        if isinstance(self.replay_buffer, NStepReplayBuffer) and "gamma" not in self.replay_buffer_kwargs:
+            self.replay_buffer.gamma = self.gamma  # which may have changed
         if self.updater.bind(networks):
             self._fast_actor = None
             self.policy.find_modules()
@@ -455,11 +460,15 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
         """
         Load a replay buffer. As SB3's, but no code of whoever wrote the file is run.
 
-        :param truncate_last_traj: with ``HerReplayBuffer``, whether the last episode in it has ended
+        :param truncate_last_traj: with ``HerReplayBuffer`` and n-step returns, whether the step that is stored next
+            does not follow the last one in it
         :param trusted: whether to build whatever the file describes, which may run code
         :raises ValueError: if the file is damaged, needs to be trusted, or is not of this model's environment
         """
         replay_file.load_replay_buffer(self, path, truncate_last_traj, trusted)
+        assert self.replay_buffer is not None
+        if truncate_last_traj:
+            end_trajectory(self.replay_buffer)
         if isinstance(self.replay_buffer, TensorReplayBuffer):
             self.replay_buffer.to(self.device)
 
@@ -526,7 +535,7 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
 
     def _excluded_save_params(self) -> list[str]:
         parts = [name for name, value in vars(self).items() if isinstance(value, Learner | TargetTracker)]
-        parts += ["temperature", "updater", "_temperature_monitor", *self._network_names()]
+        parts += ["temperature", "updater", "_temperature_monitor", "_gamma_at_setup", *self._network_names()]
         if not self._between_rollouts:  # in the middle of a step: whoever goes on begins a new episode
             parts.append("_last_obs")
         return [*super()._excluded_save_params(), *parts, *self.rollout_state]
