@@ -99,9 +99,7 @@ class Stops(BaseCallback):
 @pytest.mark.parametrize("n_envs", [1, 2])
 @pytest.mark.parametrize("stop", ["callback", "episodes", "Ctrl-C", "environment"])
 @every_algorithm
-def test_no_step_is_made_up_after_a_stop(
-    algorithm: type, stop: str, n_envs: int, optimize_memory_usage: bool
-) -> None:
+def test_no_step_is_made_up_after_a_stop(algorithm: type, stop: str, n_envs: int, optimize_memory_usage: bool) -> None:
     first = lambda: Counting(fails_at=14 if stop == "environment" else None)  # noqa: E731
     env = DummyVecEnv([first, *[Counting] * (n_envs - 1)])
     model = make(algorithm, env, optimize_memory_usage=optimize_memory_usage, buffer_size=200, gradient_steps=-1)

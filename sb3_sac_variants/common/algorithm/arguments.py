@@ -109,6 +109,7 @@ def check_settings(model: Any) -> None:
     check_range("target_update_interval", model.target_update_interval, 1, integer=True)
     check_range("reward_scale", model.reward_scale, 0, low_open=True)
     check_n_steps_unchanged(model)
+    check_gamma_unchanged(model)
     check_overrides(model)
     model.target_entropy = model._parse_target_entropy()
     for name, choices in model.choices.items():
@@ -151,6 +152,21 @@ def check_n_steps_unchanged(model: Any) -> None:
         raise ValueError(
             f"n_steps={model.n_steps} has no effect on a replay buffer made with {made_with}: make a new model, or "
             f"load a saved one with n_steps={model.n_steps}"
+        )
+
+
+def check_gamma_unchanged(model: Any) -> None:
+    """
+    Check that a discount set later is not held up by one that the replay buffer was given.
+
+    :raises ValueError: if it would have no effect
+    """
+    buffer, given = getattr(model, "replay_buffer", None), model.replay_buffer_kwargs
+    changed = model._gamma_at_setup not in (None, model.gamma)
+    if isinstance(buffer, NStepReplayBuffer) and "gamma" in given and changed and buffer.gamma != model.gamma:
+        raise ValueError(
+            f"gamma={model.gamma} has no effect on n-step returns of replay_buffer_kwargs={given}: set "
+            "model.replay_buffer.gamma, too, or make the model without gamma in them"
         )
 
 
