@@ -555,6 +555,19 @@ def test_a_last_observation_of_another_shape_is_refused() -> None:
         model.learn(20)
 
 
+def test_a_part_of_the_last_observation_that_is_missing_is_named() -> None:
+    class Forgetful(SpacesEnv):
+        def step(self, action: Any) -> Any:
+            observation, *rest, over, truncated, info = super().step(action)
+            if over:
+                del observation["vector"]
+            return observation, *rest, over, truncated, info
+
+    model = make(SACv2, DummyVecEnv([lambda: SpacesEnv(DICTIONARY), lambda: Forgetful(DICTIONARY)]), "MultiInputPolicy")
+    with pytest.raises(ValueError, match=r"terminal observation of environment 1 has no 'vector', and Dict.* wants it"):
+        model.learn(50)
+
+
 def test_the_error_of_a_diverged_network_goes_through_a_pickle() -> None:
     error = DivergedError("MlpPolicy", 5)
     again = pickle.loads(pickle.dumps(error))

@@ -82,14 +82,19 @@ def check_observation_shape(name: str, values: Any, space: spaces.Space, n_envs:
     :param first_env: number of the environment of the first row
     :raises ValueError: if it is another one; names both
     """
+    environments = f"{n_envs} environments" if n_envs > 1 else f"environment {first_env}"
     if isinstance(space, spaces.Dict):
         for key, part in space.items():
+            if key not in values:
+                raise ValueError(
+                    f"{name} of {environments} has no {key!r}, and {space} wants it: let what reset() and step() "
+                    "return, and observation_space, be the same"
+                )
             check_observation_shape(f"{name}[{key!r}]", values[key], part, n_envs, first_env)
         return
     assert space.shape is not None
     expected = (n_envs, *space.shape)
     if np.shape(values) != expected:
-        environments = f"{n_envs} environments" if n_envs > 1 else f"environment {first_env}"
         raise ValueError(
             f"{name} of {environments} has shape {np.shape(values)}, and {space} wants {expected}: let what "
             "reset() and step() return, and observation_space, be the same"
