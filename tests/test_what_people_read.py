@@ -125,6 +125,49 @@ def test_a_mean_since_the_last_writing(tmp_path: Any) -> None:
     assert model.logger.name_to_value["train/critic_loss"] == pytest.approx(losses[3])
 
 
+class Corrects(BaseCallback):
+    """Records a loss of its own after each training."""
+
+    def _on_rollout_start(self) -> None:
+        if self.num_timesteps > 5:
+            self.logger.record("train/critic_loss", -1.0, exclude="csv")
+
+    def _on_step(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("read_before", [False, True])
+def test_what_is_recorded_after_a_training_counts(read_before: bool) -> None:
+    """SB3 has recorded its own losses by then."""
+    writer, model = Recorder(), make(SACv2)
+    model.set_logger(Logger(None, [writer]))
+    corrects, reads = Corrects(), Reads("get")
+    model.learn(20, callback=[reads, corrects] if read_before else corrects, log_interval=1)
+    assert [row["train/critic_loss"] for row in writer.rows] == [-1.0, -1.0]
+    assert all(row["train/actor_loss"] != -1.0 for row in writer.rows)
+    assert reads.found == [-1.0] * 14 * read_before
+    model.train(1, 4)  # after which it is the training's again
+    assert model.logger.name_to_value["train/critic_loss"] > 0
+
+
+@pytest.mark.parametrize("own_logger", [False, True])
+def test_a_dictionary_that_somebody_keeps_has_the_losses(own_logger: bool) -> None:
+    class Keeps(BaseCallback):
+        def _on_training_start(self) -> None:
+            self.values = self.logger.name_to_value
+
+        def _on_step(self) -> bool:
+            return True
+
+    model, callback = make(SACv2), Keeps()
+    if own_logger:
+        model.set_logger(configure(None, []))
+        values = model.logger.name_to_value
+    model.learn(12, callback=callback, log_interval=None)
+    assert callback.values["train/critic_loss"] > 0
+    assert not own_logger or values is callback.values
+
+
 def test_nothing_is_read_where_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each reading waits for the device."""
     model = make(SACv2, ent_coef="auto").learn(20)

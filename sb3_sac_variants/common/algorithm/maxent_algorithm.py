@@ -13,6 +13,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.buffers import NStepReplayBuffer
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.type_aliases import (
     GymEnv,
     Schedule,
@@ -313,8 +314,9 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
             while self._n_updates < until:
                 self._n_updates += self.updater.run(self._n_updates, until, batch_size, self.engine_signature)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        if hasattr(self.logger, "name_to_value"):
-            LoggedMetrics.of(self.logger).announce(self.updater.metrics, self._record_metrics)
+        values = LoggedMetrics.of(self.logger)
+        if values is not None:
+            values.announce(self.updater.metrics, self._record_metrics)
         else:  # a logger of the user's own kind
             self._record_metrics()
         self._updates_unfinished = False
@@ -364,6 +366,12 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
             self.updater.plan(self._planned_gradient_steps())
         if self.num_timesteps == 0:
             self._updates_at_reset = self._n_updates
+        LoggedMetrics.of(self.logger)  # before a callback, which may keep the dictionary, sees it
+
+    def set_logger(self, logger: Logger) -> None:
+        """As SB3's: take a logger in the place of the one that ``learn()`` makes."""
+        LoggedMetrics.of(logger)
+        super().set_logger(logger)
 
     def engine_signature(self) -> Hashable:
         """Changes when memory that a captured graph points to has been replaced, or a constant in it has changed."""
@@ -380,10 +388,10 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
     def _record_metrics(self) -> dict[str, float]:
         """Give the logger the metrics of the updates, and return them: means since the logs were last written."""
         metrics = self.updater.metrics.means()
-        for name, value in metrics.items():
-            self.logger.record(f"train/{name}", value)
+        values = {f"train/{name}": value for name, value in metrics.items()}
         if self.num_timesteps > self._num_timesteps_at_start:
-            self.logger.record("train/update_to_data", (self._n_updates - self._updates_at_reset) / self.num_timesteps)
+            values["train/update_to_data"] = (self._n_updates - self._updates_at_reset) / self.num_timesteps
+        LoggedMetrics.record(self.logger, values)
         return metrics
 
     def _watch(self, metrics: dict[str, float]) -> None:
