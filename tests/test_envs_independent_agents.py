@@ -1,5 +1,6 @@
 """Agents as environments of their own."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from agents import AgentsEnv, several
@@ -8,9 +9,9 @@ from helpers import SpacesEnv
 from helpers import make as make_single
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
-from sb3_sac_variants import SACv2
+from sb3_sac_variants import MASAC, SACv2
 from sb3_sac_variants.envs import IndependentAgents, ParallelEnvAdapter
 
 #: the bounds of two agents
@@ -145,3 +146,117 @@ def test_the_space_of_an_observation_holds_every_agents() -> None:
     low, high = np.array([[-1, 0], [-2, 1]], np.float32), np.array([[1, 0], [0, 3]], np.float32)
     split = IndependentAgents(DummyVecEnv([lambda: SpacesEnv(spaces.Box(low, high), AgentsEnv(2).action_space)]))
     assert split.observation_space == spaces.Box(np.array([-2, 0], np.float32), np.array([1, 3], np.float32))
+
+
+# ---------------------------------------------------------------- each agent's own end
+
+
+class Ending:
+    """
+    A ParallelEnv of two agents, each of which observes the step and earns 1.
+
+    :param terminates: step in which the first one terminates
+    :param truncated: whether it is truncated instead; the second one is, in step 6
+    """
+
+    possible_agents = ("first", "second")
+
+    def __init__(self, terminates: int, truncated: bool = False):
+        self.last, self.truncated = terminates, truncated
+
+    def observation_space(self, agent):
+        return spaces.Box(0, 9, (1,))
+
+    def action_space(self, agent):
+        return spaces.Box(-1, 1, (1,))
+
+    def observe(self):
+        return {agent: np.full(1, 1 + self.steps, np.float32) for agent in self.agents}
+
+    def reset(self, seed=None, options=None):
+        self.agents, self.steps = list(self.possible_agents), 0
+        return self.observe(), {}
+
+    def step(self, actions):
+        self.steps += 1
+        observations, rewards = self.observe(), dict.fromkeys(self.agents, 1.0)
+        end = {"first": self.steps == self.last, "second": self.steps == 6}
+        terminations = {agent: end[agent] and agent == "first" and not self.truncated for agent in self.agents}
+        truncations = {agent: end[agent] and not terminations[agent] for agent in self.agents}
+        self.agents = [agent for agent in self.agents if not end[agent]]
+        return observations, rewards, terminations, truncations, {}
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("truncated", [False, True])
+@pytest.mark.parametrize("last", [2, 6])
+def test_an_agents_own_end_ends_its_episode(last: int, truncated: bool, normalized: bool) -> None:
+    adapted = ParallelEnvAdapter(Ending(last, truncated), keep_absent=last < 6)
+    env = IndependentAgents(DummyVecEnv([lambda: Monitor(adapted)]))
+    model = make_single(SACv2, VecNormalize(env) if normalized else env, learning_starts=50).learn(24)
+    buffer = model.replay_buffer
+    now, after = buffer.observations[:12, :, 0], buffer.next_observations[:12, :, 0]
+    there = list(range(1, last + 1))
+    gone = [0] * (6 - last)
+    np.testing.assert_allclose(now[:, 0], 2 * (there + gone), atol=1e-5)
+    np.testing.assert_allclose(after[:, 0], 2 * ([step + 1 for step in there] + gone), atol=1e-5)
+    np.testing.assert_allclose(after[:, 1], 2 * list(range(2, 8)), atol=1e-5)
+    assert buffer.rewards[:6, 0].tolist() == [1.0] * last + gone
+    ends = buffer.dones[:6]
+    assert np.flatnonzero(ends[:, 0]).tolist() == sorted({last - 1, 5})
+    assert np.flatnonzero(ends[:, 1]).tolist() == [5]
+    assert buffer.timeouts[last - 1, 0] == truncated  # and no target bootstraps where it has terminated
+    assert buffer.timeouts[5, 1] == 1
+    assert len(model.ep_info_buffer) == 4  # two joint episodes, for two agents
+
+
+# ---------------------------------------------------------------- wrappers that change the mean reward
+
+
+class Scaled(gym.Wrapper):
+    """Knows that there are several agents."""
+
+    def step(self, action):
+        observation, reward, *ends, info = super().step(action)
+        return observation, 5 * reward, *ends, {**info, "agent_rewards": 5 * info["agent_rewards"]}
+
+
+def wrapped(wrapper):
+    return DummyVecEnv([lambda: Monitor(wrapper(ParallelEnvAdapter(Ending(6))))])
+
+
+@pytest.mark.parametrize("algorithm", [SACv2, MASAC])
+def test_a_wrapper_that_changes_the_mean_reward_only_is_refused(algorithm) -> None:
+    for wrapper in (
+        lambda env: gym.wrappers.TransformReward(env, lambda reward: -5 * reward),
+        gym.wrappers.NormalizeReward,
+    ):
+        env = wrapped(wrapper)
+        model = make_single(algorithm, IndependentAgents(env) if algorithm is SACv2 else env)
+        with pytest.raises(
+            ValueError, match=r"a wrapper made reward=.* of 1\.0, .*change those inside, in the Petting"
+        ):
+            model.learn(20)
+    env = wrapped(Scaled)
+    model = make_single(algorithm, IndependentAgents(env) if algorithm is SACv2 else env).learn(20)
+    assert (model.replay_buffer.rewards[:5] == 5).all()
+
+
+class Cancelling(Ending):
+    """Rewards whose mean is not that of the rounded ones."""
+
+    def step(self, actions):
+        observations, _, *rest = super().step(actions)
+        return observations, {"first": 1e7, "second": 0.1 - 1e7}, *rest
+
+
+@pytest.mark.parametrize("vec_env", [DummyVecEnv, SubprocVecEnv])
+def test_rounding_is_no_change(vec_env) -> None:
+    """DummyVecEnv rounds rewards to single precision, SubprocVecEnv does not."""
+    env = vec_env([lambda: ParallelEnvAdapter(Cancelling(6))])
+    model = make_single(MASAC, VecNormalize(env, norm_reward=False)).learn(20)
+    assert model.replay_buffer.rewards[:5, 0].tolist() == [[1e7, -1e7]] * 5
+    env.close()

@@ -127,7 +127,7 @@ def test_a_step_by_hand():
     assert isinstance(reward, float)
     assert reward == pytest.approx(agent_rewards.mean(), rel=1e-6)
     assert (terminated, truncated) == (False, False)
-    assert set(info) == {"agent_rewards"}
+    assert set(info) == {"agent_rewards", "mean_reward"}
 
 
 def test_actions_reach_their_agents_as_copies():
@@ -257,15 +257,20 @@ class TestAgentsComingAndGoing:
         assert ends == [False, False]
         assert observation[1].tolist() == [np.float32(env.parallel_env.position["middle"]), 1]  # its own last one
         assert info["agent_rewards"][1] == np.float32(env.parallel_env.position["middle"]) != 0
+        assert info["agent_terminations"].tolist() == [False, True, False]
+        assert info["agent_truncations"].tolist() == [False] * 3
         observation, reward, *ends, info = env.step(actions(0, 0, 1))
+        assert not {"agent_terminations", "agent_truncations"} & set(info)
+        assert info["mean_reward"] == reward
         assert ends == [False, False]
         assert env.parallel_env.received[-1].keys() == {"left", "right"}
         assert observation[1].tolist() == [0, 0]
         assert observation[2, 1] == 2
         assert info["agent_rewards"][1] == 0
         assert reward == pytest.approx(2 * env.parallel_env.position["right"] / 3)
-        observation, _, ended, truncated, _ = env.step(actions(0, 0, 0))
+        observation, _, ended, truncated, info = env.step(actions(0, 0, 0))
         assert (ended, truncated) == (terminated, not terminated)
+        assert info["agent_terminations" if terminated else "agent_truncations"].tolist() == [True, False, True]
         assert env.observation_space.contains(observation)
         with pytest.raises(gym.error.ResetNeeded):
             env.step(actions(0, 0, 0))

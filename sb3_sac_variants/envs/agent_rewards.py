@@ -1,4 +1,4 @@
-"""Where environments of several agents put each agent's own reward, and what is wrong if it is not there."""
+"""Where environments of several agents put what is each agent's own, and what is wrong if it is not there."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
-#: the key in ``info``
-AGENT_REWARDS = "agent_rewards"
+#: the keys in ``info``: each agent's reward, and the one number that the environment gives for them
+AGENT_REWARDS, MEAN_REWARD = "agent_rewards", "mean_reward"
+#: which agents terminate or are truncated in this step
+AGENT_TERMINATIONS, AGENT_TRUNCATIONS = "agent_terminations", "agent_truncations"
 
 
 def as_numbers(values: Any, count: int, dtype: type[np.floating]) -> np.ndarray | None:
@@ -26,14 +28,15 @@ def as_numbers(values: Any, count: int, dtype: type[np.floating]) -> np.ndarray 
     return array if array.shape == (count,) else None
 
 
-def read_agent_rewards(info: dict[str, Any], n_agents: int) -> np.ndarray:
+def read_agent_rewards(info: dict[str, Any], n_agents: int, reward: float) -> np.ndarray:
     """
     Read each agent's own reward from what an environment said of a step.
 
     :param info: of one environment
     :param n_agents: number of agents N
+    :param reward: the one number that came for all of them
     :return: float32, ``(N,)``
-    :raises ValueError: if there are no rewards in it, or not N finite numbers
+    :raises ValueError: if there are no rewards in it, or not N finite numbers; if a wrapper has changed ``reward`` only
     """
     remedy = (
         "wrap a PettingZoo ParallelEnv in sb3_sac_variants.envs.ParallelEnvAdapter, or have the environment put an "
@@ -46,5 +49,13 @@ def read_agent_rewards(info: dict[str, Any], n_agents: int) -> np.ndarray:
         raise ValueError(
             f"info[{AGENT_REWARDS!r}]={info[AGENT_REWARDS]!r} must be {n_agents} finite numbers, one for each agent: "
             f"{remedy}"
+        )
+    given = info.get(MEAN_REWARD, reward)
+    # As float32, which vectorised environments make of rewards; a wrapper may change those of the agents as well
+    if np.float32(reward) != np.float32(given) and not np.isclose(reward, rewards.mean()):
+        raise ValueError(
+            f"a wrapper made reward={reward} of {given}, the mean over the agents, who learn from their own rewards "
+            f"info[{AGENT_REWARDS!r}]={rewards}: change those inside, in the PettingZoo environment, or let the "
+            "wrapper change them, too"
         )
     return rewards

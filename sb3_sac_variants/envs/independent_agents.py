@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, unwrap_vec_normalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from .agent_rewards import read_agent_rewards
+from .agent_rewards import AGENT_TERMINATIONS, AGENT_TRUNCATIONS, read_agent_rewards
 
 _ADAPTER = "wrap a PettingZoo ParallelEnv in ParallelEnvAdapter"
 
@@ -28,6 +28,11 @@ class IndependentAgents(VecEnvWrapper):
     ``vec_env_wrapper: sb3_sac_variants.envs.IndependentAgents``, for its ``train``, ``-optimize`` and ``record_video``
     (its ``enjoy`` plays a single environment only, which N agents are not). A joint step counts N time steps. What
     Monitor notes of an episode is the mean over the agents, for each of them.
+
+    An agent's episode ends when it terminates or is truncated itself (``info["agent_terminations"]`` and
+    ``info["agent_truncations"]``, where the environment says so). One that leaves before others then has an episode of
+    zeros, whose actions have no effect, until the last one ends: a vectorised environment has no place for an agent
+    that is not there.
 
     :param venv: environments with observations ``(N, d)``, actions ``(N, D)`` or MultiDiscrete ``[n] * N``, and
         ``info["agent_rewards"]``
@@ -72,18 +77,27 @@ class IndependentAgents(VecEnvWrapper):
         """
         Wait for what they led to: each agent's observation, own reward, whether its episode ended, information.
 
-        :raises ValueError: if an environment does not say N finite rewards
+        :raises ValueError: if an environment does not say N finite rewards, or a wrapper has changed the mean of them
         """
-        observations, _, dones, infos = self.venv.step_wait()
+        observations, mean_rewards, dones, infos = self.venv.step_wait()
+        each = zip(infos, mean_rewards, strict=True)
+        rewards = np.concatenate([read_agent_rewards(info, self.n_agents, mean) for info, mean in each])
+        rows, own_dones = self._rows(observations).copy(), np.repeat(dones, self.n_agents)
         own_infos: list[dict[str, Any]] = []
-        for info in infos:
+        nobody = np.zeros(self.n_agents, dtype=bool)
+        for info, done in zip(infos, dones, strict=True):
+            terminated, truncated = info.get(AGENT_TERMINATIONS, nobody), info.get(AGENT_TRUNCATIONS, nobody)
             for agent in range(self.n_agents):
-                own = dict(info)
+                own, row = dict(info), len(own_infos)
                 if "terminal_observation" in info:
                     own["terminal_observation"] = info["terminal_observation"][agent]
+                if not done and (terminated[agent] or truncated[agent]):  # before others; it observes zeros from now on
+                    own |= {"terminal_observation": rows[row].copy(), "TimeLimit.truncated": True}
+                    rows[row], own_dones[row] = 0, True
+                if terminated[agent]:  # whatever became of the others
+                    own["TimeLimit.truncated"] = False
                 own_infos.append(own)
-        rewards = np.concatenate([read_agent_rewards(info, self.n_agents) for info in infos])
-        return self._rows(observations), rewards, np.repeat(dones, self.n_agents), own_infos
+        return rows, rewards, own_dones, own_infos
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seed the environments, at their next reset; give the seed of each agent's."""

@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
+from .agent_rewards import AGENT_REWARDS, MEAN_REWARD
 from .render_mode import check_render_mode
 
 _METADATA = {"render_modes": ["rgb_array"], "render_fps": 2}
@@ -86,7 +87,7 @@ class MatrixGameEnv(gym.Env[NDArray[np.float32], NDArray[np.int64]]):
         self._needs_reset = True
         self._last_action = tuple(map(int, action))
         reward = float(self.payoff[self._last_action])
-        info = {"agent_rewards": np.full(self.n_agents, reward, dtype=np.float32)}
+        info = {AGENT_REWARDS: np.full(self.n_agents, reward, dtype=np.float32), MEAN_REWARD: reward}
         return np.ones((self.n_agents, 1), dtype=np.float32), reward, True, False, info
 
     def render(self) -> NDArray[np.uint8] | None:

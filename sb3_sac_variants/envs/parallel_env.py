@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from .agent_rewards import AGENT_REWARDS, as_numbers
+from .agent_rewards import AGENT_REWARDS, AGENT_TERMINATIONS, AGENT_TRUNCATIONS, MEAN_REWARD, as_numbers
 
 _PAD = """pad the smaller ones:
     from sb3_sac_variants.envs import ParallelEnvAdapter
@@ -26,7 +26,10 @@ class ParallelEnvAdapter(gym.Env[NDArray[Any], NDArray[Any]]):
     - Action: the same, or MultiDiscrete ``[n] * n_agents`` if the agents' actions are Discrete.
     - Reward: the mean over the agents, a float for Monitor, evaluation and logging.
       ``info["agent_rewards"]``, float32 of shape (n_agents,), holds each agent's own; VecNormalize does not see it.
+      ``info["mean_reward"]`` is the mean again, by which a wrapper that has changed it is found out.
     - Terminated when all agents have terminated; truncated when all have ended otherwise, also if only some terminated.
+      ``info["agent_terminations"]`` and ``info["agent_truncations"]``, bool of shape (n_agents,), say whose own end a
+      step was, in steps in which there is one. IndependentAgents goes by them; MASAC knows the joint end only.
     - ``info["agent_infos"]``: a dict for each agent, by agent, in steps and resets where some agent has one to say.
 
     Gymnasium's checker finds nothing amiss unless a space is unbounded or padded; Stable-Baselines3's checker warns of
@@ -134,10 +137,14 @@ class ParallelEnvAdapter(gym.Env[NDArray[Any], NDArray[Any]]):
             raise ValueError(
                 f"{self.parallel_env} gave rewards={rewards!r}: let its step() give one number for each agent"
             )
-        info = {AGENT_REWARDS: agent_rewards.astype(np.float32), **self._agent_infos(infos)}
+        reward = float(agent_rewards.mean())
+        info = {AGENT_REWARDS: agent_rewards.astype(np.float32), MEAN_REWARD: reward, **self._agent_infos(infos)}
+        if ended:
+            info[AGENT_TERMINATIONS] = np.array([ended.get(agent, False) for agent in self.agents])
+            info[AGENT_TRUNCATIONS] = np.array([agent in ended and not ended[agent] for agent in self.agents])
         terminated = self._needs_reset and all(self._ended.values())
         truncated = self._needs_reset and not terminated
-        return self._stack(observations), float(agent_rewards.mean()), terminated, truncated, info
+        return self._stack(observations), reward, terminated, truncated, info
 
     def render(self) -> Any:
         """

@@ -40,7 +40,9 @@ class AgentReplayBuffer(TensorReplayBuffer):
 
         :param reward: not stored
         :param infos: with "agent_rewards", ``(n_agents,)``, besides
-        :raises ValueError: if an info has no such rewards, or not that many finite numbers
+        :raises ValueError: if an info has no such rewards, or not that many finite numbers; if a wrapper has changed
+            ``reward`` and not those
         """
-        rewards = np.stack([read_agent_rewards(info, self.n_agents) for info in infos])
+        each = zip(infos, reward, strict=True)
+        rewards = np.stack([read_agent_rewards(info, self.n_agents, for_all) for info, for_all in each])
         super().add(obs, next_obs, action, rewards, done, infos)

@@ -53,8 +53,10 @@ class MASAC(MaxEntAlgorithm):
     ``(N, d)``, actions ``(N, D)`` or MultiDiscrete ``[n] * N``, and the agents' rewards in ``info["agent_rewards"]``.
     On discrete actions every expectation over an agent's own action is an exact sum, with one action drawn of each
     other agent. Wrappers may change observations and actions; rewards, of which Gymnasium's see only the mean, are
-    changed inside, in the PettingZoo environment, or by ``reward_scale``. ``VecNormalize`` with ``norm_reward=True`` is
-    refused. :meth:`q_value` and :meth:`soft_value` give ``(n, N)``, a value for each agent.
+    changed inside, in the PettingZoo environment, or by ``reward_scale``. Wrappers that change the mean alone are
+    refused, and so is ``VecNormalize`` with ``norm_reward=True``. Targets bootstrap until all agents have terminated,
+    also those of one that has left before. :meth:`q_value` and :meth:`soft_value` give ``(n, N)``, a value for each
+    agent.
 
     The sign of beta: objective and closed form say that beta > 0 makes policies different, and so it is measured. The
     description that the term was built from calls it similarity. ``ce_convention`` chooses between the two.
