@@ -15,7 +15,7 @@ class LoggedMetrics(defaultdict[str, Any]):
 
     SB3's algorithms record their losses at each training, for which the host has to wait until the device is ready.
     Here the logger waits only if it is read (by a callback, or by a ``dump()`` to some output) after a training.
-    ``dump()`` clears it, and the means begin anew. As there, what somebody records under the same name after a training
+    ``dump()`` clears it, and the means begin anew. As in SB3, what is recorded under the same name after a training
     takes the place of its value until the next one.
     """
 
