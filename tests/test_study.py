@@ -494,6 +494,11 @@ def test_models_of_all_seeds_meet_the_same_initial_states(tmp_path: Path) -> Non
     assert len({tuple(each) for each in returns}) == 2
 
 
+def test_models_play_in_the_environments_that_the_zoo_registers() -> None:
+    code = "import gymnasium; from sb3_sac_variants.study import evaluate; gymnasium.spec('PendulumNoVel-v1')"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True)
+
+
 def test_a_run_is_finished_only_with_the_tests_that_are_asked_for(trained: RunFolder) -> None:
     worlds: dict[str, Any] = {"heavy": {"env_kwargs": {"g": 12.0, "of": {1: 2}}}}
     own = study(

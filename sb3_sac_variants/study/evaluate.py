@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import rl_zoo3.import_envs  # noqa: F401
 import torch as th
 import yaml
 from rl_zoo3.utils import ALGOS, create_test_env, get_saved_hyperparams
