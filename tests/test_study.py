@@ -258,6 +258,8 @@ def test_runs_take_the_most_special_parameters() -> None:
         ({"scalars": "train/entropy"}, "scalars\n.*valid list"),
         ({"checkpoint_freq": -1}, "checkpoint_freq\n.*input_value=-1"),
         ({"tests": {"episodes": 3}}, "worlds"),
+        ({"tests": {"worlds": {"a": {"gamma": 0.9, "env_wrapper": "a.B"}}}}, "tests.worlds.a\n.* model heeds gamma "),
+        ({"tests": {"worlds": {"a": {"normalize": False}}}}, "nothing but env_kwargs, .*: no saved model heeds norm"),
         ({"tests": {"worlds": {"a": {}}, "actions": ["best"]}}, "'mean' or 'sampled'"),
         ({"published": {"Reacher-v5": {"Others": [1]}}}, "published.Reacher-v5.Others\n"),
         ({"published": {"Reacher-v5": {"Others": {400: [1, 2, 3]}}}}, "middle, low, high"),

@@ -16,6 +16,8 @@ CHECKPOINT_CALLBACK = "sb3_sac_variants.common.callbacks.RunCheckpointCallback"
 FINAL_SEED = 20_000
 #: Fields by which a run is known again; what the others say can still be changed when it has ended.
 SETTINGS = {"algo", "env", "seed", "steps", "eval_freq", "eval_episodes", "params", "agents"}
+#: Hyperparameters that make the world of a saved model; the statistics that normalise are those of its training
+WORLD = {"env_kwargs", "env_wrapper", "frame_stack", "vec_env_wrapper"}
 
 
 def _as_mapping(value: Any) -> Any:
@@ -48,6 +50,12 @@ def _plain(params: dict[str, Any]) -> dict[str, Any]:
     return params
 
 
+def _world(params: dict[str, Any]) -> dict[str, Any]:
+    if others := ", ".join(sorted(params.keys() - WORLD)):
+        raise ValueError(f"must change nothing but {', '.join(sorted(WORLD))}: no saved model heeds {others}")
+    return params
+
+
 Params = Annotated[dict[str, Any], AfterValidator(_plain)]
 Module = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 # Names become folders and file names.
@@ -74,7 +82,7 @@ class Tests(Checked):
 
     episodes: PositiveInt = 10
     actions: list[Literal["mean", "sampled"]] = ["mean"]
-    worlds: dict[Name, Params]
+    worlds: dict[Name, Annotated[Params, AfterValidator(_world)]]
 
 
 class Settings(Checked):
