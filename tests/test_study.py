@@ -285,6 +285,18 @@ def test_names_that_are_there_twice_are_refused(twice: str, tmp_path: Path) -> N
     assert [one.steps for one in load_studies(tmp_path / "studies.yml")] == [10, 20]
 
 
+def test_a_mapping_may_override_what_it_merges_and_be_merged_itself(tmp_path: Path) -> None:
+    """YAML writes what a mapping merges into it, here before it is read: a mapping further out merges it in turn."""
+    rest = "algorithms: [sac], steps: 10, eval_freq: 5"
+    (tmp_path / "studies.yml").write_text(
+        f"one: {{environments: {{A-v0: &long {{<<: &small {{gamma: 0.9}}, gamma: 0.8}}}}, {rest}}}\n"
+        f"two: {{environments: [A-v0], params: {{<<: *long, tau: 0.1}}, {rest}}}\n"
+    )
+    one, two = load_studies(tmp_path / "studies.yml")
+    assert one.environments["A-v0"] == {"gamma": 0.8}
+    assert two.params == {"gamma": 0.8, "tau": 0.1}
+
+
 def test_missing_fields_are_refused() -> None:
     with pytest.raises(ValueError, match="eval_freq\n  Field required"):
         parse_study("tiny", {key: value for key, value in FIELDS.items() if key != "eval_freq"})

@@ -219,11 +219,12 @@ class Study(Settings):
 class _Loader(yaml.SafeLoader):
     """Refuses a key that is there twice, of which YAML would keep the last one."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)  # as it is written; what is merged comes later
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if twice := {key for key in keys if keys.count(key) > 1}:
             raise yaml.YAMLError(f"{', '.join(sorted(twice))} is there twice in the mapping{node.start_mark}")
-        return super().construct_mapping(node, deep)
+        return node
 
 
 def load_studies(path: Path, names: Collection[str] = ()) -> list[Study]:
