@@ -26,6 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 from sb3_sac_variants.study import figure, provenance
 from sb3_sac_variants.study.collect import COLUMNS, KEYS, Results, mean_by_interval, read_scalars
 from sb3_sac_variants.study.evaluate import play
+from sb3_sac_variants.study.execute import prepare
 from sb3_sac_variants.study.figure import colours
 from sb3_sac_variants.study.progress import Progress
 from sb3_sac_variants.study.report import final_table, published_table
@@ -534,6 +535,13 @@ def test_progress_counts_finished_episodes(trained: RunFolder) -> None:
     assert trained.steps_done() == 200
     (trained.zoo / "0.monitor.csv").write_text('#{"t_start": 5.0}\nr,l,t\n1.0,150,2\n1.0,120,3\n-3.')
     assert trained.steps_done() == 270
+
+
+def test_a_run_whose_files_cannot_be_read_is_not_held(trained: RunFolder) -> None:
+    (trained.root / "run.json").write_text("null")
+    with pytest.raises(ValueError, match="is damaged"):
+        prepare(trained)
+    assert RunFolder(trained.out, trained.run).claim(timeout=0.0)
 
 
 def test_a_run_is_held_by_one_process_at_a_time(trained: RunFolder) -> None:

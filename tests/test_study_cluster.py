@@ -127,6 +127,17 @@ def test_a_run_whose_node_dies_when_all_has_come_is_finished(tmp_path: Path) -> 
     assert folder.state() is State.FINISHED
 
 
+def test_a_run_that_cannot_be_read_is_not_held(tmp_path: Path) -> None:
+    (run,) = parse_study("tiny", {**FIELDS, "seeds": [1]}).runs()
+    collector, folder = Collector(tmp_path), RunFolder(tmp_path, run)
+    assert collector.fetch(run) == {}
+    folder.root.mkdir(parents=True)
+    (folder.root / "run.json").write_text("null")
+    with pytest.raises(ValueError, match="is damaged"):
+        collector.fetch(run)  # for another node
+    assert folder.claim(timeout=0.0)
+
+
 def test_the_address_of_a_client_outside_the_cluster_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"ray://head:10001.*--address auto"):
         RayCluster("ray://head:10001", tmp_path, Resources(), gpus=0.0)

@@ -29,10 +29,13 @@ class Collector:
     def fetch(self, run: Run) -> dict[str, bytes] | None:
         """Read what a run can go on from; None if there is nothing to do."""
         folder = self._held.setdefault(run.folder, RunFolder(self._out, run))
-        if prepare(folder):
-            return pack(folder.root)
-        self._held.pop(run.folder).lock.release(force=True)  # held for a node that died when all had come
-        return None
+        files = None
+        try:
+            files = pack(folder.root) if prepare(folder) else None
+            return files
+        finally:
+            if files is None:  # it may be held for a node that died when all had come
+                self._held.pop(run.folder).lock.release(force=True)
 
     def store(self, run: Run, files: dict[str, bytes], last: bool = False) -> None:
         """Write what a run has sent."""

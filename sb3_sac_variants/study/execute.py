@@ -80,11 +80,13 @@ def prepare(folder: RunFolder) -> bool:
     """Claim a run, and set aside what it cannot go on from; false if it is done, or another process is at it."""
     if not folder.claim():
         return False
-    if folder.found() in (State.FINISHED, State.CONFLICT):
-        folder.lock.release()
-        return False
-    if not folder.is_trained() and not folder.checkpoint.exists():
-        folder.set_aside()
+    with contextlib.ExitStack() as otherwise:
+        otherwise.callback(folder.lock.release)
+        if folder.found() in (State.FINISHED, State.CONFLICT):
+            return False
+        if not folder.is_trained() and not folder.checkpoint.exists():
+            folder.set_aside()
+        otherwise.pop_all()
     return True
 
 
