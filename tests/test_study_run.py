@@ -274,6 +274,18 @@ def test_failures_are_reported_with_the_end_of_their_log(zoo: Zoo) -> None:
     assert zoo.folders()[0].root.with_name("seed1-failed-1").is_dir()
 
 
+def test_a_gpu_that_is_not_there_is_refused(zoo: Zoo) -> None:
+    """Stable-Baselines3 would take the CPU in its place, and the results would name the GPU."""
+    zoo.declare(environments=["Pendulum-v1"], params={"act": "fail"}, algorithms=["sac_v2"], baseline=None, seeds=[1])
+    message = "device='cuda:0': PyTorch finds no GPU on this machine; "
+    assert zoo.run("--device", "cuda:0") == (2, f"error: {message}take --device cpu, or use another one\n")
+    assert not zoo.out.exists()
+    zoo.run()
+    (folder,) = zoo.folders()
+    folder.write_record(device="cuda:0")  # with which it goes on from its checkpoint
+    assert f"{message}remove {folder.root} to start it anew" in zoo.run()[1]
+
+
 def test_a_run_with_other_settings_is_neither_used_nor_overwritten(zoo: Zoo) -> None:
     zoo.declare(algorithms=["sac"], seeds=[1])
     zoo.run()
@@ -473,6 +485,7 @@ def test_a_relative_python_path_counts_from_where_the_command_was_given(
         (["--threads", "0"], "--threads 0"),
         (["--gpus", "0.5"], "pass --address"),
         (["--gpus", "-1"], "--gpus -1"),
+        (["--device", "cuda:1", "--address", "auto"], "--device cuda:1 needs --gpus with --address"),
     ],
 )
 def test_wrong_options_are_refused(zoo: Zoo, arguments: list[str], message: str) -> None:

@@ -72,6 +72,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         if args.gpus and not args.address:
             parser.error("--gpus is for Ray; pass --address, or --device cuda --jobs N to share this machine's GPU")
         args.device = args.device or ("cuda" if args.gpus else "cpu")
+        if args.device.startswith("cuda") and args.address and not args.gpus:
+            parser.error(f"--device {args.device} needs --gpus with --address: Ray hides GPUs from what asks for none")
     return args
 
 

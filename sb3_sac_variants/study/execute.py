@@ -51,6 +51,7 @@ class Local:
     """Executes some runs at a time, each in a process of its own; offers the same as ``cluster.RayCluster``."""
 
     def __init__(self, jobs: int, resources: Resources) -> None:
+        check_device(resources.device)
         self._resources = resources
         self._stop = threading.Event()
         self._executor = ThreadPoolExecutor(jobs)
@@ -74,6 +75,15 @@ class Local:
         """End all that was started."""
         self._stop.set()
         self._executor.shutdown(cancel_futures=True)
+
+
+def check_device(device: str, remedy: str = "take --device cpu") -> None:
+    """Refuse a GPU that is not there, in whose place Stable-Baselines3 would take the CPU."""
+    if device.startswith("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ValueError(f"device={device!r}: PyTorch finds no GPU on this machine; {remedy}, or use another one")
 
 
 def prepare(folder: RunFolder) -> bool:
@@ -108,6 +118,7 @@ def execute(folder: RunFolder, resources: Resources, tick: Callable[[], None]) -
 def _train(folder: RunFolder, resources: Resources, tick: Callable[[], None]) -> None:
     resumed, command = folder.checkpoint.exists(), resources.command(folder.run)
     if resumed:
+        check_device(folder.record()["device"], f"remove {folder.root} to start it anew")
         command = [*RESUME_COMMAND, str(folder.zoo.relative_to(folder.out)), "--import", *folder.run.modules()]
     else:  # one that goes on keeps its device and its threads
         made = {"device": resources.device, "threads": resources.threads}
