@@ -5,6 +5,7 @@ A stand-in for the zoo writes what the zoo would write, so that nothing is train
 
 import contextlib
 import csv
+import importlib
 import os
 import shutil
 import signal
@@ -410,6 +411,12 @@ def test_unknown_names_are_told_with_the_key_and_those_that_are_meant() -> None:
         ValueError, match=r"study 'tiny': algorithms='sac_v3' is unknown to the RL Zoo; did you mean sac"
     ):
         ask_zoo(misspelt)
+
+
+def test_an_algorithm_that_the_zoo_has_not_been_told_of_is_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(importlib.import_module("rl_zoo3.utils").ALGOS, "sac_v2")
+    with pytest.raises(ValueError, match=r"'sac_v2' is unknown .* unset SB3_SAC_VARIANTS_NO_ZOO, or .*troubleshooting"):
+        ask_zoo(study(algorithms=["sac_v2"], baseline=None).runs())
 
 
 def test_a_report_leaves_out_what_no_run_has(zoo: Zoo) -> None:

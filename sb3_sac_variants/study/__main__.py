@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from importlib.metadata import entry_points
 from pathlib import Path
 
 try:
@@ -182,6 +183,9 @@ def ask_zoo(runs: list[Run]) -> frozenset[str]:
             if name not in known:
                 close = " or ".join(difflib.get_close_matches(name, known))
                 remedy = f"did you mean {close}?" if close else "install the package that brings it, or mend the name"
+                if name in entry_points(group="rl_zoo3.algorithms").names:
+                    remedy = "its package is installed, but the start-up hook has not told the zoo: unset "
+                    remedy += "SB3_SAC_VARIANTS_NO_ZOO, or see 'The zoo says invalid choice' in docs/troubleshooting.md"
                 if key == "environments":
                     remedy += " (gym_packages names modules that register your own)"
                 raise ValueError(f"study {run.study!r}: {key}={name!r} is unknown to the RL Zoo; {remedy}")
