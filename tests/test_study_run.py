@@ -305,11 +305,14 @@ def test_results_of_other_settings_are_not_reported(zoo: Zoo) -> None:
     zoo.declare(algorithms=["sac"], seeds=[1])
     zoo.run()
     assert zoo.report()[0] == 0
-    for other in ({"params": {"gamma": 0.9}}, {"final": {"episodes": 9}}):
-        zoo.declare(algorithms=["sac"], seeds=[1], **other)
+    for fields, line in [
+        ({"params": {"gamma": 0.9}}, "missing tiny/sac/Pendulum-v1/seed1: other settings"),
+        ({"final": {"episodes": 9}}, "kept for tiny/sac/Pendulum-v1/seed1 (trained, not evaluated): 4 episodes and"),
+    ]:
+        zoo.declare(algorithms=["sac"], seeds=[1], **fields)
         code, output = zoo.report("--check")
         assert code == 1
-        assert "missing tiny/sac/Pendulum-v1/seed1" in output
+        assert line in output
         zoo.declare(algorithms=["sac"], seeds=[1])
         assert zoo.report()[0] == 0
 
@@ -473,7 +476,27 @@ def test_tests_that_stored_results_lack_are_named_and_old_ones_removed(zoo: Zoo)
     shutil.rmtree(zoo.out)
     assert "kept" not in zoo.report()[1]
     zoo.declare(**one, tests=worlds)
-    assert "SHORT kept for tiny/sac/Pendulum-v1/seed1: 4 episodes and 0 tests after python" in zoo.report()[1]
+    assert "SHORT kept for tiny/sac/Pendulum-v1/seed1 (to do): 4 episodes and 0 tests after" in zoo.report()[1]
+
+
+def test_stored_results_outlive_a_run_that_is_begun_anew(zoo: Zoo) -> None:
+    zoo.declare(algorithms=["sac"], environments=["Pendulum-v1"], seeds=[1, 2])
+    zoo.run()
+    zoo.report()
+    written = contents(zoo.folder / "results")
+    for folder, fields in zip(zoo.folders(), ({}, {"failed": True}), strict=True):
+        shutil.rmtree(folder.root)
+        folder.root.mkdir()
+        folder.write_record(settings=folder.run.settings(), **fields)
+    assert zoo.states() == [State.INTERRUPTED, State.FAILED]
+    code, output = zoo.report("--check")
+    assert code == 1
+    for seed, words in ((1, "interrupted"), (2, "failed")):
+        assert f"SHORT kept for tiny/sac/Pendulum-v1/seed{seed} ({words}): 4 episodes and 0 tests after" in output
+    held = zoo.folders()[0]
+    assert held.claim()
+    assert "seed1 (running): 4 episodes" in zoo.report()[1]
+    assert contents(zoo.folder / "results") == written
 
 
 def test_a_relative_python_path_counts_from_where_the_command_was_given(
@@ -542,7 +565,7 @@ def test_report_writes_small_files_and_keeps_results_of_runs_that_are_gone(zoo: 
     code, output = zoo.report("--check")
     assert code == 1
     assert (
-        "SHORT kept for tiny/sac/Pendulum-v1/seed1: 4 episodes and 0 tests after python -m rl_zoo3.train --algo sac"
+        "SHORT kept for tiny/sac/Pendulum-v1/seed1 (to do): 4 episodes and 0 tests after python -m rl_zoo3.train --algo"
         in output
     )
     zoo.declare()

@@ -39,7 +39,7 @@ def collect(study: Study, out: Path, stored: Results) -> tuple[Results, list[str
             seeds[run.name, run.env][folder.hyperparameters()].append(run.seed)
             for kind, found in _read(folder).items():
                 rows[kind] += [dict(zip(KEYS, key, strict=True)) | row for row in found]
-        elif state is State.TO_DO and key in old.index:
+        elif state is not State.CONFLICT and key in old.index:
             row = old.loc[key]
             kept = {
                 kind: frame[frame.set_index(KEYS).index == key].to_dict("records") for kind, frame in stored.items()
@@ -48,9 +48,9 @@ def collect(study: Study, out: Path, stored: Results) -> tuple[Results, list[str
             played = {"final": row["final_episodes"]}
             played |= {f"{test['world']}/{test['actions']}": test["episodes"] for test in kept["tests"]}
             fewer = any(int(played.get(name, 0)) * run.agents < play["episodes"] for name, play in run.plays().items())
-            if row["command"] != wanted or fewer:
+            if state is not State.TO_DO or row["command"] != wanted or fewer:
                 tests = f"{played.pop('final')} episodes and {len(played)} tests"
-                missing.append(f"kept for {run.folder}: {tests} after {row['command']}")
+                missing.append(f"kept for {run.folder} ({state.words}): {tests} after {row['command']}")
             for kind, records in kept.items():
                 rows[kind] += records
         else:
