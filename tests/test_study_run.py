@@ -28,7 +28,7 @@ from sb3_sac_variants.study.run_folder import RunFolder, State
 from sb3_sac_variants.study.studies import parse_study
 
 CHECKOUT = Path(__file__).parents[1]
-# Write the files that the zoo and the final evaluation would write; the parameter `act` makes training hang or fail.
+# Write the files that the zoo and the final evaluation would write; the parameter `act` makes it hang, fail or stop.
 FAKE_TRAIN = """
 import argparse, json, pathlib, signal, sys, time, zipfile
 import numpy
@@ -55,7 +55,7 @@ if params.get("act") == "hang":
     if args.env == "Reacher-v5": signal.signal(signal.SIGTERM, signal.SIG_IGN)
     print("hanging", flush=True)
     time.sleep(600)
-evaluate(list(range(args.eval_freq, args.n + 1, args.eval_freq)))
+if params.get("act") != "stop": evaluate(list(range(args.eval_freq, args.n + 1, args.eval_freq)))
 with zipfile.ZipFile(zoo / (args.env + ".zip"), "w") as archive: archive.writestr("data", "")
 """
 # Goes on from the checkpoint: the rest of the evaluations, and the model
@@ -273,6 +273,14 @@ def test_failures_are_reported_with_the_end_of_their_log(zoo: Zoo) -> None:
     assert zoo.states() == [State.FAILED] * 2
     zoo.run()
     assert zoo.folders()[0].root.with_name("seed1-failed-1").is_dir()
+
+
+def test_a_training_that_is_stopped_early_says_where(zoo: Zoo) -> None:
+    zoo.declare(algorithms={"sac": {"params": {"act": "stop"}}}, environments=["Pendulum-v1"], seeds=[1])
+    code, output = zoo.run()
+    assert code == 1
+    assert "training ended without an error after 200 of 400 steps: remove the callback that ends it, or" in output
+    assert zoo.states() == [State.FAILED]
 
 
 def test_a_gpu_that_is_not_there_is_refused(zoo: Zoo) -> None:

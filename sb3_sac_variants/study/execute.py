@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from subprocess import DEVNULL, STDOUT, Popen, TimeoutExpired
+from zipfile import is_zipfile
 
 import yaml
 
@@ -133,7 +134,10 @@ def _train(folder: RunFolder, resources: Resources, tick: Callable[[], None]) ->
     try:
         _call(command, folder, resources, note_and_tick)
         if not folder.is_trained():
-            raise RunFailed(f"training has left no complete model in {folder.zoo}:\n{folder.log_tail()}")
+            early = f"training ended without an error after {folder.steps_done()} of {folder.run.steps} steps: "
+            early += "remove the callback that ends it, or give the study fewer steps"
+            broken = f"training has left no complete model in {folder.zoo}:\n{folder.log_tail()}"
+            raise RunFailed(early if is_zipfile(folder.model) else broken)
     except RunFailed as error:
         if resumed:
             raise RunFailed(f"{error}\nIt went on from a checkpoint: remove {folder.root} to start it anew") from error
