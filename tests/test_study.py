@@ -433,6 +433,15 @@ def test_a_run_is_trained_only_with_its_last_evaluation_and_a_whole_model(traine
     assert trained.state() is State.INTERRUPTED
 
 
+def test_a_run_is_trained_only_when_what_normalises_was_saved_after_the_model(trained: RunFolder) -> None:
+    statistics = trained.zoo / "Pendulum-v1" / "vecnormalize.pkl"  # also saved with each best model
+    statistics.parent.mkdir()
+    statistics.touch()
+    for saved, state in ((False, State.INTERRUPTED), (True, State.FINISHED)):
+        trained.write_record(saved=saved)
+        assert trained.state() is state
+
+
 def test_a_run_is_known_again_by_its_settings(trained: RunFolder) -> None:
     def state(**changes: Any) -> State:
         return RunFolder(trained.out, trained.run.model_copy(update=changes)).state()

@@ -57,6 +57,8 @@ if params.get("act") == "hang":
     time.sleep(600)
 if params.get("act") != "stop": evaluate(list(range(args.eval_freq, args.n + 1, args.eval_freq)))
 with zipfile.ZipFile(zoo / (args.env + ".zip"), "w") as archive: archive.writestr("data", "")
+(zoo / args.env).mkdir()
+(zoo / args.env / "vecnormalize.pkl").touch()
 """
 # Goes on from the checkpoint: the rest of the evaluations, and the model
 FAKE_RESUME = """
@@ -462,7 +464,6 @@ def test_a_report_names_seeds_that_were_trained_with_other_hyperparameters(zoo: 
     for folder in zoo.folders():
         tau = 0.01 if (folder.run.env, folder.run.seed) == ("Pendulum-v1", 2) else 0.005
         file = folder.zoo / folder.run.env / "config.yml"
-        file.parent.mkdir()
         file.write_text(note.format(tau, f"own.Callback{folder.run.seed}"))
     code, output = zoo.report("--check")
     assert code == 1

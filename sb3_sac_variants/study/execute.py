@@ -124,7 +124,7 @@ def _train(folder: RunFolder, resources: Resources, tick: Callable[[], None]) ->
     else:  # one that goes on keeps its device and its threads
         made = {"device": resources.device, "threads": resources.threads}
         folder.write_record(settings=folder.run.settings(), scalars=folder.run.scalars, **made)
-    folder.write_record(resumed=resumed, **describe())
+    folder.write_record(resumed=resumed, saved=False, **describe())
     earlier, start = folder.record().get("wall_seconds", 0.0), time.monotonic()
 
     def note_and_tick() -> None:  # each time, so that the time of a run that is killed counts too
@@ -133,6 +133,7 @@ def _train(folder: RunFolder, resources: Resources, tick: Callable[[], None]) ->
 
     try:
         _call(command, folder, resources, note_and_tick)
+        folder.write_record(saved=True)
         if not folder.is_trained():
             early = f"training ended without an error after {folder.steps_done()} of {folder.run.steps} steps: "
             early += "remove the callback that ends it, or give the study fewer steps"

@@ -114,7 +114,11 @@ class RunFolder:
         # Several environments step together, so that the last evaluation may come a few steps early.
         if evaluations is None or evaluations["timesteps"][-1] <= self.run.steps - self.run.eval_freq:
             return False
-        return zipfile.is_zipfile(self.model)  # one that was cut off has no central directory
+        if not zipfile.is_zipfile(self.model):  # one that was cut off has no central directory
+            return False
+        # After the model the zoo saves what normalises, where so far that of the best model was.
+        normalizes = (self.zoo / self.run.env_name / "vecnormalize.pkl").exists()
+        return not normalizes or self.record().get("saved", True)
 
     def claim(self, timeout: float = 2.0) -> bool:
         """Keep other processes from the run until ``lock.release()``; false if one holds it for more than a look."""
