@@ -138,14 +138,14 @@ def test_last_logged_values_stand_beside_the_returns() -> None:
 
 def test_published_results_stand_beside_the_evaluations_at_the_same_steps() -> None:
     published = {
-        "Reacher-v5": {"Others": {400: [-4, -5, -3], 800: [-2, -3, -1]}},
+        "Reacher-v5": {"Others": {400: [-4.25, -5, -3], 800: [-2, -3, -1]}},
         "Hopper-v5": {"Others": {400: [1, 0, 2]}},
     }
     own = study(environments=["Reacher-v5"], algorithms=["sac"], published=published)
     table = published_table(own, _results(sac=[-9.0, -11.0, -10.0])).splitlines()
     assert table[2:] == [
         "| Reacher-v5 | 400 | sac | 3 | -10.0 [-11.0, -9.0] |",
-        "| Reacher-v5 | 400 | Others |  | -4 [-5, -3] |",
+        "| Reacher-v5 | 400 | Others |  | -4.25 [-5, -3] |",
         "| Reacher-v5 | 800 | Others |  | -2 [-3, -1] |",
     ]
 

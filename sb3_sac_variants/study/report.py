@@ -82,7 +82,7 @@ def published_table(study: Study, results: Results) -> str:
             for label, curve in published.items():
                 if step in curve:
                     middle, low, high = curve[step]
-                    rows.append([env, f"{step}", label, "", f"{middle:.0f} [{low:.0f}, {high:.0f}]"])
+                    rows.append([env, f"{step}", label, "", f"{middle:.10g} [{low:.10g}, {high:.10g}]"])
     return markdown(rows)
 
 
