@@ -37,6 +37,7 @@ def run(folder: Path, *options: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_only_tests_that_take_sac_are_run(workers: str, tmp_path: Path) -> None:
     pytest.importorskip("xdist")

@@ -211,6 +211,7 @@ def traced(monkeypatch):
     monkeypatch.setattr(engine_module, "compile_unsupported", lambda: None)
 
 
+@pytest.mark.thin(2)
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("kwargs", [{"weight_decay": 1.0}, {"amsgrad": True}])
 def test_engines_step_parameters_whose_gradient_is_zero(kwargs):

@@ -72,16 +72,22 @@ numpy.savez(zoo / "evaluations.npz", timesteps=steps, results=results, ep_length
 with zipfile.ZipFile(zoo / (args["env"] + ".zip"), "w") as archive: archive.writestr("data", "")
 print("resumed")
 """
-FAKE_EVALUATE = """
+# The package without what it imports first, torch and Stable-Baselines3: studies need neither
+LEAN = f"""
+import sys, types
+sys.modules["sb3_sac_variants"] = package = types.ModuleType("sb3_sac_variants")
+package.__path__ = [{str(CHECKOUT / "sb3_sac_variants")!r}]
+"""
+FAKE_EVALUATE = f"""{LEAN}
 import pathlib, sys, yaml
 from sb3_sac_variants.study.run_folder import RunFolder
 from sb3_sac_variants.study.studies import Run
 folder = RunFolder(pathlib.Path(), Run.model_validate(yaml.safe_load(sys.argv[1])))
 plays = folder.missing_plays()
-made = {name: {**play, "returns": [-float(folder.run.seed)] * play["episodes"]} for name, play in plays.items()}
-folder.write_record(plays=folder.record().get("plays", {}) | made)
+made = {{name: {{**play, "returns": [-float(folder.run.seed)] * play["episodes"]}} for name, play in plays.items()}}
+folder.write_record(plays=folder.record().get("plays", {{}}) | made)
 """
-HARNESS = """
+HARNESS = f"""{LEAN}
 import sys
 from sb3_sac_variants.study import __main__, execute
 folder = sys.argv.pop(1)

@@ -143,7 +143,7 @@ def crashed_and_whole(algo: str, folder: Path, monkeypatch: pytest.MonkeyPatch) 
     return crashed
 
 
-@pytest.mark.thin(2)
+@pytest.mark.thin(3)
 @pytest.mark.parametrize("algo", RUNS)
 def test_crashed_run_ends_as_the_whole_one(algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     resume(crashed_and_whole(algo, tmp_path, monkeypatch))
