@@ -1,8 +1,11 @@
 """Runs of Stable-Baselines3's and sb3-contrib's algorithms keep checkpoints, and go on as if they had never stopped."""
 
 import copy
+import gc
 import pickle
+import sys
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
 from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecEnvWrapper, VecNormalize
 
 from sb3_sac_variants import SACv2
 from sb3_sac_variants.common.callbacks import RunCheckpointCallback, restore_checkpoint
@@ -271,6 +274,153 @@ def test_a_damaged_file_is_named(saved: Path, tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-5])
     with pytest.raises(ValueError, match=r"is damaged \(the content of .*replay_buffer.pkl is not what was written"):
         restore_checkpoint(make("SAC"), folder)
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_empty_rows_are_not_written(memory: bool, tmp_path: Path) -> None:
+    options = {"handle_timeout_termination": False} if memory else {}
+    changes = {"buffer_size": 100_000, "optimize_memory_usage": memory, "replay_buffer_kwargs": options}
+    model = make("SAC", **changes)
+    train(model, tmp_path, CRASH)
+    (file,) = tmp_path.glob("version-*/replay_buffer.pkl")
+    assert file.stat().st_size < 20_000
+    again = resumed("SAC", tmp_path, **changes)
+    for name, array in vars(model.replay_buffer).items():
+        if isinstance(array, np.ndarray):
+            found = vars(again.replay_buffer)[name]
+            assert (found.shape, found.dtype) == (array.shape, array.dtype)
+            np.testing.assert_array_equal(found[:128], array[:128])
+            assert not found[129:].any()
+
+
+class ScriptNoise(OrnsteinUhlenbeckActionNoise):
+    """A noise of the user's script."""
+
+
+class Own(SAC):
+    """Somebody's algorithm, with attributes of several kinds."""
+
+    def __init__(self, *args: Any, beta: float = 0.1, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.coefficient, self.rate, self.folder = beta, 1.0, "mine"
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        super().train(gradient_steps, batch_size)
+        self.rate *= 0.9
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RUNS, "Own", (Own, "Pendulum-v1", 1, {**REPLAY, **NETWORK}))
+
+
+def test_a_model_is_given_free(tmp_path: Path) -> None:
+    model = make("SAC")
+    train(model, tmp_path, CRASH)
+    reference = weakref.ref(model)
+    del model
+    gc.collect()
+    assert reference() is None
+
+
+@pytest.mark.usefixtures("own")
+def test_other_arguments_stay_and_what_has_changed_is_taken(tmp_path: Path) -> None:
+    crashed = make("Own")
+    train(crashed, tmp_path, CRASH)
+    crashed.folder = "theirs"
+    model = resumed("Own", tmp_path, beta=0.5, stats_window_size=7, learning_rate=0.2)
+    assert (model.coefficient, model.folder, model.ep_info_buffer.maxlen, model.learning_rate) == (0.5, "mine", 7, 0.2)
+    assert 0 < model.rate < 0.9
+    train(make("SAC", ent_coef=0.1), tmp_path / "fixed", CRASH)
+    assert resumed("SAC", tmp_path / "fixed", ent_coef=0.5).ent_coef_tensor.item() == 0.5
+
+
+def test_other_buffers_and_optimizers_are_refused(saved: Path) -> None:
+    with pytest.raises(ValueError, match=r"buffer_size=500 is not that of the checkpoint .*: make the model with 120"):
+        restore_checkpoint(make("SAC", buffer_size=500), saved / "run")
+    kwargs = {"net_arch": [16], "optimizer_class": th.optim.SGD}
+    with pytest.raises(ValueError, match=r"model\.zip.* cannot be loaded: actor.optimizer is SGD, and the state is of"):
+        restore_checkpoint(make("SAC", policy_kwargs=kwargs), saved / "run")
+    model = make("SAC")
+    model.env = None
+    with pytest.raises(ValueError, match=r"model=SAC has no environment: make it on one"):
+        restore_checkpoint(model, saved / "run")
+
+
+def test_another_number_of_environments_is_refused(tmp_path: Path) -> None:
+    def run(n_envs: int) -> Any:
+        env = make_vec_env(Unsaved, n_envs, seed=0)
+        model: Any = PPO("MlpPolicy", env, n_steps=16, batch_size=16)
+        model.arguments_of_learn = {}
+        return model
+
+    with pytest.warns(UserWarning, match="will begin a new episode"):
+        train(run(2), tmp_path, CRASH)
+    with pytest.raises(ValueError, match=r"has 3 environments, the checkpoint .* is of 2"):
+        restore_checkpoint(run(3), tmp_path)
+
+
+class Unsaved(gym.Wrapper[Any, Any, Any, Any]):
+    """Cannot be saved, as it holds a generator."""
+
+    def __init__(self) -> None:
+        super().__init__(gym.make("Pendulum-v1"))
+        self.numbers = (number for number in range(3))
+
+
+def test_returns_do_not_run_on_over_an_episode_that_broke_off(tmp_path: Path) -> None:
+    def run() -> Any:
+        model: Any = SAC("MlpPolicy", make_vec_env(Unsaved, seed=0), seed=3, n_steps=3, **REPLAY)
+        model.arguments_of_learn = {}
+        return model
+
+    with pytest.warns(UserWarning, match="will begin a new episode"):
+        train(run(), tmp_path, CRASH)
+    model = run()
+    restore_checkpoint(model, tmp_path)
+    last = model.replay_buffer.pos - 1
+    assert model.replay_buffer.timeouts[last] == 1
+    assert model.replay_buffer.dones[last] == 0
+
+
+def test_a_noise_of_the_script_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ScriptNoise, "__module__", "__main__")
+    monkeypatch.setattr(sys.modules["__main__"], "ScriptNoise", ScriptNoise, raising=False)
+    changes = {"action_noise": lambda: ScriptNoise(np.zeros(1), np.full(1, 0.1))}
+    crashed = make("TD3, noise, several environments", **changes)
+    train(crashed, tmp_path, CRASH)
+    model = resumed("TD3, noise, several environments", tmp_path, **changes)
+    model.action_noise = None  # as the user may wish from here on
+    train(model, tmp_path, reset_num_timesteps=False)
+    assert model.action_noise is None
+
+
+def test_an_observation_that_cannot_be_saved_begins_a_new_episode(tmp_path: Path) -> None:
+    class Odd(np.ndarray):
+        """A kind of array of its own."""
+
+    class OddObservations(VecEnvWrapper):
+        def reset(self) -> Any:
+            return np.asarray(self.venv.reset()).view(Odd)
+
+        def step_wait(self) -> Any:
+            observations, *others = self.venv.step_wait()
+            return np.asarray(observations).view(Odd), *others
+
+    model: Any = SAC("MlpPolicy", OddObservations(environment("Pendulum-v1")), seed=3, **REPLAY)
+    model.arguments_of_learn = {}
+    with pytest.warns(UserWarning, match=r"will begin a new episode, because _last_obs is a Odd"):
+        train(model, tmp_path, CRASH)
+
+
+def test_what_is_pending_does_not_go_stale(saved: Path, tmp_path: Path) -> None:
+    folder, model = crafted_checkpoint(saved, tmp_path / "run", "", None), make("SAC")
+    arguments = model.__dict__.pop("arguments_of_learn")
+    restore_checkpoint(model, folder)
+    model.learn(8, reset_num_timesteps=False)  # without the callback
+    model.arguments_of_learn = arguments
+    crash = train(model, folder, reset_num_timesteps=False)
+    assert crash.seen == STEPS - 128 - 8  # and not more by what the callback of the checkpoint had seen
 
 
 def test_algorithms_of_this_package_have_their_own(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch as th
 import yaml
+from stable_baselines3 import SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
@@ -30,6 +31,7 @@ from sb3_sac_variants.common.callbacks import RunCheckpointCallback
 from sb3_sac_variants.common.persistence.checkpoint_folder import POINTER
 from sb3_sac_variants.zoo import register
 from sb3_sac_variants.zoo.resume import CHECKPOINT, _episode_lengths, main, resume
+from sb3_sac_variants.zoo.run_files import read_yaml
 
 CALLBACK = "sb3_sac_variants.common.callbacks.RunCheckpointCallback"
 #: environment of each algorithm, and its hyperparameters
@@ -234,6 +236,35 @@ def test_tensorboard_of_another_run_is_left_alone(others: int, tmp_path: Path, m
     resume(crashed)
     written = {path.name: len(list(path.iterdir())) for path in folder.iterdir()}
     assert written == ({"SACv2_1": 1, "SACv2_2": 0, "SACv2_3": 1} if others else {"SACv2_1": 2})
+
+
+def test_classes_that_a_file_names(tmp_path: Path) -> None:
+    """``--trial-id`` writes those of ``policy_kwargs`` so."""
+    file = tmp_path / "config.yml"
+    file.write_text("policy_kwargs: {activation_fn: !!python/name:torch.nn.modules.activation.ReLU ''}")
+    assert read_yaml(file) == {"policy_kwargs": {"activation_fn": th.nn.ReLU}}
+    for name in ("os.system", "torch.load", "not_imported.Network"):
+        file.write_text(f"policy_kwargs: {{activation_fn: !!python/name:{name} ''}}")
+        with pytest.raises(ValueError, match=rf"is damaged, .*: {name} is neither a network nor an optimiser"):
+            read_yaml(file)
+
+
+@pytest.mark.slow
+def test_a_run_of_sb3_that_began_with_an_agent_goes_on_as_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env_id, hyperparameters = RUNS["sac"]
+    monkeypatch.setitem(RUNS, "sac", (env_id, {**hyperparameters, "gamma": 0.9}))
+    monkeypatch.setattr(sys, "argv", ["train", *arguments("sac", tmp_path, "agent", 60)])
+    train.train()
+    monkeypatch.setitem(RUNS, "sac", (env_id, hyperparameters))
+    agent = str(run_folder("sac", tmp_path / "agent") / "Pendulum-v1.zip")
+    monkeypatch.setattr(sys, "argv", ["train", *arguments("sac", tmp_path, "logs", 120), "-i", agent])
+    monkeypatch.setattr(sys.modules[__name__], "crash_at", 90)
+    with pytest.raises(Crash):
+        train.train()
+    monkeypatch.setattr(sys.modules[__name__], "crash_at", 10**9)
+    monkeypatch.setenv("SB3_SAC_VARIANTS_TRUSTED", "1")
+    resume(run_folder("sac", tmp_path / "logs"))
+    assert SAC.load(run_folder("sac", tmp_path / "logs") / "Pendulum-v1.zip").gamma == 0.9
 
 
 def test_checkpoint_is_no_trained_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

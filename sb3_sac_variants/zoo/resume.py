@@ -8,6 +8,7 @@ checkpoint was due, the run begins again. One that saves none is refused, since 
 
 import argparse
 import contextlib
+import functools
 import importlib
 import inspect
 import itertools
@@ -28,8 +29,8 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_sac_variants.common.algorithm.any_algorithm import has_own_checkpoints
 from sb3_sac_variants.common.callbacks import RunCheckpointCallback, restore_checkpoint
-from sb3_sac_variants.common.persistence.any_algorithm import has_own_checkpoints
 from sb3_sac_variants.common.persistence.checkpoint_folder import POINTER
 from sb3_sac_variants.zoo.run_files import check_files, check_hyperparameters, is_class, read_yaml, require_harmless
 
@@ -163,7 +164,9 @@ class _Resumed(ExperimentManager):
             model = algorithm.load_checkpoint(self.checkpoint, env, self.device)
             vars(model).update(given)
         else:  # made as the zoo has made it
-            model = algorithm(env=env, seed=self.seed, device=self.device, **given, **hyperparams)
+            new = functools.partial(algorithm, env=env, seed=self.seed, device=self.device, **given)
+            begun = self.trained_agent.endswith(".zip")
+            model = super()._load_pretrained_agent(hyperparams, env) if begun else new(**hyperparams)
             restore_checkpoint(model, self.checkpoint)
         steps, environments = model.num_timesteps // model.n_envs, getattr(env.unwrapped, "envs", [])
         for file in self.run_folder.glob("*.monitor.csv"):

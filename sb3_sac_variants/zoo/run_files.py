@@ -48,6 +48,18 @@ def _tuple(loader: Any, node: Any) -> Any:
 _SafeLoader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
 
 
+def _class(loader: Any, name: str, node: Any) -> Any:
+    """A class among ``policy_kwargs``, which ``--trial-id`` writes by its name; only one that is in memory."""
+    module, _, cls = name.rpartition(".")
+    found = vars(sys.modules[module]).get(cls) if module in sys.modules else None
+    if not _is_argument(found):
+        raise ValueError(f"{name} is neither a network nor an optimiser nor a replay buffer that is imported")
+    return found
+
+
+_SafeLoader.add_multi_constructor("tag:yaml.org,2002:python/name:", _class)
+
+
 def check_files(folder: Path) -> None:
     """Refuse links and pipes among the files of a run: the zoo would write through a link, and wait for a pipe."""
     for path in (path for place in (folder, *folder.iterdir()) if place.is_dir() for path in place.iterdir()):
@@ -162,5 +174,10 @@ def _is_plain(node: ast.AST) -> bool:
         found: Any = exp_manager
         for part in ast.unparse(node).split("."):
             found = vars(found).get(part) if isinstance(found, ModuleType) else None
-        return isinstance(found, type) and issubclass(found, (th.nn.Module, th.optim.Optimizer, BaseBuffer))
+        return _is_argument(found)
     return isinstance(node, ast.Constant)
+
+
+def _is_argument(found: Any) -> bool:
+    """Whether it is a class that an argument of an algorithm may be."""
+    return isinstance(found, type) and issubclass(found, (th.nn.Module, th.optim.Optimizer, BaseBuffer))

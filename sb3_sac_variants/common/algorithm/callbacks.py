@@ -6,8 +6,8 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from sb3_sac_variants.common.algorithm import any_algorithm
 from sb3_sac_variants.common.checks.validation import check_range
-from sb3_sac_variants.common.persistence import any_algorithm
 from sb3_sac_variants.common.persistence.checkpoint import claim_folder
 
 

@@ -41,7 +41,7 @@ def note_start(root: BaseCallback) -> None:
     """
     for _, callback in _named(root):
         if _START not in vars(callback):
-            small = {name: value for name, value in vars(callback).items() if _is_small(value)}
+            small = {name: value for name, value in vars(callback).items() if is_small(value)}
             vars(callback)[_START] = copy.deepcopy(_plain_ones(callback, small))
 
 
@@ -55,7 +55,13 @@ def get_state(root: BaseCallback | None) -> dict[str, CallbackState]:
     return {name: _state(callback) for name, callback in _named(root)}
 
 
-def set_state(root: BaseCallback, states: dict[str, CallbackState], trusted: bool, path: pathlib.Path) -> None:
+def set_state(
+    root: BaseCallback,
+    states: dict[str, CallbackState],
+    trusted: bool,
+    path: pathlib.Path,
+    call: str = "load_checkpoint",
+) -> None:
     """
     Give callbacks their state back; one that was not there begins anew.
 
@@ -63,9 +69,10 @@ def set_state(root: BaseCallback, states: dict[str, CallbackState], trusted: boo
     :param states: what :func:`get_state` gave
     :param trusted: whether to build whatever the states of environments describe
     :param path: the file they are from, for errors
+    :param call: what reads it, likewise
     :raises ValueError: if an environment is not built as the one of the state, or its state needs to be trusted
     """
-    with file_errors(path, "load_checkpoint"):
+    with file_errors(path, call):
         for name, callback in _named(root):
             state = states.get(name, {"attributes": {}, "envs": {}})
             at_start = state.get("start", {})  # older checkpoints have none
@@ -117,7 +124,7 @@ def _state(callback: BaseCallback) -> CallbackState:
         )
     start = vars(callback).get(_START, {})
     texts = [name for name, value in vars(callback).items() if isinstance(value, str | bytes) and name in start]
-    if changed := sorted(name for name in texts if start[name] != vars(callback)[name]):
+    if changed := sorted(name for name in texts if not same(start[name], vars(callback)[name])):
         warnings.warn(
             f"{type(callback).__name__} of a run resumed from this checkpoint will begin anew with {changed}: a text "
             "may name a file, so none is given back; keep a number in its place, or a list with the text",
@@ -146,7 +153,7 @@ def _plain_ones(callback: BaseCallback, attributes: CallbackState, exactly: bool
     return {name: value for name, value in candidates.items() if is_plain(value, exactly)}
 
 
-def _is_small(value: Any) -> bool:
+def is_small(value: Any) -> bool:
     """Whether data has few parts; what holds itself has not."""
     waiting, room = [value], _SMALL
     while waiting and room > 0:
@@ -166,17 +173,17 @@ def _takes(callback: BaseCallback, name: str, value: Any, at_start: CallbackStat
     if name not in vars(callback):  # made later
         return is_plain(getattr(type(callback), name, None))
     present = vars(callback)[name]
-    return _same(at_start[name], present) if name in at_start else name not in _arguments(callback)
+    return same(at_start[name], present) if name in at_start else name not in _arguments(callback)
 
 
-def _same(one: Any, other: Any) -> bool:
+def same(one: Any, other: Any) -> bool:
     """Whether plain values are equal, in type as well; NaN equals NaN."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
+        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
     if isinstance(one, list | tuple | collections.deque):
-        return len(one) == len(other) and all(map(_same, one, other))
+        return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, np.ndarray | np.generic):
         return (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
     return one == other or (one != one and other != other)

@@ -6,7 +6,6 @@ import struct
 import warnings
 from typing import Any
 
-import cloudpickle  # type: ignore[import-untyped]
 import torch as th
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.type_aliases import GymEnv
@@ -14,6 +13,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from sb3_sac_variants.common.checks.random_state import RandomState, random_state, set_random_state
 from sb3_sac_variants.common.persistence import callback_state, env_state
 from sb3_sac_variants.common.persistence.allowed import read_pickle
+from sb3_sac_variants.common.persistence.by_name import ByNamePickler
 from sb3_sac_variants.common.persistence.checkpoint_folder import claim, current_version, new_version
 from sb3_sac_variants.common.persistence.files import Refusal, file_errors, written_whole
 from sb3_sac_variants.common.persistence.rebuild import require
@@ -46,8 +46,7 @@ def save_checkpoint(model: Any, path: str | pathlib.Path) -> None:
                 "Ctrl-C has interrupted",
                 stacklevel=2,
             )
-        with written_whole(version / "state.pkl") as file:
-            file.write(cloudpickle.dumps(state))
+        write_state(version / "state.pkl", state)
 
 
 def load_checkpoint(
@@ -83,6 +82,17 @@ def load_checkpoint(
         )
         own_versions(model, path).add(files.name)
     return model
+
+
+def write_state(path: pathlib.Path, state: dict[str, Any]) -> None:
+    """
+    Write what belongs to a run, classes of a script by their names.
+
+    :param path: the file
+    :param state: numbers, names and tensors
+    """
+    with written_whole(path) as file:
+        ByNamePickler(file).dump(state)
 
 
 def claim_folder(model: Any, path: str | pathlib.Path) -> None:
