@@ -114,8 +114,8 @@ def claim(folder: pathlib.Path, own: set[str | None]) -> None:
     if current is not None and current not in own:
         raise RuntimeError(
             f"path={str(folder)!r} holds a checkpoint of another run ({current}), which would be lost: give each run a "
-            "folder of its own, go on from that one with load_checkpoint(), for an algorithm of Stable-Baselines3 "
-            "restore_checkpoint(), or delete the folder"
+            "folder of its own, go on from that one with load_checkpoint(), or restore_checkpoint() "
+            "for an algorithm of Stable-Baselines3, or delete the folder"
         )
     own.add(current)
 
@@ -137,7 +137,7 @@ def current_version(path: str | pathlib.Path, algorithm: str) -> Iterator[pathli
     for attempt in range(10):
         pointer = _read_pointer(folder)
         if not pointer:
-            raise FileNotFoundError(f"path={str(path)!r} holds no checkpoint: pass the folder of one that was saved")
+            raise FileNotFoundError(f"path={str(path)!r} holds no checkpoint: pass a folder with one that was saved")
         if pointer["algorithm"] != algorithm:
             refuse(
                 folder,
