@@ -198,7 +198,7 @@ def test_runs_of_a_node_that_dies_go_on_at_another_with_the_same_result(
         process.kill()
     assert process.returncode == 0, output
     assert "2 of 2 runs finished" in output
-    assert sum(folder.record()["resumed"] for folder in folders) == (algo == "sac_v2")
+    assert sum(folder.record()["resumed"] for folder in folders) == 1
     undisturbed = start(tmp_path / "local", fields, "--jobs", "2")
     output, _ = undisturbed.communicate(timeout=1800)
     assert undisturbed.returncode == 0, output

@@ -212,7 +212,7 @@ def test_interrupted_runs_go_on_from_their_checkpoints_or_start_again(zoo: Zoo) 
     code, output = zoo.run()
     assert code == 0, output
     assert zoo.states() == [State.FINISHED] * 2
-    # SB3's SAC has no checkpoints: it starts again, and nothing of the first attempt is lost.
+    # The stand-in for SB3's SAC saves no checkpoints: it starts again, and nothing of the first attempt is lost.
     before = zoo.folder / "before" / "tiny" / "sac" / "Pendulum-v1"
     aside = folders[0].root.with_name("seed1-interrupted-1")
     assert contents(aside) == contents(before / "seed1")
