@@ -19,6 +19,7 @@ from gymnasium.wrappers import FlattenObservation
 from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3, HerReplayBuffer
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import BitFlippingEnv
@@ -88,15 +89,21 @@ def make(name: str, **changes: Any) -> Any:
     cls, env, n_envs, arguments = RUNS[name]
     arguments = {"policy": "MlpPolicy", **arguments, **changes}
     learn = {"use_masking": arguments.pop("use_masking")} if "use_masking" in arguments else {}
-    made = {key: value() if key == "action_noise" else copy.deepcopy(value) for key, value in arguments.items()}
-    model: Any = cls(env=environment(env, n_envs), seed=3, device="cpu", **made)
+    made = {
+        key: value() if key == "action_noise" else value if key == "env" else copy.deepcopy(value)
+        for key, value in arguments.items()
+    }
+    made.setdefault("env", environment(env, n_envs))
+    model: Any = cls(seed=3, device="cpu", **made)
     model.arguments_of_learn = learn
     return model
 
 
-def train(model: Any, folder: Path, crash_at: int = 10**9, callback: Any = None, **options: Any) -> CrashCallback:
+def train(
+    model: Any, folder: Path, crash_at: int = 10**9, callback: Any = None, every: int = EVERY, **options: Any
+) -> CrashCallback:
     crash = CrashCallback(crash_at)
-    callbacks: list[BaseCallback] = [crash, RunCheckpointCallback(folder, save_freq=EVERY)]
+    callbacks: list[BaseCallback] = [crash, RunCheckpointCallback(folder, save_freq=every)]
     if callback is not None:
         callbacks.append(callback)
     left = max(STEPS - model.num_timesteps, 0)
@@ -291,6 +298,35 @@ def test_empty_rows_are_not_written(memory: bool, tmp_path: Path) -> None:
             assert (found.shape, found.dtype) == (array.shape, array.dtype)
             np.testing.assert_array_equal(found[:128], array[:128])
             assert not found[129:].any()
+
+
+def test_an_array_of_another_kind_is_not_taken_for_one_with_empty_rows(tmp_path: Path) -> None:
+    # After three steps of four environments there are as many rows as environments
+    changes = {"buffer_size": 400, "env": environment("bits", 4)}
+    model = make("SAC, hindsight", **changes)
+    train(model, tmp_path, crash_at=24, every=12)
+    again = make("SAC, hindsight", **{**changes, "env": environment("bits", 4)})
+    restore_checkpoint(again, tmp_path)
+    assert again.num_timesteps == 12
+    for name in ("_current_ep_start", "ep_start", "rewards"):
+        assert vars(again.replay_buffer)[name].shape == vars(model.replay_buffer)[name].shape
+    again.learn(12, reset_num_timesteps=False)
+
+
+def test_a_buffer_of_the_users_own_is_left_as_it_is(tmp_path: Path) -> None:
+    changes = {"replay_buffer_class": OwnBuffer, "buffer_size": 400}
+    train(make("SAC", **changes), tmp_path, CRASH)
+    found = resumed("SAC", tmp_path, **changes).replay_buffer
+    assert found.weights.tolist() == [2.0] * 129
+    assert found.priorities.tolist() == [1.0] * 400
+
+
+class OwnBuffer(ReplayBuffer):
+    """Keeps numbers beside the transitions, as many in one array as there are rows at the checkpoint."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.weights, self.priorities = np.full(129, 2.0), np.ones(self.buffer_size)
 
 
 class ScriptNoise(OrnsteinUhlenbeckActionNoise):

@@ -487,3 +487,12 @@ def test_texts_that_a_callback_has_changed_are_warned_of(tmp_path: Path) -> None
     SACv2.load_checkpoint(tmp_path / "second", SpacesEnv()).learn(0, callback=again, reset_num_timesteps=False)
     assert again.phase == "explore"
     assert not hasattr(again, "later")
+
+
+def test_a_text_in_the_place_of_an_array_does_not_end_the_training(tmp_path: Path) -> None:
+    model, callback = make(SACv2), Annealing()
+    callback.phase = np.zeros(2)  # type: ignore[assignment]
+    model.learn(3, callback=callback)
+    callback.phase = "exploit"
+    with pytest.warns(UserWarning, match=r"begin anew with \['phase'\]"):
+        model.save_checkpoint(tmp_path)

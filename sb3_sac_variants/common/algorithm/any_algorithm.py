@@ -9,7 +9,6 @@ goes on in a model made as its own was, by the constructor with the same argumen
 import collections
 import copy
 import functools
-import inspect
 import pathlib
 import types
 import warnings
@@ -172,20 +171,25 @@ def restore_checkpoint(model: Any, path: str | pathlib.Path, trusted: bool = Fal
         with file_errors(files / "state.pkl", call):
             known = classes_of([vars(model)[name] for name in _OBJECTS if name in vars(model)])
             state = read_pickle((files / "state.pkl").read_bytes(), trusted, classes=known)
-            goes_on, n_envs = bool(state["episode_goes_on"]), state["n_envs"]
+            goes_on, n_envs, callbacks = bool(state["episode_goes_on"]), state["n_envs"], state["callbacks"]
         if n_envs != model.n_envs:
-            raise ValueError(f"env={model.env} has {model.n_envs} environments, the checkpoint {path!r} is of {n_envs}")
+            raise ValueError(
+                f"env={model.env} has {model.n_envs} environments, the checkpoint {str(path)!r} is of {n_envs}: build "
+                "it as in the interrupted run"
+            )
         with loading_errors(files / "model.zip", call, "path"):
             _set_networks(model, files / "model.zip")
         if getattr(model, "replay_buffer", None) is not None:
-            size = model.replay_buffer.buffer_size
+            made = model.replay_buffer
             replay_file.load_replay_buffer(model, files / "replay_buffer.pkl", not goes_on, trusted)
-            if model.replay_buffer.buffer_size != size:
-                found = model.replay_buffer.buffer_size
+            found = model.replay_buffer.buffer_size
+            if found != made.buffer_size:
                 raise ValueError(
-                    f"buffer_size={size} is not that of the checkpoint {path!r}: make the model with {found}"
+                    f"buffer_size={made.buffer_size} is not that of the checkpoint {str(path)!r}: make the model with "
+                    f"{found}"
                 )
-            _fill_up(model.replay_buffer)
+            with file_errors(files / "replay_buffer.pkl", call):
+                _fill_up(model.replay_buffer, made)
         with file_errors(files / "state.pkl", call):
             _set_attributes(model, state)
             if not goes_on:
@@ -197,7 +201,7 @@ def restore_checkpoint(model: Any, path: str | pathlib.Path, trusted: bool = Fal
         run.restored_at, run.start = model.num_timesteps, state["start"]
         run.noises = (model.action_noise, copy.deepcopy(model.action_noise)) if goes_on else (None, None)
         run.restore_callbacks = functools.partial(
-            callback_state.set_state, states=state["callbacks"], trusted=trusted, path=files / "state.pkl", call=call
+            callback_state.set_state, states=callbacks, trusted=trusted, path=files / "state.pkl", call=call
         )
         own_versions(run, path).add(files.name)
 
@@ -220,39 +224,41 @@ def _set_networks(model: Any, file: pathlib.Path) -> None:
 
 
 def _filled_part(buffer: Any) -> Any:
-    """A copy of one of SB3's replay buffers without the rows that are empty, which are most of them for long."""
+    """One of SB3's replay buffers without the rows that are empty, which are most of them for long."""
+    if type(buffer) not in (ReplayBuffer, NStepReplayBuffer, HerReplayBuffer) or buffer.full:
+        return buffer
     part = copy.copy(buffer)
-    if type(buffer) in (ReplayBuffer, NStepReplayBuffer, HerReplayBuffer) and not buffer.full:
-        for name, array in _arrays(buffer).items():
-            vars(part)[name] = array[: buffer.pos + 1]  # with the memory-saving layout, one more observation
+    for name, array in _arrays(buffer).items():
+        vars(part)[name] = array[: buffer.pos + 1]  # with the memory-saving layout, one more observation
     return part
 
 
-def _fill_up(buffer: Any) -> None:
-    """Add the empty rows that :func:`_filled_part` has left out."""
-    if buffer.full:
-        return
-    for name, array in _arrays(buffer, rows=buffer.pos + 1).items():
-        whole = np.zeros((buffer.buffer_size, *array.shape[1:]), array.dtype)
-        whole[: len(array)] = array
-        vars(buffer)[name] = whole
+def _fill_up(buffer: Any, made: Any) -> None:
+    """
+    Add the empty rows that :func:`_filled_part` has left out.
+
+    :param buffer: as it was loaded
+    :param made: the one that the model was made with, which says how long each array is
+    """
+    for name, array in _arrays(made).items():
+        found = vars(buffer)[name]
+        if len(found) < len(array):
+            vars(buffer)[name] = np.zeros(array.shape, array.dtype)
+            vars(buffer)[name][: len(found)] = found
 
 
-def _arrays(buffer: Any, rows: int | None = None) -> dict[str, np.ndarray]:
+def _arrays(buffer: Any) -> dict[str, np.ndarray]:
     """The arrays of numbers with a row for each transition."""
-    rows = buffer.buffer_size if rows is None else rows
     return {
         name: value
         for name, value in vars(buffer).items()
-        if isinstance(value, np.ndarray) and value.shape[:1] == (rows,) and not value.dtype.hasobject
+        if isinstance(value, np.ndarray) and value.shape[:1] == (buffer.buffer_size,) and not value.dtype.hasobject
     }
 
 
 def _plain(model: Any) -> dict[str, Any]:
     """The plain data among a model's attributes, but for its arguments, and for texts, which may name a file."""
-    constructors = [vars(cls)["__init__"] for cls in type(model).__mro__[:-1] if "__init__" in vars(cls)]
-    arguments = {name for constructor in constructors for name in inspect.signature(constructor).parameters}
-    built = {*arguments, *model._excluded_save_params(), "n_envs"}
+    built = {*callback_state.arguments_of(model), *model._excluded_save_params(), "n_envs"}
     return {
         name: value
         for name, value in vars(model).items()

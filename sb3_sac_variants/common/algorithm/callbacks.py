@@ -1,6 +1,7 @@
 """Callbacks for training."""
 
 import pathlib
+from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -44,20 +45,23 @@ class RunCheckpointCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         assert self.path is not None
-        if not isinstance(self.model, OffPolicyAlgorithm | OnPolicyAlgorithm):
+        model: Any = self.model
+        if not isinstance(model, OffPolicyAlgorithm | OnPolicyAlgorithm):
             raise TypeError(
-                f"RunCheckpointCallback does not know the loop of {type(self.model).__name__}, which is neither SB3's "
+                f"RunCheckpointCallback does not know the loop of {type(model).__name__}, which is neither SB3's "
                 "OffPolicyAlgorithm nor its OnPolicyAlgorithm: train it without"
             )
-        if not self._put_first(self.locals["callback"]):
+        # SB3's learn() knows its callback by this name; a loop of a user's own may not
+        root = getattr(model, "_callback", None) or self.locals["callback"]
+        if not self._put_first(root):
             raise ValueError(
                 "RunCheckpointCallback would save nothing inside another callback, which does not tell it where "
                 "rollouts begin: pass it to learn() by itself, or in a list of callbacks"
             )
         if not self._is_ours:
-            any_algorithm.begin(self.model, self.locals["callback"])
-        claim_folder(self.model if self._is_ours else any_algorithm.run_of(self.model), self.path)
-        self._saved_at = self.model.num_timesteps
+            any_algorithm.begin(model, root)
+        claim_folder(model if self._is_ours else any_algorithm.run_of(model), self.path)
+        self._saved_at = model.num_timesteps
 
     @property
     def _is_ours(self) -> bool:

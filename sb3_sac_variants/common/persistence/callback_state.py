@@ -173,7 +173,7 @@ def _takes(callback: BaseCallback, name: str, value: Any, at_start: CallbackStat
     if name not in vars(callback):  # made later
         return is_plain(getattr(type(callback), name, None))
     present = vars(callback)[name]
-    return same(at_start[name], present) if name in at_start else name not in _arguments(callback)
+    return same(at_start[name], present) if name in at_start else name not in arguments_of(callback)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -189,8 +189,9 @@ def same(one: Any, other: Any) -> bool:
     return one == other or (one != one and other != other)
 
 
-def _arguments(callback: BaseCallback) -> set[str]:
-    constructors = [vars(cls)["__init__"] for cls in type(callback).__mro__[:-1] if "__init__" in vars(cls)]
+def arguments_of(instance: Any) -> set[str]:
+    """Names of the arguments of an object's constructor, and of those of its bases."""
+    constructors = [vars(cls)["__init__"] for cls in type(instance).__mro__[:-1] if "__init__" in vars(cls)]
     return {name for constructor in constructors for name in inspect.signature(constructor).parameters}
 
 
