@@ -705,6 +705,20 @@ class ReadsConstantsItself(SACv2):
         return super().bootstrap_q(*args) + self.bonus
 
 
+@every_algorithm
+def test_a_subclass_may_change_what_the_critics_minimise(algorithm: type) -> None:
+    class Unmoved(algorithm):
+        def critic_loss(self, *args: Any) -> Any:
+            loss, reported = super().critic_loss(*args)
+            return 0.0 * loss, reported
+
+    model = make(Unmoved)
+    actor, critic = vector(model.actor), vector(model.critic)
+    model.learn(20)
+    assert not th.equal(vector(model.actor), actor)
+    th.testing.assert_close(vector(model.critic), critic, rtol=0, atol=0)
+
+
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["class", "inherited", "other class", "algorithm", "table", "module"])

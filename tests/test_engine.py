@@ -27,6 +27,16 @@ from sb3_sac_variants.common.networks.actors import ONE_PRODUCT_FROM
 
 needs_compiler = pytest.mark.skipif(compile_unsupported() is not None, reason=str(compile_unsupported()))
 
+
+class HuberSAC(SACv2):
+    """Critics with another loss."""
+
+    def critic_loss(self, critic: Any, batch: Any, target_q: th.Tensor) -> Any:
+        q_values = critic.evaluate(batch.observations, batch.actions)
+        losses = th.nn.functional.huber_loss(q_values, target_q.expand_as(q_values), reduction="none")
+        return losses.mean(dim=1).sum(), (q_values.mean(), None)
+
+
 #: what is checked beyond the defaults: class and arguments
 VARIANTS: dict[str, tuple[type, dict[str, Any]]] = {
     "gsde": (SACv2, {"use_sde": True}),
@@ -41,6 +51,7 @@ VARIANTS: dict[str, tuple[type, dict[str, Any]]] = {
         SACv2,
         {"update_order": "sb3", "policy_kwargs": {"net_arch": [16], "optimizer_class": th.optim.AdamW}},
     ),
+    "another_critic_loss": (HuberSAC, {}),
     "hard_targets": (SACv1, {"tau": 1.0, "target_update_interval": 2, "policy_q": "q1"}),
     "learned_temperature": (SACv1, {"ent_coef": "auto"}),
     "mixture": (SACv1, {"policy_gradient": "likelihood_ratio", "policy_kwargs": {"net_arch": [16], "n_components": 3}}),

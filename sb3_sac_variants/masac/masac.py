@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from sb3_sac_variants.common.algorithm.arguments import EngineName, PrecisionName, TrainFreqUnit
-from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, Metrics, bellman_loss
+from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, Metrics
 from sb3_sac_variants.common.checks.compatibility import check_env
 from sb3_sac_variants.common.checks.validation import plain
 from sb3_sac_variants.common.equations.losses import soft_bellman_target
@@ -266,7 +266,7 @@ class MASAC(MaxEntAlgorithm):
         next_value = self._value(self.critic_target.min_q(next_obs, next_sample), next_obs, next_sample, alpha)
         target_q = soft_bellman_target(batch, next_value, self.reward_scale)
         critic_loss, (q_mean, td_error) = self.critic_learner.minimize(
-            lambda critic: bellman_loss(critic, batch, target_q)
+            lambda critic: self.critic_loss(critic, batch, target_q)
         )
 
         # Policies: the same value of Q^i(o, a^i, sg a^{-i}), climbed by agent i's action only

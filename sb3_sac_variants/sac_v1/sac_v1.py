@@ -10,7 +10,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
 
 from sb3_sac_variants.common.algorithm.arguments import EngineName, PrecisionName, TrainFreqUnit
-from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, Metrics, bellman_loss
+from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, Metrics
 from sb3_sac_variants.common.equations.losses import (
     likelihood_ratio_policy_improvement,
     policy_entropy,
@@ -166,7 +166,7 @@ class SACv1(MaxEntAlgorithm):
         # Q-functions, eq. 7 and 8
         target_q = soft_bellman_target(batch, self.value_net_target(batch.next_observations), self.reward_scale)
         critic_loss, (q_mean, td_error) = self.critic_learner.minimize(
-            lambda critic: bellman_loss(critic, batch, target_q)
+            lambda critic: self.critic_loss(critic, batch, target_q)
         )
 
         # Policy, eq. 12 (reparameterised) or eq. 10 (likelihood ratio, with V as the baseline)

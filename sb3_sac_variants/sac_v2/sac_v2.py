@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule, TensorDict
 from typing_extensions import Self
 
 from sb3_sac_variants.common.algorithm.arguments import EngineName, PrecisionName, TrainFreqUnit
-from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, Metrics, bellman_loss
+from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, Metrics
 from sb3_sac_variants.common.equations.losses import (
     policy_entropy,
     soft_bellman_target,
@@ -172,7 +172,7 @@ class SACv2(MaxEntAlgorithm):
         next_value = soft_value(next_q, next_sample, alpha)
         target_q = soft_bellman_target(batch, next_value, self.reward_scale)
         critic_loss, (q_mean, td_error) = self.critic_learner.minimize(
-            lambda critic: bellman_loss(critic, batch, target_q)
+            lambda critic: self.critic_loss(critic, batch, target_q)
         )
 
         # Policy, eq. 7

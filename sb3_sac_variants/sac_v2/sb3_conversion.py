@@ -14,6 +14,7 @@ from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
 
+from sb3_sac_variants.common.checks.replaced import is_of_user
 from sb3_sac_variants.common.checks.validation import check_device, plain
 from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature
 from sb3_sac_variants.common.persistence.files import Path, refuse
@@ -247,8 +248,8 @@ def _obstacles(model: Any) -> list[str]:
         obstacles.append(f"precision={model.precision!r} (SAC's is 'float32')")
     if model.log_ent_coef is not None and model.ent_coef_loss != "log_alpha":
         obstacles.append(f"ent_coef_loss={model.ent_coef_loss!r} (SAC's is 'log_alpha')")
-    methods = ("update", "bootstrap_q", "policy_q")
-    own = [name for name in methods if getattr(type(model), name).__module__ != f"{__package__}.sac_v2"]
+    methods = ("update", "bootstrap_q", "policy_q", "critic_loss")
+    own = [name for name in methods if is_of_user(model, name)]
     if own:
         obstacles.append(f"the {' and '.join(own)} of {type(model).__name__}")
     if hasattr(model.replay_buffer, "update_priorities"):

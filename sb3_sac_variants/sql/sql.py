@@ -12,7 +12,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, RolloutReturn, Schedule, TensorDict
 
 from sb3_sac_variants.common.algorithm.arguments import EngineName, PrecisionName, TrainFreqUnit
-from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, Metrics, bellman_loss
+from sb3_sac_variants.common.algorithm.maxent_algorithm import MaxEntAlgorithm, Metrics
 from sb3_sac_variants.common.checks.validation import SMALLEST, parse_ent_coef, plain
 from sb3_sac_variants.common.equations.losses import (
     importance_sampled_soft_value,
@@ -241,7 +241,7 @@ class SQL(MaxEntAlgorithm):
         next_value = importance_sampled_soft_value(next_q, proposal, alpha)
         target_q = soft_bellman_target(batch, next_value, self.reward_scale)
         critic_loss, (q_mean, td_error) = self.critic_learner.minimize(
-            lambda critic: bellman_loss(critic, batch, target_q)
+            lambda critic: self.critic_loss(critic, batch, target_q)
         )
 
         # Temperature: the paper's is fixed; a learned one follows Haarnoja et al. 2019, eq. 18

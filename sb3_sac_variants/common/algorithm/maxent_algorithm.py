@@ -62,20 +62,6 @@ USUAL_EPISODE = 1000
 Metrics = Mapping[str, th.Tensor | None]
 
 
-def bellman_loss(
-    critic: StackedCritic, batch: Batch, target_q: th.Tensor
-) -> tuple[th.Tensor, tuple[th.Tensor, th.Tensor | None]]:
-    """
-    Soft Bellman error of the critics on a batch, with the targets y, ``(B, N)``.
-
-    :return: the error; the mean of the critics' values (to log); the error of each transition, ``(B,)``, if the replay
-        wants to know it
-    """
-    q_values = critic.evaluate(batch.observations, batch.actions)
-    errors = None if batch.indices is None else td_error(q_values, target_q)
-    return soft_bellman_error(q_values, target_q, batch.weights), (q_values.mean(), errors)
-
-
 class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
     """
     Base of the maximum-entropy algorithms: everything but the update itself.
@@ -216,8 +202,21 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
         There is no synchronisation with the host, shapes are static, and what changes from step to step is a tensor.
 
         :return: metrics to log by their names, scalars on the device, the same ones at each call; and as "td_error" the
-            errors of transitions that :func:`bellman_loss` gave, for the replay
+            errors of transitions that :meth:`critic_loss` gave, for the replay
         """
+
+    def critic_loss(
+        self, critic: StackedCritic, batch: Batch, target_q: th.Tensor
+    ) -> tuple[th.Tensor, tuple[th.Tensor, th.Tensor | None]]:
+        """
+        Soft Bellman error of the critics on a batch, with the targets y, ``(B, N)``; for a subclass to change.
+
+        :return: the error; the mean of the critics' values (to log); the error of each transition, ``(B,)``, if the
+            replay wants to know it
+        """
+        q_values = critic.evaluate(batch.observations, batch.actions)
+        errors = None if batch.indices is None else td_error(q_values, target_q)
+        return soft_bellman_error(q_values, target_q, batch.weights), (q_values.mean(), errors)
 
     # ---------------------------------------------------------------- construction
 
