@@ -177,22 +177,6 @@ def test_classes_of_networks_are_read_as_arguments_only() -> None:
         read_pickle(content)
 
 
-def test_old_names_of_this_package() -> None:
-    buffer = make(SACv1, optimize_memory_usage=True).learn(12).replay_buffer
-    content = pickle.dumps(buffer, protocol=2)
-    for new, old in {
-        b"sb3_sac_variants.common.replay.buffers": b"sb3_sac_variants.common.buffers",
-        b"sb3_sac_variants.common.replay.storage": b"sb3_sac_variants.common.storage",
-        b"sb3_sac_variants.common.replay.terminal_observations\nTerminalObservations": (
-            b"sb3_sac_variants.common.final_observations\nFinalObservations"
-        ),
-    }.items():
-        assert new in content
-        content = content.replace(new, old)
-    for trusted in (False, True):
-        assert read_pickle(content, trusted=trusted).size() == 12
-
-
 @pytest.mark.slow
 def test_schedule_of_the_zoo_needs_no_zoo() -> None:
     code = "import sys; sys.path.insert(0, {!r}); from sb3_sac_variants.common.persistence.allowed import read_pickle; "

@@ -103,6 +103,17 @@ def test_pointer_out_of_the_folder(version: Any, saved: pathlib.Path, tmp_path: 
         SACv2.load_checkpoint(folder, VecNormalize(several()))
 
 
+@pytest.mark.parametrize("missing", [("files",), ("format",), ("files", "format")])
+def test_pointer_without_hashes(missing: tuple[str, ...], saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    folder = crafted_checkpoint(saved, tmp_path / "run", "", None)
+    pointer = json.loads((folder / POINTER).read_text())
+    with (folder / pointer["version"] / "state.pkl").open("ab") as file:
+        file.write(b"0")
+    (folder / POINTER).write_text(json.dumps({key: value for key, value in pointer.items() if key not in missing}))
+    with pytest.raises(ValueError, match=r"path='.*run' has a damaged checkpoint\.json"):
+        SACv2.load_checkpoint(folder, VecNormalize(several()))
+
+
 @pytest.mark.parametrize("what", ["version", "model.zip"])
 def test_links_in_a_checkpoint(what: str, saved: pathlib.Path, tmp_path: pathlib.Path) -> None:
     folder = crafted_checkpoint(saved, tmp_path / "run", "", None)

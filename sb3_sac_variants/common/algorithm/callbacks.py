@@ -7,7 +7,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from sb3_sac_variants.common.algorithm import any_algorithm
+from sb3_sac_variants.common.algorithm import sb3_checkpoints
 from sb3_sac_variants.common.checks.validation import check_range
 from sb3_sac_variants.common.persistence.checkpoint import claim_folder
 
@@ -59,14 +59,14 @@ class RunCheckpointCallback(BaseCallback):
                 "rollouts begin: pass it to learn() by itself, or in a list of callbacks"
             )
         if not self._is_ours:
-            any_algorithm.begin(model, root)
-        claim_folder(model if self._is_ours else any_algorithm.run_of(model), self.path)
+            sb3_checkpoints.begin(model, root)
+        claim_folder(model if self._is_ours else sb3_checkpoints.run_of(model), self.path)
         self._saved_at = model.num_timesteps
 
     @property
     def _is_ours(self) -> bool:
         """Whether the algorithm saves checkpoints itself."""
-        return any_algorithm.has_own_checkpoints(self.model)
+        return sb3_checkpoints.has_own_checkpoints(self.model)
 
     def _put_first(self, callback: BaseCallback) -> bool:
         """Have this callback called before the others of a list, which may hold lists; say whether it is in there."""
@@ -94,7 +94,7 @@ class RunCheckpointCallback(BaseCallback):
         if self._is_ours:
             self.model.save_checkpoint(self.path)  # type: ignore[attr-defined]
         else:
-            any_algorithm.save_checkpoint(self.model, self.path)
+            sb3_checkpoints.save_checkpoint(self.model, self.path)
         self._saved_at = steps
         if self.verbose >= 1:
             print(f"Saved a checkpoint of step {steps} to {self.path}")

@@ -25,12 +25,14 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr, recursive_setattr
 
+from sb3_sac_variants.common.gradient_step.nested import map_leaves
 from sb3_sac_variants.common.persistence import callback_state, replay_file, save_load
 from sb3_sac_variants.common.persistence.allowed import classes_of, read_pickle
 from sb3_sac_variants.common.persistence.checkpoint import own_versions, set_state_of_run, state_of_run, write_state
 from sb3_sac_variants.common.persistence.checkpoint_folder import current_version, new_version
 from sb3_sac_variants.common.persistence.files import file_errors, loading_errors
 from sb3_sac_variants.common.persistence.optimizers import check_kind
+from sb3_sac_variants.common.persistence.rebuild import name_of
 from sb3_sac_variants.common.replay.trajectories import end_trajectory
 
 #: where the episode under way is, and the last ones
@@ -114,7 +116,7 @@ def save_checkpoint(model: Any, path: str | pathlib.Path) -> None:
     """
     run = run_of(model)
     start = run.start or {}
-    with new_version(pathlib.Path(path), _id(type(model)), model.num_timesteps, own_versions(run, path)) as version:
+    with new_version(pathlib.Path(path), name_of(model), model.num_timesteps, own_versions(run, path)) as version:
         save_load.save_model(model, model.save, version / "model.zip", None, None)
         if getattr(model, "replay_buffer", None) is None:
             (version / "replay_buffer.pkl").touch()
@@ -167,7 +169,7 @@ def restore_checkpoint(model: Any, path: str | pathlib.Path, trusted: bool = Fal
         raise TypeError(f"model={name} has checkpoints of its own: use {name}.load_checkpoint({str(path)!r}, env)")
     if model.env is None:
         raise ValueError(f"model={name} has no environment: make it on one that is built as that of the run")
-    with current_version(path, _id(type(model))) as files:
+    with current_version(path, name_of(model)) as files:
         with file_errors(files / "state.pkl", call):
             known = classes_of([vars(model)[name] for name in _OBJECTS if name in vars(model)])
             state = read_pickle((files / "state.pkl").read_bytes(), trusted, classes=known)
@@ -204,10 +206,6 @@ def restore_checkpoint(model: Any, path: str | pathlib.Path, trusted: bool = Fal
             callback_state.set_state, states=callbacks, trusted=trusted, path=files / "state.pkl", call=call
         )
         own_versions(run, path).add(files.name)
-
-
-def _id(algorithm: type) -> str:
-    return f"{algorithm.__module__}.{algorithm.__qualname__}"
 
 
 def _set_networks(model: Any, file: pathlib.Path) -> None:
@@ -277,14 +275,11 @@ def _set_attributes(model: Any, state: dict[str, Any]) -> None:
         as_then = name not in start or callback_state.same(start[name], present.get(name))
         if callback_state.is_plain(value) and (name in _OF_LOOP or (name in present and as_then)):
             vars(model)[name] = collections.deque(value, model._stats_window_size) if name in _LAST_EPISODES else value
+
+    def to_device(leaf: Any) -> Any:
+        return leaf.to(model.device) if isinstance(leaf, th.Tensor) else leaf
+
     for name in _OBJECTS:
         if name in vars(model):
-            vars(model)[name] = _on(model.device, state["objects"][name])
-
-
-def _on(device: th.device, value: Any) -> Any:
-    """Put the tensors of a recurrent policy's memory, a named tuple of tuples, on a device."""
-    if isinstance(value, tuple):
-        parts = [_on(device, part) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
-    return value.to(device) if isinstance(value, th.Tensor) else value
+            # The memory of a recurrent policy is a named tuple of tuples of tensors
+            vars(model)[name] = map_leaves(to_device, state["objects"][name])

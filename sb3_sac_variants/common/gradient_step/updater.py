@@ -218,6 +218,6 @@ class Updater:
         self.metrics.set_state(state["metrics"])
         self.planned_steps = state["planned_steps"]
         for learner in self._all_learners():
-            frozen = state.get("frozen", {}).get(learner.name, ())
+            frozen = state["frozen"].get(learner.name, ())
             for name, parameter in learner.module.named_parameters():
                 parameter.requires_grad_(parameter.requires_grad and name not in frozen)

@@ -48,21 +48,14 @@ TRUSTED_VARIABLE = "SB3_SAC_VARIANTS_TRUSTED"
 
 OWN_PACKAGE = __name__.partition(".")[0]
 
-#: where classes and functions were in the versions that wrote other files
+#: where classes and functions of others were in the versions that wrote other files
 _MOVED = {
-    f"{OWN_PACKAGE}.common.buffers": f"{OWN_PACKAGE}.common.replay.buffers",
-    f"{OWN_PACKAGE}.common.storage": f"{OWN_PACKAGE}.common.replay.storage",
-    f"{OWN_PACKAGE}.common.final_observations": f"{OWN_PACKAGE}.common.replay.terminal_observations",
-    f"{OWN_PACKAGE}.common.env_state": f"{OWN_PACKAGE}.common.persistence.env_state",
-    f"{OWN_PACKAGE}.common.policies": f"{OWN_PACKAGE}.common.networks.policies",
-    f"{OWN_PACKAGE}.common.preprocessing": f"{OWN_PACKAGE}.common.networks.preprocessing",
     "numpy.core.multiarray": "numpy._core.multiarray",
     "numpy.core.numeric": "numpy._core.numeric",
     "pathlib._local": "pathlib",  # in files of Python 3.13
 }
 _NUMPY_1 = np.lib.NumpyVersion(np.__version__) < "2.0.0"
 _ZOO_SCHEDULE = "rl_zoo3.utils.SimpleLinearSchedule"
-_RENAMED = {"FinalObservations": "TerminalObservations"}
 
 #: classes whose objects are built, with their subclasses
 _BUILT = (spaces.Space, ActionNoise, BaseBuffer, RunningMeanStd)
@@ -205,7 +198,7 @@ def _resolve(module: str, name: str) -> Any:
 
 
 class _TrustingUnpickler(pickle.Unpickler):
-    """Reads whatever a trusted pickle names, old names of this package included."""
+    """Reads whatever a trusted pickle names, by old names too."""
 
     persistent: list[Any]
 
@@ -215,7 +208,7 @@ class _TrustingUnpickler(pickle.Unpickler):
         module = _MOVED.get(module, module)
         if _NUMPY_1:
             module = module.replace("numpy._core.", "numpy.core.")
-        return super().find_class(module, _RENAMED.get(name, name))
+        return super().find_class(module, name)
 
     def persistent_load(self, pid: Any) -> Any:
         return self.persistent[pid]
@@ -252,7 +245,7 @@ class _AllowListUnpickler(_Unpickler):
         return self.persistent[pid]
 
     def find_class(self, module: str, name: str) -> Any:
-        module, name = _MOVED.get(module, module), _RENAMED.get(name, name)
+        module = _MOVED.get(module, module)
         full_name = f"{module}.{name}"
         if full_name in self.functions:
             return self.functions[full_name]
@@ -281,8 +274,7 @@ class _AllowListUnpickler(_Unpickler):
             return True
         if issubclass(cls, enum.Enum):
             return cls.__module__.startswith(("stable_baselines3.", f"{OWN_PACKAGE}."))
-        name = f"{cls.__module__}.{cls.__qualname__}"
-        return name == _ZOO_SCHEDULE or cls.__module__.startswith(f"{OWN_PACKAGE}.common.replay.")
+        return name_of(cls) == _ZOO_SCHEDULE or cls.__module__.startswith(f"{OWN_PACKAGE}.common.replay.")
 
     def _reduce(self) -> None:
         arguments = self.stack.pop()

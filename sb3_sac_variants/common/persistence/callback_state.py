@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_sac_variants.common.persistence import env_state
 from sb3_sac_variants.common.persistence.files import Refusal, file_errors
+from sb3_sac_variants.common.persistence.rebuild import name_of
 
 CallbackState = dict[str, Any]
 
@@ -74,10 +75,9 @@ def set_state(
     """
     with file_errors(path, call):
         for name, callback in _named(root):
-            state = states.get(name, {"attributes": {}, "envs": {}})
-            at_start = state.get("start", {})  # older checkpoints have none
+            state = states.get(name, {"attributes": {}, "start": {}, "envs": {}})
             for attribute, value in state["attributes"].items():
-                if _takes(callback, attribute, value, at_start):
+                if _takes(callback, attribute, value, state["start"]):
                     vars(callback)[attribute] = value
             for attribute, groups in state["envs"].items():
                 env = getattr(callback, attribute, None)
@@ -95,7 +95,7 @@ def _named(root: BaseCallback | None) -> Iterator[tuple[str, BaseCallback]]:
     """All callbacks inside one, by their class and how many of it came before."""
     counts: collections.Counter[str] = collections.Counter()
     for callback in _all(root, []):
-        cls = f"{type(callback).__module__}.{type(callback).__qualname__}"
+        cls = name_of(callback)
         yield f"{cls} {counts[cls]}", callback
         counts[cls] += 1
 

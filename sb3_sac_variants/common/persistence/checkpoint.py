@@ -74,11 +74,11 @@ def load_checkpoint(
         model = cls.load(files / "model.zip", env, device, force_reset=not goes_on, trusted=trusted)
         model.load_replay_buffer(files / "replay_buffer.pkl", truncate_last_traj=not goes_on, trusted=trusted)
         with file_errors(files / "state.pkl", "load_checkpoint"):
-            model.updater.set_state(state.get("updater", state))  # older checkpoints have its state among the rest
+            model.updater.set_state(state["updater"])
             model._resumed = True
             set_state_of_run(model, state, trusted)
         model._restore_callbacks = functools.partial(
-            callback_state.set_state, states=state.get("callbacks", {}), trusted=trusted, path=files / "state.pkl"
+            callback_state.set_state, states=state["callbacks"], trusted=trusted, path=files / "state.pkl"
         )
         own_versions(model, path).add(files.name)
     return model
@@ -182,6 +182,6 @@ def set_state_of_run(model: Any, state: dict[str, Any], trusted: bool) -> None:
         # With the seed itself, the environments would repeat the episodes of the beginning
         model.env.seed(model.seed + model.num_timesteps)
     model.action_space = state["action_space"]
-    if state.get("action_space_of_env"):
+    if state["action_space_of_env"]:
         model.action_space = env_state.restored_space(model.env.action_space, model.action_space)
     set_random_state(state["random"], model.device)

@@ -176,15 +176,15 @@ def _read_pointer(folder: pathlib.Path) -> dict[str, Any]:
         refuse(folder, f"has a {POINTER} that cannot be read ({error}): {_REMEDY}")
     try:
         pointer = json.loads(content)
-        fits = isinstance(pointer["version"], str) and isinstance(pointer["algorithm"], str)
-        hashes = pointer.get("files", dict.fromkeys(FILES, ""))
-        fits = fits and set(hashes) == set(FILES) and all(isinstance(value, str) for value in hashes.values())
-        known = pointer.get("format", 1) in (1, FORMAT) and ("files" in pointer) == ("format" in pointer)
+        known = pointer["format"] == FORMAT
+        fits = known and isinstance(pointer["version"], str) and isinstance(pointer["algorithm"], str)
+        fits = fits and set(pointer["files"]) == set(FILES)
+        fits = fits and all(isinstance(value, str) for value in pointer["files"].values())
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         refuse(folder, f"has a damaged {POINTER} ({type(error).__name__}: {error}): {_REMEDY}")
     if not known:
         raise UnknownFormatError(
-            f"path={str(folder)!r} has a {POINTER} of format {pointer.get('format')!r}, which this version does not "
+            f"path={str(folder)!r} has a {POINTER} of format {pointer['format']!r}, which this version does not "
             "know: take the version that wrote it, or another folder"
         )
     if not fits or not _VERSION.fullmatch(pointer["version"]):
@@ -208,7 +208,7 @@ def _check_files(folder: pathlib.Path, version: pathlib.Path, pointer: dict[str,
         if file.is_symlink() or not file.is_file():
             what = "a link" if file.is_symlink() else "missing"
             refuse(folder, f"is damaged ({version.name}/{name} is {what}): {_REMEDY}")
-        if "files" in pointer and sha256(file) != pointer["files"][name]:
+        if sha256(file) != pointer["files"][name]:
             refuse(folder, f"is damaged (the content of {version.name}/{name} is not what was written): {_REMEDY}")
 
 

@@ -30,11 +30,8 @@ from sb3_sac_variants.common.persistence.rebuild import Build, NotAllowed, name_
 _NOT_STATE = ("class_attributes", "results_writer", "spec", "_cached_spec")
 #: further ones that are not written: with what arguments a wrapper of gymnasium was made
 _NOT_WRITTEN = ("_saved_kwargs",)
-#: layers that go by the name of another one, whose state and behaviour under a ``VecEnv`` they have, and former names
-_ALIASES = {
-    "rl_zoo3.gym_patches.PatchedTimeLimit": "gymnasium.wrappers.common.TimeLimit",
-    "sb3_sac_variants.envs.parallel_env.SimpleSpreadEnv": "sb3_sac_variants.envs.simple_spread.SimpleSpreadEnv",
-}
+#: layers that go by the name of another one, whose state and behaviour under a ``VecEnv`` they have
+_ALIASES = {"rl_zoo3.gym_patches.PatchedTimeLimit": "gymnasium.wrappers.common.TimeLimit"}
 #: kinds of attributes that belong to how an environment is built
 _NOT_STATE_TYPES = (
     *(type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType),
@@ -94,7 +91,7 @@ def get_state(group: list[Any], everything: list[Any]) -> bytes:
         _Pickler(buffer, everything).dump(own_spaces)
         _Pickler(buffer, [*everything, *own_spaces]).dump([_attributes(layer) for layer in group])
     except Exception as error:  # objects may raise anything when they are pickled
-        name = _name(group[-1] if len(group) > 1 else group[0])
+        name = name_of(group[-1] if len(group) > 1 else group[0])
         raise EnvironmentStateError(f"{name} ({type(error).__name__}: {error})") from error
     return buffer.getvalue()
 
@@ -124,20 +121,17 @@ def set_state(group: list[Any], everything: list[Any], state: bytes, trusted: bo
     functions: dict[str, Callable[..., Any]] = {f"{__name__}._new": new, f"{__name__}._update": update}
     file = io.BytesIO(state)
     read = functools.partial(read_pickle, file, trusted, classes=known, functions=functions)
-    found = read(persistent=given)
-    if file.tell() < len(state):  # older checkpoints have their spaces among the attributes
-        given += map(restored_space, _spaces(group), found)
-        found = read(persistent=given)
-    for layer, attributes in zip(group, found, strict=True):
+    given += map(restored_space, _spaces(group), read(persistent=given))
+    for layer, attributes in zip(group, read(persistent=given), strict=True):
         set_own = getattr(layer, "__setstate__", None) if _has_own_state(layer) else None
         if set_own is not None:
             if _is_made_anew(layer) and not is_trusted(trusted):
-                raise NotAllowed(f"the state of {_name(layer)}, which would be constructed anew")
+                raise NotAllowed(f"the state of {name_of(layer)}, which would be constructed anew")
             set_own(_with_arguments_of(layer, attributes))
             continue
         shadowing = [name for name in attributes if _shadows(layer, name)]
         if shadowing and not is_trusted(trusted):
-            raise NotAllowed(f"values in the place of {shadowing} of {_name(layer)}")
+            raise NotAllowed(f"values in the place of {shadowing} of {name_of(layer)}")
         vars(layer).update(attributes)
 
 
@@ -184,7 +178,7 @@ def set_states(env: VecEnv, states: list[bytes], trusted: bool = False) -> None:
 
 def names(group: list[Any]) -> list[str]:
     """Name the classes of some layers."""
-    return [_name(layer) for layer in group]
+    return [name_of(layer) for layer in group]
 
 
 def same_layers(one: list[str], other: list[str]) -> bool:
@@ -202,10 +196,6 @@ def _spaces(group: list[Any]) -> list[Any]:
     """The spaces of some layers, those of their classes included; None in the place of what is none."""
     found = [getattr(layer, name, None) for layer in group for name in ("observation_space", "action_space")]
     return [space if isinstance(space, gym.Space) else None for space in found]
-
-
-def _name(layer: Any) -> str:
-    return f"{type(layer).__module__}.{type(layer).__qualname__}"
 
 
 def _has_own_state(layer: Any) -> bool:

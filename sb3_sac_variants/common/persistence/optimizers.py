@@ -7,9 +7,10 @@ from typing import Any
 import torch as th
 
 from sb3_sac_variants.common.persistence.files import OtherOptimizer
+from sb3_sac_variants.common.persistence.rebuild import name_of
 
-#: options that say how an optimiser computes; which there are depends on the version of torch
-_IMPLEMENTATION = {"foreach", "fused", "capturable", "differentiable", "maximize", "decoupled_weight_decay"}
+#: options that a state need not have: which there are depends on the version of torch
+_NOT_IN_EVERY_TORCH = {"foreach", "fused", "capturable", "differentiable", "maximize", "decoupled_weight_decay"}
 
 
 def replaced(model: Any) -> dict[str, str]:
@@ -18,7 +19,7 @@ def replaced(model: Any) -> dict[str, str]:
     if model.temperature.learned:
         made["temperature"] = th.optim.Adam
     present = {name: type(getattr(model, name).optimizer) for name in made}
-    return {name: _name(cls) for name, cls in present.items() if cls is not made[name]}
+    return {name: name_of(cls) for name, cls in present.items() if cls is not made[name]}
 
 
 def put_back(model: Any, names: Any) -> list[str]:
@@ -29,7 +30,7 @@ def put_back(model: Any, names: Any) -> list[str]:
     :return: names of what keeps the optimiser it was made with, whose state the saved one does not fit
     """
     known = [cls for cls in vars(th.optim).values() if isinstance(cls, type) and issubclass(cls, th.optim.Optimizer)]
-    classes: dict[str, Any] = {_name(cls): cls for cls in known}
+    classes: dict[str, Any] = {name_of(cls): cls for cls in known}
     others = []
     for name, qualified in names.items() if isinstance(names, Mapping) else ():
         if name not in ("temperature", *model.policy.learned_networks):
@@ -48,10 +49,6 @@ def put_back(model: Any, names: Any) -> list[str]:
     return others
 
 
-def _name(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
-
-
 def check_kind(name: str, optimizer: th.optim.Optimizer, state: Any) -> None:
     """
     Refuse the state of another kind of optimiser, with which this one would go on wrongly, or not at all.
@@ -61,7 +58,7 @@ def check_kind(name: str, optimizer: th.optim.Optimizer, state: Any) -> None:
     """
     groups = state.get("param_groups") if isinstance(state, Mapping) else None
     group = groups[0] if isinstance(groups, list) and groups else None
-    if isinstance(group, Mapping) and (missing := {*optimizer.defaults} - {*group} - _IMPLEMENTATION):
+    if isinstance(group, Mapping) and (missing := {*optimizer.defaults} - {*group} - _NOT_IN_EVERY_TORCH):
         raise OtherOptimizer(
             f"{name} is {type(optimizer).__name__}, and the state is of an optimizer without {sorted(missing)}: take "
             "that of a model with the same optimizer_class, or leave it out, with exact_match=False"

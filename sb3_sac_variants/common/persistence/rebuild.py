@@ -55,6 +55,7 @@ class Build:
 
 
 def name_of(value: Any) -> str:
+    """Full name of a class or function, or of the class of an object; of what stands in for one in a file, likewise."""
     if isinstance(value, Rebuild | Build):
         value = value.function if isinstance(value, Rebuild) else value.cls
     cls: Any = value if isinstance(value, type | types.FunctionType) else type(value)
@@ -313,7 +314,7 @@ FUNCTIONS = wrapped(
         "collections.defaultdict": _default_dict,
         "functools.partial": _partial,
         "_codecs.encode": _encode,
-        **{f"{cls.__module__}.{cls.__qualname__}": _plain_call(cls) for cls in _PLAIN_CALLS},
+        **{name_of(cls): _plain_call(cls) for cls in _PLAIN_CALLS},
         # In Python 3.13 their module has another name
         **{f"pathlib.{cls.__name__}": _plain_call(cls) for cls in _PATHS},
     }

@@ -156,7 +156,7 @@ class ReplayMemory(ReplayBuffer):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({"_unfinished": False, "_own_normalization": None, **state})
+        self.__dict__.update(state)
         self._read_spaces()
         rows = self.buffer_size * self.n_envs
         if not (0 <= self.pos < self.buffer_size and self.n_envs > 0):
@@ -169,7 +169,7 @@ class ReplayMemory(ReplayBuffer):
                 self._final = self._final.resized(rows)
             self._range = RowRange(rows, "cpu")
             timeouts = np.zeros((self.buffer_size, self.n_envs), dtype=bool)
-            timeouts[: self.size()] = state.get("_timeouts", False)  # files of earlier versions do not have them
+            timeouts[: self.size()] = state["_timeouts"]
             self._timeouts = timeouts
             self._update_range()
 

@@ -167,9 +167,9 @@ class RowStorage:
         self._map_to_host()
 
 
-def _tensor_of(saved: np.ndarray | th.Tensor) -> th.Tensor:
-    """Take over what was read from a file: an array, or in files of earlier versions a tensor."""
-    return saved if isinstance(saved, th.Tensor) else th.from_numpy(np.require(saved, requirements=["C", "W"]))
+def _tensor_of(saved: np.ndarray) -> th.Tensor:
+    """Take over an array that was read from a file."""
+    return th.from_numpy(np.require(saved, requirements=["C", "W"]))
 
 
 def _zeros(shape: tuple[int, ...], dtype: type, device: th.device | str) -> th.Tensor:
