@@ -30,7 +30,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
-from sb3_sac_variants.common.checks.replaced import forward_hooks
+from sb3_sac_variants.common.checks.replaced import hooks_of_users
 from sb3_sac_variants.common.gradient_step import engine as engine_module
 from sb3_sac_variants.common.gradient_step import updater
 from sb3_sac_variants.common.gradient_step.compilation import compile_unsupported
@@ -401,13 +401,31 @@ def test_a_target_entropy_is_looked_at_when_it_changes(algorithm: type) -> None:
 
 @pytest.mark.parametrize("n_envs", [1, 2])
 def test_the_weight_of_the_cross_entropy_may_be_annealed(n_envs: int) -> None:
-    model = make(MASAC, several_agents(n_envs))
+    model = make(MASAC, several_agents(n_envs), ce_coef=0.5)
     model.learn(20)
     before = model.engine_signature()
-    model.ce_coef, model.ce_convention = 0.25, "similarity"
+    model.ce_coef = 0.25
+    go_on(model)
+    assert model.cross_entropy.coefficient == 0.25
+    assert model.engine_signature() == before
+    model.ce_convention = "similarity"
     go_on(model)
     assert model.cross_entropy.coefficient == -0.25
     assert model.engine_signature() != before
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_compiled_update_follows_an_annealed_weight_of_the_cross_entropy() -> None:
+    vectors = []
+    for engine in ("eager", "compile"):
+        model = make(MASAC, several_agents(), engine=engine, learning_rate=3e-2, ce_coef=0.5)
+        model.learn(20)
+        for step in range(12):  # more often than an update is compiled anew
+            model.ce_coef = 0.4 - 0.02 * step
+            go_on(model, 2)
+        vectors.append(vector(model.policy))
+    th.testing.assert_close(vectors[1], vectors[0], rtol=1e-3, atol=1e-5)
 
 
 # ---------------------------------------------------------------- particles
@@ -542,6 +560,24 @@ def test_an_error_of_the_users_own_is_not_taken_for_one_of_the_engine() -> None:
         engine.run(1, 4, lambda: None)
 
 
+def test_auto_counts_updates_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = []
+
+    def spy(*args: Any, planned_steps: float, **kwargs: Any) -> Engine:
+        plans.append(planned_steps)
+        return engine_module.make_engine("eager", *args[1:], planned_steps=planned_steps, **kwargs)
+
+    monkeypatch.setattr(updater, "make_engine", spy)
+    monkeypatch.setattr(updater, "COMPILE_PAYS_FROM", 10)
+    model = make(SACv2, engine="auto", learning_starts=8).learn(8)
+    for _ in range(6):
+        model.train(3, batch_size=4)
+    assert plans == [3, 12]
+    another = make(SACv2, engine="auto", learning_starts=8).learn(8)
+    another.train(20, batch_size=4)
+    assert plans == [3, 12, 20]
+
+
 def test_auto_chooses_again_where_more_is_planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     plans = []
 
@@ -581,16 +617,19 @@ def test_parameters_with_hooks_are_not_compiled(
 
 @needs_compiler
 @pytest.mark.parametrize("name", ["critic", "critic_target", "critic.q_networks", "actor.mu"])
-def test_networks_with_forward_hooks_are_not_compiled(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["forward", "full_backward"])
+def test_networks_with_hooks_are_not_compiled(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A compiled update would call the hook while it is compiled, and never again."""
     model, calls = make(SACv2, engine="compile", learning_starts=30), []
     module = model.policy.get_submodule(name)
-    handle = module.register_forward_hook(lambda *_: calls.append(0))
-    with pytest.raises(EngineUnavailableError, match=rf"a {type(module).__name__} has a forward hook; pass engine="):
+    if kind == "full_backward" and name == "critic_target":
+        pytest.skip("targets have no gradients")
+    handle = getattr(module, f"register_{kind}_hook")(lambda *_: calls.append(0))
+    with pytest.raises(EngineUnavailableError, match=rf"a {type(module).__name__} has a hook; pass engine="):
         model.learn(32)
     monkeypatch.setattr(engine_module, "COMPILE_PAYS_FROM", 0)
     model.engine = "auto"
-    with pytest.warns(UserWarning, match=r"goes on with 'eager', not 'compile': .* has a forward hook"):
+    with pytest.warns(UserWarning, match=r"goes on with 'eager', not 'compile': .* has a hook"):
         model.learn(40)
     assert len(calls) >= 10
     handle.remove()
@@ -603,7 +642,7 @@ def test_networks_with_forward_hooks_are_not_compiled(name: str, monkeypatch: py
 def test_hooks_of_torch_may_be_compiled() -> None:
     layer = nn.utils.weight_norm(nn.Linear(2, 2))
     assert layer._forward_pre_hooks
-    assert not forward_hooks(layer)
+    assert not hooks_of_users(layer)
 
 
 def test_the_engine_may_be_changed() -> None:

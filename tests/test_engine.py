@@ -73,6 +73,9 @@ def make(cls: type, engine: str, device: str = "cpu", **arguments: Any) -> Any:
     return model
 
 
+QUIET = contextlib.nullcontext()
+
+
 def parameters(model: Any) -> th.Tensor:
     return th.nn.utils.parameters_to_vector(model.policy.parameters()).detach().cpu()
 
@@ -423,6 +426,26 @@ def test_auto_falls_back_to_eager_with_one_warning(monkeypatch):
         warnings.simplefilter("error")
         model.train(1, batch_size=8)
     assert n_updates(model) == 3
+
+
+def test_auto_falls_back_with_the_batch_and_the_noise_that_were_drawn(monkeypatch):
+    def failing_compile(*args, **kwargs):
+        def run(*args):
+            raise th._dynamo.exc.TorchRuntimeError("RuntimeError when making fake tensor call\n  the reason\nand more")
+
+        return run
+
+    monkeypatch.setattr(th, "compile", failing_compile)
+    monkeypatch.setattr(engine_module, "compile_unsupported", lambda: None)
+    vectors = []
+    for engine in ("eager", "auto"):
+        model = make(SACv2, engine)
+        model.updater.plan(COMPILE_PAYS_FROM)
+        with pytest.warns(UserWarning, match=r"fake tensor call the reason\)") if engine == "auto" else QUIET:
+            model.train(3, batch_size=8)
+        assert n_updates(model) == 3
+        vectors.append(parameters(model))
+    assert th.equal(*vectors)
 
 
 @needs_compiler

@@ -487,6 +487,18 @@ def test_all_networks_are_searched_for_denormal_numbers(monkeypatch):
 
 
 @pytest.mark.parametrize("interval", [1, 2])
+def test_target_tracker_keeps_a_mask(interval):
+    online = nn.Linear(2, 2)
+    online.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(3))  # minus infinity above
+    target = target_copy(online)
+    tracker = TargetTracker(online, target)
+    tracker.configure(0.01, interval, 0)
+    for _ in range(2):
+        tracker.step()
+        assert th.equal(target.mask, online.mask)
+
+
+@pytest.mark.parametrize("interval", [1, 2])
 def test_target_tracker_copies_running_statistics(interval):
     online = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     target = target_copy(online)

@@ -137,7 +137,7 @@ def test_densities_far_out_are_finite_with_finite_gradients(far: float) -> None:
 @pytest.mark.parametrize("convention", ["objective", "similarity"])
 @pytest.mark.parametrize("relative", [False, True])
 @pytest.mark.parametrize("center", [False, True])
-@pytest.mark.parametrize("coefficient", [0.3, -0.3])
+@pytest.mark.parametrize("coefficient", [0.25, -0.25])
 def test_bonus_is_its_formula(
     policies: dict[str, np.ndarray], convention: str, relative: bool, center: bool, coefficient: float
 ) -> None:
@@ -312,7 +312,7 @@ def densities(probabilities: np.ndarray) -> th.Tensor:
     return th.tensor(np.log(probabilities))[:, None, :, :, None].expand(-1, N, -1, -1, -1)
 
 
-@pytest.mark.parametrize("coefficient", [0.3, -0.3])
+@pytest.mark.parametrize("coefficient", [0.25, -0.25])
 @pytest.mark.parametrize("floor", ["none", "product_0.1", "joint_0.1"])
 @pytest.mark.parametrize("center", [False, True])
 def test_bonus_of_discrete_actions_is_the_oracles(

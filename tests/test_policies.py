@@ -1,5 +1,6 @@
 """The networks: architectures, features extractors, sharing, images, training and evaluation mode."""
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from helpers import (
     NormalizingExtractor,
     SpacesEnv,
     every_algorithm,
+    every_gaussian_algorithm,
     flat_parameters,
     make,
 )
@@ -211,6 +213,47 @@ def test_extractors_are_not_shared_unless_asked_for(algorithm: type) -> None:
     model = make(algorithm, policy_kwargs={"features_extractor_class": Scaled})
     extractors = [network.features_extractor for network in (model.actor, *critic_like(model))]
     assert len({id(extractor) for extractor in extractors}) == len(extractors)
+
+
+BACKBONE = nn.Linear(3, 4)
+
+
+class OneBackbone(BaseFeaturesExtractor):
+    """Extractors that all have the same layer."""
+
+    def __init__(self, observation_space: spaces.Space):
+        super().__init__(observation_space, 4)
+        self.layer = BACKBONE
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.layer(observations)
+
+
+@every_gaussian_algorithm
+def test_a_layer_that_extractors_share_by_themselves_is_warned_of(algorithm: type) -> None:
+    policy_kwargs: dict[str, Any] = {"net_arch": [8], "features_extractor_class": OneBackbone}
+    with pytest.warns(UserWarning, match=r"share_features_extractor=False, but actor and critics share parameters"):
+        make(algorithm, policy_kwargs={**policy_kwargs, "share_features_extractor": False})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(algorithm, policy_kwargs={**policy_kwargs, "share_features_extractor": True})
+        BACKBONE.requires_grad_(False)
+        make(algorithm, policy_kwargs={**policy_kwargs, "share_features_extractor": False})
+    BACKBONE.requires_grad_(True)
+
+
+@every_algorithm
+def test_hooks_on_layers_see_what_the_layers_gave(algorithm: type) -> None:
+    model, seen, called = make(algorithm), [], []
+    for layer in model.critic.q_networks.layers:
+        layer.register_full_backward_hook(lambda *_: called.append(0))
+    linear, activation = list(model.critic.q_networks.layers)[:2]
+    linear.register_forward_hook(lambda _, __, output: seen.append(output))
+    activation.register_forward_hook(lambda *_: seen.append(None))
+    model.critic.register_full_backward_hook(lambda *_: called.append(1))
+    model.learn(8)
+    assert min(output.min() for output in seen if output is not None) < 0
+    assert {*called} == {0, 1}
 
 
 @every_algorithm

@@ -157,6 +157,7 @@ class CrossEntropy:
     :param center: whether to subtract the mean over the batch, which shifts Q by beta * mean/(1 - gamma) otherwise
     :param relative: whether the coefficient is in units of the temperature
     :param n_actions: number of discrete actions; None for continuous ones
+    :param device: where updates compute
     :raises ValueError: if an argument has no meaning
     """
 
@@ -168,13 +169,18 @@ class CrossEntropy:
         center: bool = False,
         relative: bool = False,
         n_actions: int | None = None,
+        device: th.device | str = "cpu",
     ) -> None:
         check_range("ce_coef", coefficient, -LARGEST, LARGEST)
         check_choice("ce_convention", convention, CONVENTIONS)
         check_bool("ce_center", center)
         check_bool("ce_relative", relative)
-        #: beta with the sign it has in the objective
-        self.coefficient = float(coefficient) if convention == "objective" else -float(coefficient)
+        #: beta with the sign it has in the objective; a tensor, so that annealing it compiles no update anew
+        self.coefficient = th.tensor(float(coefficient), dtype=th.float32, device=device)
+        if convention == "similarity":
+            self.coefficient.neg_()
+        #: -1, 0 or 1
+        self.sign = int(self.coefficient.sign())
         self.floor = parse_floor(floor, may_be_none=n_actions is not None)
         self.center = center
         self.relative = relative
@@ -207,10 +213,10 @@ class CrossEntropy:
         :param may_center: False for the term as it is, whatever ``ce_center`` says, which depends on the whole batch
         :return: ``(B, N, K)``
         """
-        if self.coefficient == 0:
+        if self.sign == 0:
             return log_density.new_zeros(weights.shape)
         log_prob = floored_log_density(log_density, self.floor, self.log_volume)
-        if self.coefficient < 0:
+        if self.sign < 0:
             log_prob = log_prob.clamp(max=LOG_DENSITY_LIMIT * log_density.shape[-1])
         bonus = -self.beta(ent_coef).unsqueeze(1) * sum_over_others(log_prob)
         if not (self.center and may_center):

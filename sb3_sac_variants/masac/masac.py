@@ -92,11 +92,14 @@ class MASAC(MaxEntAlgorithm):
         "n_steps": (1, "whose replay buffer has one-step returns of several agents"),
     }
     tracked_networks: ClassVar[dict[str, str]] = {"critic": "critic_target"}
-    update_constants = (*MaxEntAlgorithm.update_constants, "ce_obs", "_ce_arguments")
+    update_constants = (*MaxEntAlgorithm.update_constants, "ce_obs", "_ce_constants")
     choices: ClassVar[dict[str, tuple[str, ...]]] = {**MaxEntAlgorithm.choices, "ce_obs": ("theirs", "own")}
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MlpPolicy}
     policy: MASACPolicy
+    cross_entropy: CrossEntropy
     _ce_arguments: tuple[Any, ...] | None = None
+    #: what of it an update reads as plain values: all but the size of beta
+    _ce_constants: tuple[Any, ...] | None = None
     _warned_of_collapse = False
     actor: DecentralizedActor  # type: ignore[assignment]
     critic: CentralizedCritic
@@ -217,15 +220,22 @@ class MASAC(MaxEntAlgorithm):
         return parse_agent_target_entropy(self.target_entropy, self.action_space)
 
     def _setup_cross_entropy(self) -> None:
-        """Make the term, or make it anew where its arguments have changed: a callback may anneal beta."""
+        """Make the term, or bring it up to date where its arguments have changed: a callback may anneal beta."""
         one = space_of_one_agent(self.action_space)
         n_actions = int(one.n) if isinstance(one, spaces.Discrete) else None
         own = (self.ce_coef, self.ce_convention, self.ce_floor, self.ce_center, self.ce_relative)
-        arguments = (*map(plain, own), n_actions)
-        if arguments != self._ce_arguments:
-            self._ce_arguments, self.cross_entropy = arguments, CrossEntropy(*arguments)
-            if self.n_agents == 1 and self.ce_coef:
-                warnings.warn(f"ce_coef={self.ce_coef} has no effect on a single agent: leave it out", stacklevel=4)
+        arguments: tuple[Any, ...] = (*map(plain, own), n_actions, self.device)
+        if arguments == self._ce_arguments:
+            return
+        term = CrossEntropy(*arguments)
+        constants = (term.sign, *arguments[1:])
+        if constants == self._ce_constants:
+            self.cross_entropy.coefficient.copy_(term.coefficient)
+        else:
+            self._ce_constants, self.cross_entropy = constants, term
+        self._ce_arguments = arguments
+        if self.n_agents == 1 and self.ce_coef:
+            warnings.warn(f"ce_coef={self.ce_coef} has no effect on a single agent: leave it out", stacklevel=4)
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -319,7 +329,7 @@ class MASAC(MaxEntAlgorithm):
 
         :param log_densities: log pi^j at agent i's own actions, where they are known already
         """
-        if self.cross_entropy.coefficient == 0:
+        if self.cross_entropy.sign == 0:
             return agent_soft_value(q_values, sample, alpha, th.zeros_like(q_values))
         if log_densities is None:
             log_densities = self.actor.log_densities(obs, sample, self.ce_obs)
@@ -347,7 +357,7 @@ class MASAC(MaxEntAlgorithm):
 
         :param ratio: |beta| (N - 1)/alpha
         """
-        if self.cross_entropy.coefficient < 0 and ratio >= 1 and not self._warned_of_collapse:
+        if self.cross_entropy.sign < 0 and ratio >= 1 and not self._warned_of_collapse:
             self._warned_of_collapse = True
             others = "" if self.ce_relative else ", a larger ent_coef, or ce_relative=True, which lets beta follow it"
             warnings.warn(
@@ -359,4 +369,10 @@ class MASAC(MaxEntAlgorithm):
             )
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "cross_entropy", "_ce_arguments", "_warned_of_collapse"]
+        return [
+            *super()._excluded_save_params(),
+            "cross_entropy",
+            "_ce_arguments",
+            "_ce_constants",
+            "_warned_of_collapse",
+        ]

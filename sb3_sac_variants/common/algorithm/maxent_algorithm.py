@@ -302,8 +302,7 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
             tracker.configure(self.tau, self.target_update_interval, self._n_updates)
         if isinstance(self.replay_buffer, TensorReplayBuffer):
             self.replay_buffer.set_normalization(self._vec_normalize_env)
-        if self.updater.planned_steps is None:
-            self.updater.plan(self._planned_gradient_steps())
+        self._plan_updates(gradient_steps)
         engine = self.updater.choose_engine(
             self.engine, self.draw_batch, self._gradient_step, self._draws_on_device, self.verbose
         )
@@ -319,6 +318,14 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
         else:  # a logger of the user's own kind
             self._record_metrics()
         self._updates_unfinished = False
+
+    def _plan_updates(self, gradient_steps: int) -> None:
+        """Plan the updates where ``learn()`` has not, or where somebody does more of them by hand than were planned."""
+        updater = self.updater
+        if updater.planned_steps is None:
+            updater.plan(self._planned_gradient_steps())
+        if not self._learns and updater.updates_since_load + gradient_steps > (updater.planned_steps or 0):
+            updater.plan(gradient_steps)
 
     def draw_batch(self, batch_size: int) -> tuple[Batch, Any]:
         """Draw a batch from the replay buffer, and the noise of a gradient step."""

@@ -52,12 +52,14 @@ class MaxEntRollout(OffPolicyAlgorithm):
     rollout_state: ClassVar[tuple[str, ...]] = (
         *("_between_rollouts", "_collects", "_collected_by_user", "_updates_unfinished", "_state_before_rollout"),
         *("_resumed", "_stopped_after_step", "_fast_actor", "_fast_actor_instead_of"),
-        *("_callback", "_restore_callbacks", "_checkpoints", "_warned_of_terminal_observations"),
+        *("_callback", "_restore_callbacks", "_checkpoints", "_warned_of_terminal_observations", "_learns"),
     )
     #: whether no step is half stored, and no rollout was stopped
     _between_rollouts: bool = True
     #: whether the last rollout was stopped by its callback, and the observation is that after the step
     _stopped_after_step: bool = False
+    #: whether :meth:`learn` is running
+    _learns: bool = False
     #: whether :meth:`collect_rollouts` is running
     _collects: bool = False
     #: whether the last action was asked for without it, by a rollout of the user's own
@@ -259,6 +261,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
         """Train. As SB3's ``learn``, with the name of the class for TensorBoard; ``log_interval=None`` for no logs."""
         if log_interval is not None:
             check_range("log_interval", log_interval, 1, integer=True)
+        self._learns = True
         try:
             return super().learn(
                 total_timesteps,
@@ -269,6 +272,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
                 progress_bar,
             )
         finally:
+            self._learns = False
             self._collected_by_user = False  # updates by hand do not end a rollout that was stopped
 
     def _setup_learn(

@@ -8,7 +8,7 @@ from torch import nn
 
 
 def parts_of(networks: Iterable[nn.Module]) -> list[Any]:
-    """Modules, parameters, forward hooks and a ``forward`` put on a module: other ones where a part was replaced."""
+    """Modules, parameters, hooks and a ``forward`` put on a module: other ones where a part was replaced."""
     # By hand: Module.modules() and parameters() take several times as long, in each call of train() and predict()
     modules: list[nn.Module | None] = [*networks]
     others: list[Any] = []
@@ -16,17 +16,27 @@ def parts_of(networks: Iterable[nn.Module]) -> list[Any]:
         if module is not None:
             modules += module._modules.values()
             others += module._parameters.values()
-            others += module._forward_hooks.values()
-            others += module._forward_pre_hooks.values()
+            if is_hooked(module):
+                others += _all_hooks(module)
             if "forward" in vars(module):
                 others.append(vars(module)["forward"])
     return [*modules, *others]
 
 
-def forward_hooks(module: nn.Module) -> list[Any]:
+def is_hooked(module: nn.Module) -> bool:
+    """Whether something is to be called with a module, forwards or backwards."""
+    forwards = module._forward_hooks or module._forward_pre_hooks
+    return bool(forwards or module._backward_hooks or module._backward_pre_hooks)
+
+
+def _all_hooks(module: nn.Module) -> list[Any]:
+    forwards = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    return [*forwards, *module._backward_hooks.values(), *module._backward_pre_hooks.values()]
+
+
+def hooks_of_users(module: nn.Module) -> list[Any]:
     """What somebody wants called with a module; torch's own hooks, of ``weight_norm`` say, only compute weights."""
-    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    return [hook for hook in hooks if type(hook).__module__.partition(".")[0] != "torch"]
+    return [hook for hook in _all_hooks(module) if type(hook).__module__.partition(".")[0] != "torch"]
 
 
 def has_own(thing: Any, base: type, *methods: str) -> bool:

@@ -31,7 +31,15 @@ COMPILE_PAYS_FROM = 15_000
 
 
 class EngineUnavailableError(RuntimeError):
-    """An engine was asked for by name and cannot run, or go on; the message says why and what to do."""
+    """
+    An engine was asked for by name and cannot run, or go on; the message says why and what to do.
+
+    :param drawn: arguments of the gradient step that it could not do, if they were drawn already
+    """
+
+    def __init__(self, message: str, drawn: tuple[Any, ...] | None = None):
+        super().__init__(message)
+        self.drawn = drawn
 
 
 class Engine:
@@ -138,7 +146,7 @@ class CompiledEngine(Engine):
                 raise
             # It will not compile, or not once more, or the cache folder cannot be written, or an interrupt came before
             raise EngineUnavailableError(
-                f"engine='compile' cannot compile this update ({_in_a_line(error)}): pass engine='eager'"
+                f"engine='compile' cannot compile this update ({_in_a_line(error)}): pass engine='eager'", arguments
             ) from error
 
 
@@ -253,7 +261,7 @@ def _kind(arguments: tuple[Any, ...]) -> Any:
 
 
 def _in_a_line(error: BaseException) -> str:
-    """Type and first line of an error; of its cause, if it is an error of ours that wraps another."""
+    """Type and first line of an error, or what it says was raised; of its cause, if it is ours and wraps another."""
     if isinstance(error, EngineUnavailableError) and error.__cause__ is not None:
         error = error.__cause__
     if type(error).__name__ == "FailOnRecompileLimitHit":
@@ -261,10 +269,12 @@ def _in_a_line(error: BaseException) -> str:
             "batch size, a constant of the update, such as tau or target_entropy, an attribute that a network sets in "
             "forward(), or one of your own, such as a counter, which should be a tensor, has changed too often"
         )
-    first = next(iter(str(error).strip().splitlines()), "")
+    first, *more = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     if first == "Observed exception":  # of torch, for one that the step itself raised
         raised = re.search(r"raised exception .+", str(error))
         return f"it {raised[0]}" if raised else "it raises an exception"
+    if more and first.endswith((" raised:", "when making fake tensor call")):  # of torch, too
+        first = f"{first} {more[0]}"
     return f"{type(error).__name__}: {first}"
 
 
@@ -317,6 +327,9 @@ class FallbackEngine(Engine):
             )
             self.done, self._engine = self._engine.done, self._fallback
             self._engine.done = 0
+            if (drawn := getattr(error, "drawn", None)) is not None:  # or the random numbers would be others
+                self._engine.step(*drawn)
+                self.done += 1
             self._engine.run(gradient_steps - self.done, batch_size, signature)
         self._proven = self._proven or self._engine.is_proven
 

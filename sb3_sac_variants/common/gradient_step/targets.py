@@ -89,8 +89,9 @@ class TargetTracker:
                     follower.copy_(leader)
                 return
             # A weight of exactly 0 leaves a finite target as it is, of exactly 1 copies: no branch, so one graph serves
-            due = (self.steps % self.interval == 0).to(self.online[0].dtype)
+            due = self.steps % self.interval == 0
+            weight = self.tau * due.to(self.online[0].dtype)
             for follower, leader in zip(self.target, self.online, strict=True):
-                follower.lerp_(leader, self.tau * due)
+                follower.lerp_(leader, weight)
             for follower, leader in zip(self.target_statistics, self.online_statistics, strict=True):
-                follower.lerp_(leader, due.to(follower.dtype))
+                follower.copy_(th.where(due, leader, follower))  # which may be infinite, as a mask is

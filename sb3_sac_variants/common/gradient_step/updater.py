@@ -8,7 +8,7 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sb3_sac_variants.common.checks.replaced import forward_hooks, parts_of, same_parts
+from sb3_sac_variants.common.checks.replaced import hooks_of_users, parts_of, same_parts
 from sb3_sac_variants.common.gradient_step.engine import COMPILE_PAYS_FROM, Draw, Engine, Signature, Step, make_engine
 from sb3_sac_variants.common.gradient_step.learner import Learner
 from sb3_sac_variants.common.gradient_step.metrics import DeviceMetrics
@@ -146,8 +146,8 @@ class Updater:
             if isinstance(part, _BatchNorm) and part.training and part.track_running_stats:
                 reasons["compile"] = f"torch.func cannot change the running statistics of a {type(part).__name__}"
             # One would be called while a graph is made, and only then
-            if part is not self._actor and (forward_hooks(part) or "forward" in vars(part)):
-                what = "a forward hook" if forward_hooks(part) else "a forward() of its own put on it"
+            if part is not self._actor and (hooks_of_users(part) or "forward" in vars(part)):
+                what = "a hook" if hooks_of_users(part) else "a forward() of its own put on it"
                 reasons["compile"] = reasons["cudagraph"] = f"a {type(part).__name__} has {what}"
         return reasons | {
             engine: why for learner in self._all_learners() for engine, why in learner.unsupported_engines().items()

@@ -17,10 +17,11 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.module import _has_any_global_hook
 
+from sb3_sac_variants.common.checks.replaced import is_hooked
 from sb3_sac_variants.common.equations import products
 from sb3_sac_variants.common.networks.critics import StackedNetworks
 
-#: whose networks store nothing on themselves when they are called, so that a shallow copy can stand in
+#: networks of this package keep nothing on themselves when they are called, so that a shallow copy can stand in
 PACKAGE = __name__.partition(".")[0]
 
 #: layers that are F.linear, the second in an update with a precision of its own
@@ -78,8 +79,8 @@ def _keeps_nothing(network: nn.Module) -> bool:
 
 def _is_watched(module: nn.Module) -> bool:
     """Whether calling a module does more than its ``forward``: hooks, a compiled form, or a ``forward`` of its own."""
-    more = (module._forward_hooks, module._forward_pre_hooks, module._compiled_call_impl, _has_any_global_hook())
-    return any(more) or "forward" in vars(module)
+    more = (is_hooked(module), module._compiled_call_impl, _has_any_global_hook(), "forward" in vars(module))
+    return any(more)
 
 
 def _linear(layer: nn.Linear, x: th.Tensor) -> th.Tensor:

@@ -1,5 +1,6 @@
 """What the policies (SB3's word for all networks of an algorithm) have in common: an actor and stacked critics."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -75,6 +76,13 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
         self._check_made("make_critic", self.critic, "min_q")
         # A shared features extractor learns from the actor's loss only (SB3's SAC)
         shared = {id(parameter) for parameter in self.actor.parameters()}
+        twice = [one for one in self.critic.parameters() if id(one) in shared and one.requires_grad]
+        if twice and not self.share_features_extractor:
+            warnings.warn(
+                "policy_kwargs share_features_extractor=False, but actor and critics share parameters, which learn "
+                "from the actor's loss only: let each features extractor make its own, or leave the option out",
+                stacklevel=2,
+            )
         self._add_optimizer(
             self.critic,
             [parameter for parameter in self.critic.parameters() if id(parameter) not in shared],
