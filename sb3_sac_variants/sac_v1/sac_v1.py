@@ -29,7 +29,7 @@ class SACv1(MaxEntAlgorithm):
     """
     Soft actor-critic with a state-value network.
 
-    Paper: Haarnoja et al. 2018, Soft Actor-Critic: Off-Policy Maximum Entropy Deep Reinforcement Learning with a
+    Paper (P18): Haarnoja et al. 2018, Soft Actor-Critic: Off-Policy Maximum Entropy Deep Reinforcement Learning with a
     Stochastic Actor, https://arxiv.org/abs/1801.01290. Its reward scale is ``reward_scale`` (with ``ent_coef=1``); its
     hard target copies are ``tau=1`` with ``target_update_interval=1000``. On discrete actions every expectation over
     actions is an exact sum.
@@ -38,7 +38,7 @@ class SACv1(MaxEntAlgorithm):
     and those of :class:`~sb3_sac_variants.common.algorithm.maxent_algorithm.MaxEntAlgorithm`.
     ``policy_kwargs`` takes ``n_components``, the number of Gaussians in the policy.
 
-    :param policy_gradient: "reparameterized" (eq. 12) or "likelihood_ratio" (of eq. 10; what a mixture policy needs)
+    :param policy_gradient: "reparameterized" (P18, eq. 12) or "likelihood_ratio" (eq. 10; what a mixture policy needs)
     :param policy_q: which Q the policy follows: "min" (section 4.2 of the paper) or "q1" (the authors' code)
     :raises ValueError: if an argument is out of range, or does not go with another one or with the environment
     """
@@ -157,25 +157,25 @@ class SACv1(MaxEntAlgorithm):
         obs = batch.observations
         reparameterize = self.policy_gradient == "reparameterized"
 
-        # Value function, eq. 5: one fresh action a state, which the policy loss shares
+        # Value function, P18, eq. 5: one fresh action a state, which the policy loss shares
         policy = self.actor_learner.evaluate(lambda actor: actor.sample(obs, noise, reparameterize))
         sample = policy.value
         target_value = soft_value(self.critic.min_q(obs, sample), sample, alpha)
         value_loss = self.value_net_learner.minimize(lambda value_net: soft_value_error(value_net(obs), target_value))
 
-        # Q-functions, eq. 7 and 8
+        # Q-functions, P18, eq. 7 and 8
         target_q = soft_bellman_target(batch, self.value_net_target(batch.next_observations), self.reward_scale)
         critic_loss, (q_mean, td_error) = self.critic_learner.minimize(
             lambda critic: self.critic_loss(critic, batch, target_q)
         )
 
-        # Policy, eq. 12 (reparameterised) or eq. 10 (likelihood ratio, with V as the baseline)
+        # Policy, P18, eq. 12 (reparameterised) or eq. 10 (likelihood ratio, with V as the baseline)
         baseline = None if reparameterize else self.value_net(obs)
         actor_loss = self.actor_learner.minimize(
             lambda sample: self._policy_loss(sample, batch, alpha, baseline), at=policy
         )
 
-        # Temperature: the paper's is fixed; a learned one follows Haarnoja et al. 2019, eq. 18
+        # Temperature: the paper's is fixed; a learned one follows Haarnoja et al. 2019 (P19), eq. 18
         temperature_metrics = self.temperature.minimize(sample, self.target_entropy)
 
         # Target value function

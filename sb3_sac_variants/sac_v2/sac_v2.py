@@ -33,14 +33,15 @@ class SACv2(MaxEntAlgorithm):
     """
     Soft actor-critic with twin target critics and automatic entropy adjustment.
 
-    Paper: Haarnoja et al. 2018/2019, Soft Actor-Critic Algorithms and Applications, https://arxiv.org/abs/1812.05905.
+    Paper (P19): Haarnoja et al. 2018/2019, Soft Actor-Critic Algorithms and Applications,
+    https://arxiv.org/abs/1812.05905.
     On discrete actions every expectation over actions is an exact sum (Christodoulou 2019,
     https://arxiv.org/abs/1910.07207).
 
     The arguments are those of SB3's ``SAC``, with its names, order and defaults, and those of
     :class:`~sb3_sac_variants.common.algorithm.maxent_algorithm.MaxEntAlgorithm`.
 
-    :param ent_coef_loss: what the temperature's objective (eq. 18) is differentiated by: "alpha" (the paper), or
+    :param ent_coef_loss: what the temperature's objective (P19, eq. 18) is differentiated by: "alpha" (the paper), or
         "log_alpha" (the authors' early code and SB3)
     :param update_order: "paper" (Q-functions, policy, temperature, targets) or "sb3" (temperature first). SB3 goes on
         with the temperature from before its step, so the two orders compute the same numbers; with "log_alpha" both
@@ -166,7 +167,7 @@ class SACv2(MaxEntAlgorithm):
         if self.update_order == "sb3":
             temperature_metrics = self.temperature.minimize(sample, self.target_entropy)
 
-        # Q-functions, eq. 5 with the target of eq. 2 and 3
+        # Q-functions, P19, eq. 5 with the target of eq. 2 and 3
         next_sample = self.actor.sample(batch.next_observations, noise.next_actions)
         next_q = self.bootstrap_q(batch.next_observations, next_sample, noise)
         next_value = soft_value(next_q, next_sample, alpha)
@@ -175,12 +176,12 @@ class SACv2(MaxEntAlgorithm):
             lambda critic: self.critic_loss(critic, batch, target_q)
         )
 
-        # Policy, eq. 7
+        # Policy, P19, eq. 7
         actor_loss = self.actor_learner.minimize(
             lambda sample: soft_policy_improvement(self.policy_q(obs, sample), sample, alpha), at=policy
         )
 
-        # Temperature, eq. 18
+        # Temperature, P19, eq. 18
         if self.update_order == "paper":
             temperature_metrics = self.temperature.minimize(sample, self.target_entropy)
 

@@ -35,11 +35,7 @@ class ParticleOptions:
     """
     Arguments of soft Q-learning that concern continuous actions.
 
-    :param n_value_particles: uniform actions a state that V is estimated with, by default the paper's 50
-    :param n_svgd_particles: actions a state that the sampler learns from, fixed and updated ones together. The
-        paper has 32 of each kind, the default is 32 in all
-    :param svgd_update_ratio: fraction of these that are updated; the others are held fixed and attract or repel them
-    :param squash_gradient: see :mod:`sb3_sac_variants.sql.svgd`
+    They are described at :class:`~sb3_sac_variants.sql.SQL`.
     """
 
     n_value_particles: int = 50

@@ -41,7 +41,7 @@ class SQL(MaxEntAlgorithm):
     """
     Soft Q-learning.
 
-    Paper: Haarnoja et al. 2017, Reinforcement Learning with Deep Energy-Based Policies,
+    Paper (P17): Haarnoja et al. 2017, Reinforcement Learning with Deep Energy-Based Policies,
     https://arxiv.org/abs/1702.08165. Continuous actions are drawn by a Stein sampler
     (:mod:`sb3_sac_variants.sql.svgd`). On discrete actions V is an exact sum and the policy softmax(Q/alpha), without
     a sampler and without epsilon-greedy exploration (soft DQN). Two Q-functions with the minimum, as in the comparison
@@ -60,9 +60,11 @@ class SQL(MaxEntAlgorithm):
     There is no gSDE, which needs a Gaussian policy. ``ent_coef`` must be greater than 0, and a number on continuous
     actions, where no density of the policy is known to learn it from.
 
-    :param n_value_particles: uniform actions, drawn for each state anew, that V is estimated with (eq. 10)
-    :param n_svgd_particles: actions a state that the sampler learns from, fixed and updated ones together
-    :param svgd_update_ratio: fraction of them that are updated
+    :param n_value_particles: uniform actions, drawn for each state anew, that V is estimated with (P17, eq. 10); the
+        paper's 50
+    :param n_svgd_particles: actions a state that the sampler learns from, fixed and updated ones together; the paper
+        has 32 of each kind
+    :param svgd_update_ratio: fraction of them that are updated; the others are held fixed, and attract or repel them
     :param squash_gradient: with respect to what the squash term is differentiated: "pre_tanh" (right), "action" (the
         authors' code), or "none" (no such term); :mod:`sb3_sac_variants.sql.svgd` derives which
     :raises ValueError: if an argument is out of range, has no meaning for the kind of action, or does not go with
@@ -235,7 +237,7 @@ class SQL(MaxEntAlgorithm):
     def update(self, batch: Batch, noise: Noise) -> Metrics:  # Haarnoja et al. 2017, Algorithm 1
         alpha = self.temperature.value
 
-        # Soft Q-functions, eq. 11 with the soft value of eq. 10
+        # Soft Q-functions, P17, eq. 11 with the soft value of eq. 10
         proposal = self._actions.proposal(noise.value_particles)
         next_q = self.critic_target.min_q(batch.next_observations, proposal)
         next_value = importance_sampled_soft_value(next_q, proposal, alpha)
@@ -244,11 +246,11 @@ class SQL(MaxEntAlgorithm):
             lambda critic: self.critic_loss(critic, batch, target_q)
         )
 
-        # Temperature: the paper's is fixed; a learned one follows Haarnoja et al. 2019, eq. 18
+        # Temperature: the paper's is fixed; a learned one follows Haarnoja et al. 2019 (P19), eq. 18
         policy = self._actions.policy(batch, next_q, proposal, alpha)
         temperature_metrics = self.temperature.minimize(policy, self.target_entropy)
 
-        # Policy, eq. 13 and 14: a Stein step of SampledActions; on discrete actions there is nothing to learn
+        # Policy, P17, eq. 13 and 14: a Stein step of SampledActions; on discrete actions there is nothing to learn
         policy_metrics = self._actions.improve_policy(batch, noise, self.temperature.value)
 
         # Target Q-functions
@@ -265,7 +267,7 @@ class SQL(MaxEntAlgorithm):
 
     def soft_value(self, observation: np.ndarray | dict[str, np.ndarray], n_samples: int = 1024) -> np.ndarray:
         """
-        Soft state value V(s) = alpha log integral exp(min_i Q_i(s, a)/alpha) da (eq. 5), ``(n,)``.
+        Soft state value V(s) = alpha log integral exp(min_i Q_i(s, a)/alpha) da (P17, eq. 5), ``(n,)``.
 
         The integral runs over actions scaled to [-1, 1]; it is a sum over discrete ones. The random state of the
         training stays untouched.

@@ -1,1 +1,1 @@
-"""The training loop: collect, sample, update, log."""
+"""The training loop of our algorithms (collect, sample, update, log), and checkpoints of runs, those of SB3's too."""
