@@ -1,5 +1,7 @@
-"""A small file of studies for the tests of `sb3_sac_variants.study`."""
+"""What tests of `sb3_sac_variants.study` and of tuning share: a small file of studies, and waiting for processes."""
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 from sb3_sac_variants.study.studies import Study, parse_study
@@ -19,3 +21,11 @@ FIELDS: dict[str, Any] = {
 def study(**fields: Any) -> Study:
     """The study ``tiny``, with some fields changed."""
     return parse_study("tiny", {**FIELDS, **fields})
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60) -> None:
+    """Wait until something that other processes do is done."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited for too long"
+        time.sleep(0.02)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from studies import wait_for
 
 from sb3_sac_variants.study.cluster import Collector, RayCluster, pack, unpack
 from sb3_sac_variants.study.execute import Resources
@@ -165,13 +165,6 @@ def start(folder: Path, fields: dict[str, Any], *options: str) -> subprocess.Pop
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def wait_for(condition: Any) -> None:
-    deadline = time.monotonic() + 900
-    while not condition():
-        assert time.monotonic() < deadline, "waited for too long"
-        time.sleep(0.2)
-
-
 def report(folder: Path) -> str:
     command = [sys.executable, "-m", "sb3_sac_variants.study", "report", "studies.yml", "--out", "out"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
@@ -189,7 +182,8 @@ def test_runs_of_a_node_that_dies_go_on_at_another_with_the_same_result(
     folders = [RunFolder(tmp_path / "cluster" / "out", run) for run in parse_study("tiny", fields).runs()]
     try:
         wait_for(
-            lambda: all((evaluated := folder.evaluations()) and len(evaluated["timesteps"]) > 1 for folder in folders)
+            lambda: all((evaluated := folder.evaluations()) and len(evaluated["timesteps"]) > 1 for folder in folders),
+            seconds=900,
         )
         assert not any(folder.is_trained() for folder in folders)
         cluster.remove_node(nodes[0], allow_graceful=False)
@@ -217,7 +211,7 @@ def test_an_interruption_ends_runs_that_share_a_gpu_and_loses_nothing(
     process = start(tmp_path, fields, "--address", cluster.address, "--gpus", "0.5", "--device", "cpu")
     folders = [RunFolder(tmp_path / "out", run) for run in parse_study("tiny", fields).runs()]
     try:
-        wait_for(lambda: sum(folder.checkpoint.exists() for folder in folders) == 2)
+        wait_for(lambda: sum(folder.checkpoint.exists() for folder in folders) == 2, seconds=900)
         assert len(trainings(folders)) == 2
         for training in trainings(folders):
             assert b"CUDA_VISIBLE_DEVICES=0" in (training / "environ").read_bytes().split(b"\0")
@@ -228,7 +222,7 @@ def test_an_interruption_ends_runs_that_share_a_gpu_and_loses_nothing(
     finally:
         process.kill()
     assert process.returncode == 130, output
-    wait_for(lambda: not trainings(folders))
+    wait_for(lambda: not trainings(folders), seconds=900)
     begun = [folder for folder in folders if folder.root.exists()]
     assert [folder.state() for folder in begun] == [State.INTERRUPTED] * 2
     for folder in begun:

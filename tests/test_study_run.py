@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
-from studies import FIELDS, study
+from studies import FIELDS, study, wait_for
 
 from sb3_sac_variants.study import __main__ as commands
 from sb3_sac_variants.study import collect as collect_module
@@ -158,13 +158,6 @@ def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 def contents(folder: Path) -> dict[Path, bytes]:
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def wait_for(condition: Any) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "waited for too long"
-        time.sleep(0.02)
 
 
 def test_finished_runs_are_skipped_and_reported(zoo: Zoo) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from studies import wait_for
 
 from sb3_sac_variants.zoo import tune
 
@@ -94,7 +95,7 @@ def storage() -> Iterator[str]:
     serve = [programs / "postgres", "-D", folder / "data", "-p", f"{port}", "-k", folder, "-h", "127.0.0.1"]
     server = subprocess.Popen(serve, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **switch)
     try:
-        wait_for(lambda: answers(port))
+        wait_for(lambda: answers(port), seconds=900)
         yield f"postgresql+psycopg://tuner@127.0.0.1:{port}/postgres"
     finally:
         server.send_signal(signal.SIGINT)
@@ -110,13 +111,6 @@ def answers(port: int) -> bool:
     except psycopg.OperationalError:
         return False
     return True
-
-
-def wait_for(condition: Any) -> None:
-    deadline = time.monotonic() + 900
-    while not condition():
-        assert time.monotonic() < deadline, "waited for too long"
-        time.sleep(0.2)
 
 
 @pytest.mark.slow
@@ -160,8 +154,8 @@ def test_four_workers_started_together_lose_no_trial_and_retry_that_of_a_worker_
         return False
 
     try:
-        wait_for(lambda: len(trials()) >= WORKERS)
-        wait_for(all_are_in_a_trial)
+        wait_for(lambda: len(trials()) >= WORKERS, seconds=900)
+        wait_for(all_are_in_a_trial, seconds=900)
         workers[0].kill()
         for worker in workers[1:]:
             worker.send_signal(signal.SIGCONT)

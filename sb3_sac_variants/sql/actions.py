@@ -17,7 +17,7 @@ from sb3_sac_variants.sql.svgd import SQUASH_GRADIENTS, squashed_stein_direction
 SQLActor = SteinActor | SoftmaxActor
 
 
-class Noise(NamedTuple):
+class ParticleNoise(NamedTuple):
     """
     Random numbers of one update.
 
@@ -75,11 +75,11 @@ class SampledActions:
                 "Stein sampler: pass a number greater than 0, or take SACv2"
             )
 
-    def draw_noise(self, batch_size: int) -> Noise:
+    def draw_noise(self, batch_size: int) -> ParticleNoise:
         """Draw the random numbers of one update."""
         shape = (batch_size, self.options.n_svgd_particles, self.actor.action_dim)
         value_particles = self.draw_particles(self.options.n_value_particles, batch_size)
-        return Noise(value_particles, th.randn(shape, dtype=self.actor.dtype, device=self.actor.device))
+        return ParticleNoise(value_particles, th.randn(shape, dtype=self.actor.dtype, device=self.actor.device))
 
     def draw_particles(self, n_particles: int, batch_size: int, generator: th.Generator | None = None) -> th.Tensor:
         """Draw the actions that V is estimated with: what :meth:`proposal` takes."""
@@ -99,7 +99,7 @@ class SampledActions:
         """
         return energy_based_policy(next_q, proposal, ent_coef)
 
-    def improve_policy(self, batch: Batch, noise: Noise, ent_coef: th.Tensor) -> dict[str, th.Tensor]:
+    def improve_policy(self, batch: Batch, noise: ParticleNoise, ent_coef: th.Tensor) -> dict[str, th.Tensor]:
         """One step of the actor towards exp(Q/alpha), and metrics to log."""
         obs, n_updated = batch.observations, self.options.n_updated
         # Found by its name in each update: a compiled one looks whether a name has changed, not whether a function has
@@ -138,8 +138,8 @@ class AllActions:
                     "discrete actions are exact"
                 )
 
-    def draw_noise(self, batch_size: int) -> Noise:
-        return Noise(self.draw_particles(0, batch_size), self.draw_particles(0, batch_size))
+    def draw_noise(self, batch_size: int) -> ParticleNoise:
+        return ParticleNoise(self.draw_particles(0, batch_size), self.draw_particles(0, batch_size))
 
     def draw_particles(self, n_particles: int, batch_size: int, generator: th.Generator | None = None) -> th.Tensor:
         return th.empty((batch_size, 0), dtype=self.actor.dtype, device=self.actor.device)
@@ -152,7 +152,7 @@ class AllActions:
         """The policy at the states of the batch, which eq. 18 of P19 is about: the next ones may be terminal."""
         return energy_based_policy(self.critic.min_q(batch.observations, proposal), proposal, ent_coef)
 
-    def improve_policy(self, batch: Batch, noise: Noise, ent_coef: th.Tensor) -> dict[str, th.Tensor]:
+    def improve_policy(self, batch: Batch, noise: ParticleNoise, ent_coef: th.Tensor) -> dict[str, th.Tensor]:
         self.actor.ent_coef.copy_(ent_coef)
         return {}
 

@@ -23,7 +23,7 @@ from sb3_sac_variants.common.equations.types import Batch
 from sb3_sac_variants.common.gradient_step.targets import TargetTracker
 from sb3_sac_variants.common.networks.critics import StackedCritic
 from sb3_sac_variants.common.networks.preprocessing import batch_size
-from sb3_sac_variants.sql.actions import ActionKind, AllActions, Noise, ParticleOptions, SampledActions
+from sb3_sac_variants.sql.actions import ActionKind, AllActions, ParticleNoise, ParticleOptions, SampledActions
 from sb3_sac_variants.sql.policies import (
     CnnPolicy,
     MlpPolicy,
@@ -231,10 +231,10 @@ class SQL(MaxEntAlgorithm):
         self._tell_actor_temperature()
         return super().predict(observation, state, episode_start, deterministic)
 
-    def draw_noise(self, batch_size: int) -> Noise:
+    def draw_noise(self, batch_size: int) -> ParticleNoise:
         return self._actions.draw_noise(batch_size)
 
-    def update(self, batch: Batch, noise: Noise) -> Metrics:  # Haarnoja et al. 2017, Algorithm 1
+    def update(self, batch: Batch, noise: ParticleNoise) -> Metrics:  # Haarnoja et al. 2017, Algorithm 1
         alpha = self.temperature.value
 
         # Soft Q-functions, P17, eq. 11 with the soft value of eq. 10
