@@ -34,29 +34,13 @@ SMALLEST_IMAGE = 36
 
 
 def check_instance(name: str, value: Any, types: type | tuple[type, ...], wanted: str) -> None:
-    """
-    Check the type of an argument.
-
-    :param name: of the argument
-    :param value: its value
-    :param types: what is allowed
-    :param wanted: the same in words
-    :raises TypeError: if it is something else
-    """
+    """Raise a ``TypeError`` if an argument is of none of the ``types``, which ``wanted`` says in words."""
     if not isinstance(value, types):
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}: pass {wanted}")
 
 
 def check_subclass(name: str, value: Any, base: type, remedy: str = "pass one") -> None:
-    """
-    Check that an argument is a subclass.
-
-    :param name: of the argument
-    :param value: its value
-    :param base: what it has to be a subclass of
-    :param remedy: what to do
-    :raises TypeError: if it is none
-    """
+    """Raise a ``TypeError``, which ends with the ``remedy``, if an argument is no subclass of ``base``."""
     if not (isinstance(value, type) and issubclass(value, base)):
         raise TypeError(f"{name}={value!r} is no subclass of {base.__name__}: {remedy}")
 
@@ -65,8 +49,7 @@ def check_env(env: Any) -> None:
     """
     Check that an environment's observations are of a kind that SB3 can do.
 
-    :param env: an environment
-    :raises TypeError: if it is none
+    :raises TypeError: if it is no environment
     :raises ValueError: if its observations are of a kind that SB3 cannot do
     """
     check_not_parallel_env(env)
@@ -99,12 +82,7 @@ def check_env(env: Any) -> None:
 
 
 def check_not_parallel_env(env: Any) -> None:
-    """
-    Refuse PettingZoo's environments as they are.
-
-    :param env: an environment
-    :raises TypeError: if it is one of several agents, not wrapped
-    """
+    """Raise a ``TypeError`` for a PettingZoo environment of several agents that is not wrapped."""
     if hasattr(env, "possible_agents") and not isinstance(env, (gym.Env, VecEnv)):
         raise TypeError(
             f"env={env!r} is a PettingZoo environment of several agents: pass "
@@ -173,10 +151,8 @@ def _shapes(space: spaces.Space) -> Any:
 
 def check_policy(policy: Any, algorithm: Any) -> None:
     """
-    Check the policy's name or class.
+    Check the policy's name or class against the class of the algorithm.
 
-    :param policy: name or class of a policy
-    :param algorithm: class of the algorithm
     :raises ValueError: if the name is unknown
     :raises TypeError: if it is no policy of this algorithm
     """
@@ -193,8 +169,6 @@ def check_policy_kwargs(policy_class: type, kwargs: dict[str, Any], aliases: dic
     """
     Check the arguments of a policy.
 
-    :param policy_class: class of the policy
-    :param kwargs: its arguments
     :param aliases: names of the policies, and their classes
     :raises TypeError: if an argument is of a wrong type, or unknown to one of our own policies
     :raises ValueError: if an argument has no meaning
@@ -237,14 +211,7 @@ def _check_net_arch(net_arch: Any) -> None:
 
 
 def check_features_extractor(policy_class: Any, kwargs: dict[str, Any], observation_space: spaces.Space) -> None:
-    """
-    Check that the features extractor goes with the observations.
-
-    :param policy_class: class of the policy
-    :param kwargs: its arguments
-    :param observation_space: what the features are extracted from
-    :raises ValueError: if the policy is made for other observations
-    """
+    """Raise a ``ValueError`` if the extractor of a policy with these arguments is made for other observations."""
     extractor = kwargs.get("features_extractor_class") or policy_class.default_features_extractor_class
     name = f"policy={policy_class.__name__!r} with features_extractor_class={extractor.__name__}"
     is_dict = isinstance(observation_space, spaces.Dict)
@@ -279,9 +246,8 @@ def _check_image_size(observation_space: spaces.Space, normalized: bool) -> None
 
 def check_replay_buffer(model: Any) -> None:
     """
-    Check that the replay buffer goes with the observations and with other arguments.
+    Check that the replay buffer of a model whose arguments are set goes with them and with the observations.
 
-    :param model: an algorithm whose arguments are set
     :raises TypeError: if ``replay_buffer_class`` is no class of replay buffers
     :raises ValueError: if it does not go with the observations or with other arguments
     """

@@ -30,12 +30,7 @@ class DivergedError(ValueError):
         return type(self), (self.policy, self.step)
 
     def at(self, step: int) -> "DivergedError":
-        """
-        Say when it happened.
-
-        :param step: environment steps so far
-        :return: the error that says so
-        """
+        """The same error with the environment steps so far, where it does not have them yet."""
         return self if self.step is not None else DivergedError(self.policy, step)
 
 
@@ -53,12 +48,7 @@ def check_actions(actions: np.ndarray, policy: str) -> None:
 
 
 def check_observation(observation: Any) -> None:
-    """
-    Look at an observation for which there is no action.
-
-    :param observation: what the action was asked for
-    :raises ValueError: if it is NaN or infinite (in single precision)
-    """
+    """Raise a ``ValueError`` if an observation for which there is no action is NaN or infinite, in single precision."""
     for key, value in observation.items() if isinstance(observation, dict) else [(None, observation)]:
         array = _at_least_single(np.asarray(value))
         if array.dtype.kind == "f" and not (np.abs(array) <= LARGEST).all():

@@ -23,12 +23,7 @@ MOST = 2**31 - 1
 
 
 def plain(value: Any) -> Any:
-    """
-    Make a Python number of a scalar of NumPy or torch, which neither JSON nor a schedule takes.
-
-    :param value: anything
-    :return: the same, or the number
-    """
+    """Make a Python number of a NumPy or torch scalar, which neither JSON nor a schedule takes; leave the rest."""
     return value.item() if isinstance(value, np.generic | np.ndarray | th.Tensor) and value.ndim == 0 else value
 
 
@@ -37,7 +32,6 @@ def as_float(value: Any) -> float:
     Make a float of an argument. Unlike ``float()`` refuse switches, and underscores between digits: "0_5" would be 5.
 
     :param value: a number, or text
-    :return: the number
     :raises ValueError, TypeError, OverflowError: if it is none
     """
     if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
@@ -46,13 +40,7 @@ def as_float(value: Any) -> float:
 
 
 def check_bool(name: str, value: Any) -> None:
-    """
-    Check a switch: any string would count as True.
-
-    :param name: of the argument
-    :param value: its value
-    :raises ValueError: if it is neither True nor False
-    """
+    """Raise a ``ValueError`` for a switch that is neither True nor False: any string would count as True."""
     if not isinstance(value, bool):
         raise ValueError(f"{name}={value!r} is not allowed: pass True or False")
 
@@ -71,14 +59,7 @@ def check_device(device: Any) -> None:
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """
-    Check that an argument is one of some values.
-
-    :param name: of the argument
-    :param value: its value
-    :param choices: what is allowed
-    :raises ValueError: if it is something else
-    """
+    """Raise a ``ValueError`` if an argument is none of the ``choices``."""
     if value not in choices:
         raise ValueError(f"{name}={value!r} is not known: pass one of {', '.join(map(repr, choices))}")
 
@@ -205,12 +186,7 @@ def check_action_space(space: spaces.Space, supported: tuple[type[spaces.Space],
 
 
 def check_discrete_start(space: spaces.Space) -> None:
-    """
-    Check that discrete actions count from 0.
-
-    :param space: an action space
-    :raises ValueError: if its first action is not number 0: networks and replay buffers count from there
-    """
+    """Raise a ``ValueError`` if the first action is not number 0: networks and replay buffers count from there."""
     if isinstance(space, spaces.Discrete) and space.start != 0:
         raise ValueError(
             f"action_space={space} starts at {space.start}, and must at 0: wrap the environment with "
@@ -219,13 +195,7 @@ def check_discrete_start(space: spaces.Space) -> None:
 
 
 def check_sde(use_sde: bool, space: spaces.Space) -> None:
-    """
-    Check that gSDE has continuous actions.
-
-    :param use_sde: whether to explore with gSDE
-    :param space: the action space
-    :raises ValueError: if the actions are not continuous
-    """
+    """Raise a ``ValueError`` if gSDE is to explore and the actions are not continuous."""
     if use_sde and not isinstance(space, spaces.Box):
         raise ValueError(
             f"use_sde={use_sde} needs continuous actions, not {space}: pass use_sde=False, the policy explores itself"

@@ -142,7 +142,6 @@ def classes_of(objects: Sequence[Any]) -> set[type]:
     """
     Find the classes of all that some objects hold, and those that are defined beside their own.
 
-    :param objects: any objects
     :return: the classes that have been imported and whose objects a file may describe
     """
     found: set[type] = set()

@@ -35,11 +35,7 @@ _CONTAINERS = (dict, collections.OrderedDict, list, tuple, set, collections.dequ
 
 
 def note_start(root: BaseCallback) -> None:
-    """
-    Have callbacks keep what they hold before they have seen anything.
-
-    :param root: the callback of a ``learn()`` that begins
-    """
+    """Have the callbacks of a ``learn()`` that begins keep what they hold before they have seen anything."""
     for _, callback in _named(root):
         if _START not in vars(callback):
             small = {name: value for name, value in vars(callback).items() if is_small(value)}

@@ -85,12 +85,7 @@ def load_checkpoint(
 
 
 def write_state(path: pathlib.Path, state: dict[str, Any]) -> None:
-    """
-    Write what belongs to a run, classes of a script by their names.
-
-    :param path: the file
-    :param state: numbers, names and tensors
-    """
+    """Write what belongs to a run (numbers, names and tensors) to a file, classes of a script by their names."""
     with written_whole(path) as file:
         ByNamePickler(file).dump(state)
 
@@ -99,8 +94,6 @@ def claim_folder(model: Any, path: str | pathlib.Path) -> None:
     """
     Make sure, before a run begins, that it will find no checkpoint of another one in its way.
 
-    :param model: an algorithm
-    :param path: folder of the checkpoint
     :raises RuntimeError: if a checkpoint is there that this model neither wrote nor loaded
     """
     claim(pathlib.Path(path), own_versions(model, path))

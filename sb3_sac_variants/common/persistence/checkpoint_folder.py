@@ -161,9 +161,8 @@ def current_version(path: str | pathlib.Path, algorithm: str) -> Iterator[pathli
 
 def _read_pointer(folder: pathlib.Path) -> dict[str, Any]:
     """
-    Read which version is current.
+    Read which version of a checkpoint is current.
 
-    :param folder: of a checkpoint
     :return: what its pointer says, empty if there is none
     :raises ValueError: if it is damaged, or leads out of the folder
     """
@@ -194,11 +193,8 @@ def _read_pointer(folder: pathlib.Path) -> dict[str, Any]:
 
 def _check_files(folder: pathlib.Path, version: pathlib.Path, pointer: dict[str, Any]) -> None:
     """
-    Check that the files are those that were written.
+    Check that the files of a version are those that were written.
 
-    :param folder: of the checkpoint
-    :param version: folder of its current version
-    :param pointer: what its pointer says
     :raises ValueError: if a file is missing, is a link, or does not have the hash that the pointer gives
     """
     if version.is_symlink():
@@ -260,23 +256,14 @@ def _only_writer(folder: pathlib.Path) -> Iterator[None]:
 
 
 def _remove_versions(folder: pathlib.Path, but: set[str | None]) -> None:
-    """
-    Remove all versions but some.
-
-    :param folder: of a checkpoint
-    :param but: versions to keep
-    """
+    """Remove all versions of a checkpoint but some."""
     for version in folder.glob("version-*"):
         if version.name not in but and _VERSION.fullmatch(version.name):
             _remove(version)
 
 
 def _remove(version: pathlib.Path) -> None:
-    """
-    Remove what was written here, unless somebody reads it.
-
-    :param version: folder of a version
-    """
+    """Remove a version that was written here, unless somebody reads it."""
     mark = version / MARK
     if version.is_symlink() or mark.is_symlink() or not mark.is_file():
         return

@@ -47,7 +47,6 @@ def layers(env: VecEnv) -> list[list[Any]]:
     """
     List what an environment is built of.
 
-    :param env: vectorised environment
     :return: its wrappers from the outermost to the innermost, one a group, and a last group with the innermost
         vectorised environment and, where they are in this process, its environments, each with what it wraps
     """
@@ -62,12 +61,7 @@ def layers(env: VecEnv) -> list[list[Any]]:
 
 
 def _add_with_inner(env: Any, found: list[Any]) -> None:
-    """
-    Add an environment and those it holds.
-
-    :param env: an environment of whatever interface
-    :param found: where to put it, and the environments that it holds (as wrappers and adapters do)
-    """
+    """Add an environment of whatever interface, and those it holds (as wrappers and adapters do), to ``found``."""
     if any(env is layer for layer in found):
         return
     found.append(env)
@@ -78,11 +72,8 @@ def _add_with_inner(env: Any, found: list[Any]) -> None:
 
 def get_state(group: list[Any], everything: list[Any]) -> bytes:
     """
-    Take the state of some layers.
+    Take the state of a group of layers; ``everything`` is all layers of the environment.
 
-    :param group: layers whose state to take
-    :param everything: all layers of the environment
-    :return: their state
     :raises EnvironmentStateError: if it cannot be pickled
     """
     buffer = io.BytesIO()
@@ -139,8 +130,6 @@ def restored_space(space: Any, saved: Any) -> Any:
     """
     Put the state of a space into the one that is there, which others may draw from as well.
 
-    :param space: the one there
-    :param saved: the one that was saved
     :return: the one there; the saved one, if they differ in more than their random generators
     """
     if type(space) is not type(saved) or not isinstance(space, gym.Space) or space != saved:
@@ -151,10 +140,8 @@ def restored_space(space: Any, saved: Any) -> Any:
 
 def get_states(env: VecEnv) -> list[bytes]:
     """
-    Take the whole state of an environment.
+    Take the whole state of an environment: that of each group of its layers.
 
-    :param env: vectorised environment
-    :return: the state of each group of layers
     :raises EnvironmentStateError: if it cannot be pickled
     """
     groups = layers(env)
@@ -182,13 +169,7 @@ def names(group: list[Any]) -> list[str]:
 
 
 def same_layers(one: list[str], other: list[str]) -> bool:
-    """
-    Compare what two environments are built of.
-
-    :param one: names of layers
-    :param other: names of layers
-    :return: whether a state of one fits the other
-    """
+    """Whether a state of one environment fits another, by the names of their layers."""
     return [_ALIASES.get(name, name) for name in one] == [_ALIASES.get(name, name) for name in other]
 
 
@@ -254,12 +235,7 @@ def _update(instance: Any, attributes: dict[str, Any]) -> None:
 
 
 class _Pickler(ByNamePickler):
-    """
-    Writes some objects as their number.
-
-    :param file: where to write
-    :param everything: objects that are written as their number
-    """
+    """Writes the objects in ``everything`` as their number."""
 
     def __init__(self, file: io.BytesIO, everything: list[Any]):
         super().__init__(file)

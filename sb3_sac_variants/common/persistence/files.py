@@ -125,11 +125,8 @@ def describe(path: Path) -> str:
 @contextlib.contextmanager
 def file_errors(path: Path, call: str, name: str = "path") -> Iterator[None]:
     """
-    Give what goes wrong in reading a file one kind of error.
+    Turn what goes wrong while the method ``call`` reads a file into one kind of error, about its argument ``name``.
 
-    :param path: what is being read
-    :param call: the method that reads it
-    :param name: of the argument
     :raises ValueError: in the place of the many errors that a damaged file raises
     """
     try:
@@ -152,13 +149,7 @@ def file_errors(path: Path, call: str, name: str = "path") -> Iterator[None]:
 
 @contextlib.contextmanager
 def loading_errors(path: Path, call: str, name: str) -> Iterator[None]:
-    """
-    As :func:`file_errors`, but errors of the arguments pass: they name what is wrong.
-
-    :param path: what is being loaded
-    :param call: the method that loads
-    :param name: of the argument that gave the path
-    """
+    """As :func:`file_errors`, but errors of the arguments pass: they name what is wrong."""
     try:
         yield
     except Exception as error:
@@ -185,11 +176,7 @@ def _comes_from_users_code(error: Exception) -> bool:
 
 
 def require_hash(fits: bool) -> None:
-    """
-    Refuse content that is not what was written.
-
-    :param fits: whether its hash is the written one
-    """
+    """Refuse content whose hash is not the written one."""
     if not fits:
         raise zipfile.BadZipFile("its content is not what was written")
 
@@ -210,9 +197,7 @@ def refuse(path: Path, why: str, name: str = "path") -> Any:
     """
     Refuse a file, with one kind of error for all that is wrong with it.
 
-    :param path: what was read
     :param why: what is wrong with it, and the remedy
-    :param name: of the argument
     :raises ValueError: always
     """
     raise Refusal(f"{name}={describe(path)!r} {why}")

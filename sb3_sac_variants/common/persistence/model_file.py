@@ -107,11 +107,7 @@ class ModelFile:
 
     @property
     def origin(self) -> str:
-        """
-        Where the file comes from.
-
-        :return: id of the algorithm, or the module of the policy of another one
-        """
+        """Where the file comes from: id of the algorithm, or the module of the policy of another one."""
         policy_class = self.saved.get("policy_class")
         module = policy_class.get("__module__") if isinstance(policy_class, dict) else None
         return str(self.saved.get("algorithm") or module or "unknown")
@@ -235,13 +231,7 @@ class ModelFile:
         return objects, unknown
 
     def value(self, name: str, trusted: bool) -> Any:
-        """
-        Read a saved attribute.
-
-        :param name: of the attribute
-        :param trusted: whether to build any object
-        :return: its value, a Python number if it was set to a scalar of NumPy or torch
-        """
+        """Read a saved attribute, of any class if ``trusted``; a scalar of NumPy or torch as a Python number."""
         return plain(self._object(name, trusted)) if is_pickled(self.saved[name]) else self.saved[name]
 
     def _object(self, name: str, trusted: bool) -> Any:

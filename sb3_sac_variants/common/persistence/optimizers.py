@@ -53,7 +53,6 @@ def check_kind(name: str, optimizer: th.optim.Optimizer, state: Any) -> None:
     """
     Refuse the state of another kind of optimiser, with which this one would go on wrongly, or not at all.
 
-    :param name: of the optimiser
     :raises OtherOptimizer: if options of this one are not among those of the state
     """
     groups = state.get("param_groups") if isinstance(state, Mapping) else None

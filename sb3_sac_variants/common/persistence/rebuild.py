@@ -33,22 +33,14 @@ class NotAllowed(pickle.UnpicklingError):
 
 
 class Rebuild:
-    """
-    A function that a pickle may have called.
-
-    :param function: the function, which checks its arguments
-    """
+    """A function that a pickle may have called, which checks its arguments."""
 
     def __init__(self, function: Callable[..., Any]):
         self.function = function
 
 
 class Build:
-    """
-    A class of which a pickle may have objects built, without its constructor.
-
-    :param cls: the class
-    """
+    """A class of which a pickle may have objects built, without its constructor."""
 
     def __init__(self, cls: type):
         self.cls = cls

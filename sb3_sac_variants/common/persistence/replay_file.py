@@ -25,11 +25,7 @@ from sb3_sac_variants.common.persistence.files import (
 
 
 class _Hashing:
-    """
-    A file that hashes what is read from it or written to it.
-
-    :param file: the file
-    """
+    """A file that hashes what is read from it or written to it."""
 
     def __init__(self, file: Any):
         self.file, self.sha256 = file, hashlib.sha256()

@@ -123,13 +123,7 @@ def load_model(cls: Any, load: Callable[..., Any], path: Path, trusted: bool, **
 
 
 def _check_changes(file: ModelFile, changes: dict[str, Any], trusted: bool) -> None:
-    """
-    Refuse arguments that make other networks than the saved ones, and warn of one that changes nothing.
-
-    :param file: the saved model
-    :param changes: the arguments
-    :param trusted: whether to build any object the file describes
-    """
+    """Refuse arguments that make other networks than the saved ones, and warn of one that changes nothing."""
     path = describe(file.path)
     with file.errors():
         use_sde, ent_coef = file.value("use_sde", trusted), file.value("ent_coef", trusted)
