@@ -414,6 +414,18 @@ def test_the_weight_of_the_cross_entropy_may_be_annealed(n_envs: int) -> None:
     assert model.engine_signature() != before
 
 
+def test_the_weight_of_the_cross_entropy_stays_where_a_captured_graph_reads_it() -> None:
+    model = make(MASAC, several_agents(), ce_coef=0.5).learn(20)
+    before, memory = model.engine_signature(), model.cross_entropy.coefficient.data_ptr()
+    model.ce_coef = -0.1
+    with th.inference_mode():
+        model.soft_value(model.observation_space.sample())
+    model.ce_coef = 0.25
+    model.train(1)
+    assert model.engine_signature() == before
+    assert (model.cross_entropy.coefficient.data_ptr(), model.cross_entropy.coefficient) == (memory, 0.25)
+
+
 @needs_compiler
 @pytest.mark.slow
 def test_a_compiled_update_follows_an_annealed_weight_of_the_cross_entropy() -> None:
@@ -560,7 +572,7 @@ def test_an_error_of_the_users_own_is_not_taken_for_one_of_the_engine() -> None:
         engine.run(1, 4, lambda: None)
 
 
-def test_auto_counts_updates_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_counts_updates_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     plans = []
 
     def spy(*args: Any, planned_steps: float, **kwargs: Any) -> Engine:
@@ -576,6 +588,11 @@ def test_auto_counts_updates_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     another = make(SACv2, engine="auto", learning_starts=8).learn(8)
     another.train(20, batch_size=4)
     assert plans == [3, 12, 20]
+    model.save_checkpoint(tmp_path)
+    resumed = SACv2.load_checkpoint(tmp_path, SpacesEnv())
+    resumed.set_logger(model.logger)
+    resumed.train(3, batch_size=4)
+    assert plans == [3, 12, 20, 18 + 3]
 
 
 def test_auto_chooses_again_where_more_is_planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -175,12 +175,11 @@ class CrossEntropy:
         check_choice("ce_convention", convention, CONVENTIONS)
         check_bool("ce_center", center)
         check_bool("ce_relative", relative)
+        beta = float(coefficient) if convention == "objective" else -float(coefficient)
         #: beta with the sign it has in the objective; a tensor, so that annealing it compiles no update anew
-        self.coefficient = th.tensor(float(coefficient), dtype=th.float32, device=device)
-        if convention == "similarity":
-            self.coefficient.neg_()
+        self.coefficient = th.tensor(beta, dtype=th.float32, device=device)
         #: -1, 0 or 1
-        self.sign = int(self.coefficient.sign())
+        self.sign = (beta > 0) - (beta < 0)
         self.floor = parse_floor(floor, may_be_none=n_actions is not None)
         self.center = center
         self.relative = relative

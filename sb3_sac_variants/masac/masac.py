@@ -227,13 +227,14 @@ class MASAC(MaxEntAlgorithm):
         arguments: tuple[Any, ...] = (*map(plain, own), n_actions, self.device)
         if arguments == self._ce_arguments:
             return
-        term = CrossEntropy(*arguments)
-        constants = (term.sign, *arguments[1:])
-        if constants == self._ce_constants:
-            self.cross_entropy.coefficient.copy_(term.coefficient)
-        else:
-            self._ce_constants, self.cross_entropy = constants, term
-        self._ce_arguments = arguments
+        before: CrossEntropy | None = vars(self).get("cross_entropy")
+        with th.inference_mode(False):
+            term = CrossEntropy(*arguments)
+            if before is not None and before.coefficient.device == term.coefficient.device:
+                # In the memory that a captured graph reads
+                term.coefficient = before.coefficient.copy_(term.coefficient)
+        self.cross_entropy, self._ce_arguments = term, arguments
+        self._ce_constants = (term.sign, *arguments[1:])
         if self.n_agents == 1 and self.ce_coef:
             warnings.warn(f"ce_coef={self.ce_coef} has no effect on a single agent: leave it out", stacklevel=4)
 

@@ -261,7 +261,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
         """Train. As SB3's ``learn``, with the name of the class for TensorBoard; ``log_interval=None`` for no logs."""
         if log_interval is not None:
             check_range("log_interval", log_interval, 1, integer=True)
-        self._learns = True
+        before, self._learns = self._learns, True
         try:
             return super().learn(
                 total_timesteps,
@@ -272,7 +272,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
                 progress_bar,
             )
         finally:
-            self._learns = False
+            self._learns = before
             self._collected_by_user = False  # updates by hand do not end a rollout that was stopped
 
     def _setup_learn(

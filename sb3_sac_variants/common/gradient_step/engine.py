@@ -222,7 +222,7 @@ class CudaGraphEngine(Engine):
         except Exception as error:
             self._end_failed_capture()
             raise EngineUnavailableError(
-                f"engine={self.name!r} cannot capture this update ({_in_a_line(error)}): pass engine='eager'"
+                f"engine={self.name!r} cannot capture this update ({_in_a_line(error)}): pass engine='eager'", drawn
             ) from error
         self._graph = graph
 

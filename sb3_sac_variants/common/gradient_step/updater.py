@@ -211,12 +211,13 @@ class Updater:
             learner.name: [name for name, one in learner.module.named_parameters() if not one.requires_grad]
             for learner in self._all_learners()
         }
-        return {"metrics": self.metrics.state(), "planned_steps": self.planned_steps, "frozen": frozen}
+        counts = {"planned_steps": self.planned_steps, "updates_since_load": self.updates_since_load}
+        return {"metrics": self.metrics.state(), **counts, "frozen": frozen}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state` gave."""
         self.metrics.set_state(state["metrics"])
-        self.planned_steps = state["planned_steps"]
+        self.planned_steps, self.updates_since_load = state["planned_steps"], state["updates_since_load"]
         for learner in self._all_learners():
             frozen = state["frozen"].get(learner.name, ())
             for name, parameter in learner.module.named_parameters():

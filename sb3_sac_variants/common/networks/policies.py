@@ -79,8 +79,8 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
         twice = [one for one in self.critic.parameters() if id(one) in shared and one.requires_grad]
         if twice and not self.share_features_extractor:
             warnings.warn(
-                "policy_kwargs share_features_extractor=False, but actor and critics share parameters, which learn "
-                "from the actor's loss only: let each features extractor make its own, or leave the option out",
+                "policy_kwargs share_features_extractor=False, but actor and critics share parameters, which the "
+                "critics' loss does not train: let each features extractor make its own, or pass True",
                 stacklevel=2,
             )
         self._add_optimizer(
