@@ -28,4 +28,4 @@ def wait_for(condition: Callable[[], Any], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited for too long"
-        time.sleep(0.02)
+        time.sleep(0.1)

@@ -572,14 +572,20 @@ def test_an_error_of_the_users_own_is_not_taken_for_one_of_the_engine() -> None:
         engine.run(1, 4, lambda: None)
 
 
-def test_auto_counts_updates_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    plans = []
+@pytest.fixture
+def plans(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The numbers of gradient steps that engines are chosen for; all are eager ones."""
+    found: list[float] = []
 
     def spy(*args: Any, planned_steps: float, **kwargs: Any) -> Engine:
-        plans.append(planned_steps)
+        found.append(planned_steps)
         return engine_module.make_engine("eager", *args[1:], planned_steps=planned_steps, **kwargs)
 
     monkeypatch.setattr(updater, "make_engine", spy)
+    return found
+
+
+def test_auto_counts_updates_by_hand(plans: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(updater, "COMPILE_PAYS_FROM", 10)
     model = make(SACv2, engine="auto", learning_starts=8).learn(8)
     for _ in range(6):
@@ -595,14 +601,18 @@ def test_auto_counts_updates_by_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert plans == [3, 12, 20, 18 + 3]
 
 
-def test_auto_chooses_again_where_more_is_planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    plans = []
+def test_auto_counts_updates_by_hand_of_a_copy_that_a_callback_made(plans: list[float]) -> None:
+    copies: list[Any] = []
+    make(SACv2, engine="auto", learning_starts=8).learn(
+        12, lambda names, _: copies.append(copy.deepcopy(names["self"])) or True
+    )
+    copies[-1].train(40, batch_size=4)
+    assert plans[-1] >= 40
 
-    def spy(*args: Any, planned_steps: float, **kwargs: Any) -> Engine:
-        plans.append(planned_steps)
-        return engine_module.make_engine("eager", *args[1:], planned_steps=planned_steps, **kwargs)
 
-    monkeypatch.setattr(updater, "make_engine", spy)
+def test_auto_chooses_again_where_more_is_planned(
+    plans: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(updater, "COMPILE_PAYS_FROM", 100)
     model = make(SACv2, engine="auto", learning_starts=0)
     for _ in range(5):

@@ -209,7 +209,9 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
         self, critic: StackedCritic, batch: Batch, target_q: th.Tensor
     ) -> tuple[th.Tensor, tuple[th.Tensor, th.Tensor | None]]:
         """
-        Soft Bellman error of the critics on a batch, with the targets y, ``(B, N)``; for a subclass to change.
+        Soft Bellman error of the critics on a batch (P18, eq. 7), with the targets y, ``(B, N)``.
+
+        A subclass may change what the critics minimise.
 
         :return: the error; the mean of the critics' values (to log); the error of each transition, ``(B,)``, if the
             replay wants to know it
@@ -544,8 +546,9 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
         self.updater.refresh()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out of a copy what belongs to this model's memory; the updater leaves out its engine."""
-        return {**vars(self), "_fast_actor": None, "_fast_actor_instead_of": (), "_callback": None}
+        """Leave out of a copy what belongs to this model's memory or ``learn()``; the updater leaves out its engine."""
+        of_this_one = {"_fast_actor": None, "_fast_actor_instead_of": (), "_callback": None, "_learns": False}
+        return {**vars(self), **of_this_one}
 
     def _excluded_save_params(self) -> list[str]:
         parts = [name for name, value in vars(self).items() if isinstance(value, Learner | TargetTracker)]

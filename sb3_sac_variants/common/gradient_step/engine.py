@@ -200,9 +200,11 @@ class CudaGraphEngine(Engine):
     def _warm_up(self, batch_size: int, drawn: tuple[Any, ...] | None) -> None:
         outside = th.cuda.current_stream(self.device)
         self._stream.wait_stream(outside)
-        with th.cuda.stream(self._stream):
-            self.step(*(self.draw(batch_size) if drawn is None else drawn))
-        outside.wait_stream(self._stream)
+        try:
+            with th.cuda.stream(self._stream):
+                self.step(*(self.draw(batch_size) if drawn is None else drawn))
+        finally:  # whoever takes over from a step that fails goes on outside
+            outside.wait_stream(self._stream)
         self._warmed_up += 1
 
     def _capture(self, batch_size: int, drawn: tuple[Any, ...] | None) -> None:

@@ -55,7 +55,7 @@ class Updater:
         self.planned_steps: float | None = None
         #: precision and engine that were last looked at
         self._checked_precision = ("float32", "")
-        #: gradient steps done since the model was made or loaded
+        #: gradient steps done since the model was made or loaded; a checkpoint goes on counting
         self.updates_since_load = 0
         self._is_running = False
 
