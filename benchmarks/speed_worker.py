@@ -114,9 +114,9 @@ def denormals_kept(model: Any) -> None:
 
 def memory_given_back(model: Any) -> None:
     """The memory that an update frees goes back to the system, as by default, and comes again page by page."""
-    from sb3_sac_variants.common.gradient_step import engine
+    from sb3_sac_variants.common.gradient_step import engine_choice
 
-    engine.keep_freed_memory = lambda: None
+    engine_choice.keep_freed_memory = lambda: None
 
 
 def last_layers_one_by_one(model: Any) -> None:
@@ -234,9 +234,9 @@ class EndToEnd:
         self._time(self.model.env, "step", "environment")
         self._time(self.model, "train", "update")
         if hasattr(self.model, "engine"):  # "auto" compiles for a long run, and this one is measured in pieces
-            from sb3_sac_variants.common.gradient_step import engine
+            from sb3_sac_variants.common.gradient_step import engine_choice
 
-            engine.COMPILE_PAYS_FROM = 0
+            engine_choice.COMPILE_PAYS_FROM = 0
         self._learn(300)
 
     def _time(self, owner: Any, method: str, stage: str) -> None:

@@ -31,16 +31,15 @@ from torch import nn
 
 from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
 from sb3_sac_variants.common.checks.replaced import hooks_of_users
-from sb3_sac_variants.common.gradient_step import engine as engine_module
-from sb3_sac_variants.common.gradient_step import updater
+from sb3_sac_variants.common.gradient_step import engine_choice, updater
 from sb3_sac_variants.common.gradient_step.compilation import compile_unsupported
 from sb3_sac_variants.common.gradient_step.engine import (
     CompiledEngine,
     EagerEngine,
     Engine,
     EngineUnavailableError,
-    FallbackEngine,
 )
+from sb3_sac_variants.common.gradient_step.engine_choice import FallbackEngine
 
 needs_compiler = pytest.mark.skipif(compile_unsupported() is not None, reason="no C++ compiler")
 
@@ -511,7 +510,7 @@ def test_a_constant_that_keeps_changing_ends_in_the_eager_engine() -> None:
 
     def auto(step: Step) -> Engine:
         options: dict[str, Any] = {"device": th.device("cpu"), "draw_on_device": True, "fullgraph": True}
-        return engine_module.make_engine("auto", step.draw, step.step, planned_steps=1e6, **options)
+        return engine_choice.make_engine("auto", step.draw, step.step, planned_steps=1e6, **options)
 
     with pytest.raises(EngineUnavailableError, match=r"has changed too often\): pass engine='eager'"):
         run(compiled, 2)
@@ -579,7 +578,7 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     def spy(*args: Any, planned_steps: float, **kwargs: Any) -> Engine:
         found.append(planned_steps)
-        return engine_module.make_engine("eager", *args[1:], planned_steps=planned_steps, **kwargs)
+        return engine_choice.make_engine("eager", *args[1:], planned_steps=planned_steps, **kwargs)
 
     monkeypatch.setattr(updater, "make_engine", spy)
     return found
@@ -636,7 +635,7 @@ def test_parameters_with_hooks_are_not_compiled(
     with pytest.raises(EngineUnavailableError, match=r"critic has a gradient hook.*pass engine='eager'"):
         model.learn(20)
     model.engine, model.verbose = "auto", 1
-    monkeypatch.setattr(engine_module, "COMPILE_PAYS_FROM", 1)
+    monkeypatch.setattr(engine_choice, "COMPILE_PAYS_FROM", 1)
     go_on(model)
     assert calls
     assert "Using the eager engine (a parameter of the critic has a gradient hook" in capsys.readouterr().out
@@ -654,7 +653,7 @@ def test_networks_with_hooks_are_not_compiled(name: str, kind: str, monkeypatch:
     handle = getattr(module, f"register_{kind}_hook")(lambda *_: calls.append(0))
     with pytest.raises(EngineUnavailableError, match=rf"a {type(module).__name__} has a hook; pass engine="):
         model.learn(32)
-    monkeypatch.setattr(engine_module, "COMPILE_PAYS_FROM", 0)
+    monkeypatch.setattr(engine_choice, "COMPILE_PAYS_FROM", 0)
     model.engine = "auto"
     with pytest.warns(UserWarning, match=r"goes on with 'eager', not 'compile': .* has a hook"):
         model.learn(40)

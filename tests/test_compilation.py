@@ -15,7 +15,7 @@ from helpers import make
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from sb3_sac_variants import SACv2
-from sb3_sac_variants.common.gradient_step import engine as engine_module
+from sb3_sac_variants.common.gradient_step import engine_choice
 from sb3_sac_variants.common.gradient_step.compilation import announced_wait, interrupts_get_through
 from sb3_sac_variants.common.gradient_step.engine import EngineUnavailableError
 from sb3_sac_variants.common.gradient_step.wide_products import WideProducts
@@ -102,8 +102,8 @@ def test_a_compiler_that_an_interrupt_left_in_disorder_is_given_up(
     module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(th, "compile", lambda *_, **__: failing(module))
-    monkeypatch.setattr(engine_module, "compile_unsupported", lambda: None)
-    monkeypatch.setattr(engine_module, "COMPILE_PAYS_FROM", 0)
+    monkeypatch.setattr(engine_choice, "compile_unsupported", lambda: None)
+    monkeypatch.setattr(engine_choice, "COMPILE_PAYS_FROM", 0)
     model = make(SACv2, engine="auto")
     with pytest.warns(UserWarning, match=r"chose 'compile', which failed .*namespace.*going on with engine='eager'"):
         model.learn(20)
@@ -114,7 +114,7 @@ def test_a_compiler_that_an_interrupt_left_in_disorder_is_given_up(
 
 def test_an_error_of_the_update_itself_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(th, "compile", lambda *_, **__: failing("somebody.elses"))
-    monkeypatch.setattr(engine_module, "compile_unsupported", lambda: None)
+    monkeypatch.setattr(engine_choice, "compile_unsupported", lambda: None)
     with pytest.raises(KeyError):
         make(SACv2, engine="compile").learn(20)
 

@@ -20,9 +20,10 @@ from helpers import n_updates, set_progress, several
 from stable_baselines3.common.logger import Logger
 
 from sb3_sac_variants import SQL, SACv1, SACv2
-from sb3_sac_variants.common.gradient_step import engine as engine_module
+from sb3_sac_variants.common.gradient_step import engine_choice
 from sb3_sac_variants.common.gradient_step.compilation import compile_step, compile_unsupported
-from sb3_sac_variants.common.gradient_step.engine import COMPILE_PAYS_FROM, EngineUnavailableError
+from sb3_sac_variants.common.gradient_step.engine import EngineUnavailableError
+from sb3_sac_variants.common.gradient_step.engine_choice import COMPILE_PAYS_FROM
 from sb3_sac_variants.common.networks.actors import ONE_PRODUCT_FROM
 
 needs_compiler = pytest.mark.skipif(compile_unsupported() is not None, reason=str(compile_unsupported()))
@@ -222,7 +223,7 @@ def traced(monkeypatch):
         return trace(step, fullgraph=fullgraph, options=kept)
 
     monkeypatch.setattr(th, "compile", traced_alone)
-    monkeypatch.setattr(engine_module, "compile_unsupported", lambda: None)
+    monkeypatch.setattr(engine_choice, "compile_unsupported", lambda: None)
 
 
 @pytest.mark.thin(2)
@@ -324,7 +325,7 @@ class Delayed(SACv2):
 @pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("engine", ["eager", "compile", "auto"])
 def test_the_number_of_updates_counts_in_an_update_or_is_refused(engine, monkeypatch):
-    monkeypatch.setattr(engine_module, "COMPILE_PAYS_FROM", 0)
+    monkeypatch.setattr(engine_choice, "COMPILE_PAYS_FROM", 0)
     model = make(Delayed, engine)
     Delayed.by = lambda self: self._n_updates
     message = r"_n_updates is a number, which would stand still .*: let update\(\) read a tensor that counts"
@@ -392,7 +393,7 @@ def test_engine_by_name_that_cannot_run_raises_with_the_reason(monkeypatch):
     ],
 )
 def test_auto_compiles_only_what_pays(monkeypatch, capsys, planned, obstacle, expected):
-    monkeypatch.setattr(engine_module, "compile_unsupported", lambda: obstacle)
+    monkeypatch.setattr(engine_choice, "compile_unsupported", lambda: obstacle)
     model = make(SACv2, "auto", verbose=1)
     model.updater.plan(planned)
     model.train(1, batch_size=4)
@@ -417,7 +418,7 @@ def test_auto_falls_back_to_eager_with_one_warning(monkeypatch):
         return run
 
     monkeypatch.setattr(th, "compile", failing_compile)
-    monkeypatch.setattr(engine_module, "compile_unsupported", lambda: None)
+    monkeypatch.setattr(engine_choice, "compile_unsupported", lambda: None)
     model = make(SACv2, "auto")
     model.updater.plan(COMPILE_PAYS_FROM)
     with pytest.warns(UserWarning, match=r"'compile', which failed \(RuntimeError: the compiler broke\)"):
@@ -436,7 +437,7 @@ def test_auto_falls_back_with_the_batch_and_the_noise_that_were_drawn(monkeypatc
         return run
 
     monkeypatch.setattr(th, "compile", failing_compile)
-    monkeypatch.setattr(engine_module, "compile_unsupported", lambda: None)
+    monkeypatch.setattr(engine_choice, "compile_unsupported", lambda: None)
     vectors = []
     for engine in ("eager", "auto"):
         model = make(SACv2, engine)
@@ -455,9 +456,9 @@ def test_a_cache_folder_that_cannot_be_written_means_eager_with_one_warning():
     program = """if True:
         import torch as th
         from sb3_sac_variants import SACv2
-        from sb3_sac_variants.common.gradient_step import engine
+        from sb3_sac_variants.common.gradient_step import engine_choice
         th.set_num_threads(1)
-        engine.COMPILE_PAYS_FROM = 1
+        engine_choice.COMPILE_PAYS_FROM = 1
         model = SACv2("MlpPolicy", "Pendulum-v1", device="cpu", policy_kwargs={"net_arch": [16]})
         model.learn(110)
         print(model.updater.engine.name, model._n_updates)
@@ -481,7 +482,7 @@ def test_saved_models_hold_no_engine(tmp_path):
 PAGE_FAULTS = """
 import resource
 import torch as th
-from sb3_sac_variants.common.gradient_step.engine import keep_freed_memory
+from sb3_sac_variants.common.gradient_step.engine_choice import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -20,9 +20,8 @@ from sb3_sac_variants.common.gradient_step.engine import (
     CudaGraphEngine,
     EagerEngine,
     EngineUnavailableError,
-    FallbackEngine,
-    make_engine,
 )
+from sb3_sac_variants.common.gradient_step.engine_choice import FallbackEngine, make_engine
 
 SMALL_IMAGES = {"net_arch": [8], "features_extractor_kwargs": {"features_dim": 4}}
 

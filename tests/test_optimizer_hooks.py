@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from sb3_sac_variants import MASAC, SACv2
-from sb3_sac_variants.common.gradient_step import engine as engine_module
+from sb3_sac_variants.common.gradient_step import engine_choice
 from sb3_sac_variants.common.gradient_step.compilation import compile_unsupported
 from sb3_sac_variants.common.gradient_step.engine import EngineUnavailableError
 from sb3_sac_variants.common.gradient_step.learner import Learner
@@ -173,7 +173,7 @@ def test_what_a_compiled_graph_would_not_call_is_refused(
     with pytest.raises(EngineUnavailableError, match=rf"{owner} has a gradient hook.*pass engine='eager'"):
         model.train(1, batch_size=4)
     model.engine = "auto"
-    monkeypatch.setattr(engine_module, "COMPILE_PAYS_FROM", 0)
+    monkeypatch.setattr(engine_choice, "COMPILE_PAYS_FROM", 0)
     with pytest.warns(UserWarning, match=rf"goes on with 'eager', not 'compile': .*{owner} has a gradient hook"):
         model.train(1, batch_size=4)
     assert len(calls) == 1

@@ -17,7 +17,7 @@ from stable_baselines3.common.logger import Logger
 
 from sb3_sac_variants import MASAC, SQL, SACv1, SACv2
 from sb3_sac_variants.common.equations.losses import soft_bellman_error, td_error
-from sb3_sac_variants.common.gradient_step.engine import compile_unsupported
+from sb3_sac_variants.common.gradient_step.compilation import compile_unsupported
 from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
 from sb3_sac_variants.masac.buffers import AgentReplayBuffer
 

@@ -13,7 +13,7 @@ from stable_baselines3.common.logger import Logger
 from test_prioritized_replay import fill, parameters
 
 from sb3_sac_variants.common.equations.types import PolicySample
-from sb3_sac_variants.common.gradient_step.engine import compile_unsupported
+from sb3_sac_variants.common.gradient_step.compilation import compile_unsupported
 
 PACKAGE = Path(__file__).parents[1] / "examples" / "redq"
 if not PACKAGE.exists():

@@ -7,8 +7,7 @@ and noise), ``step(*arguments)`` does it. All engines give the same numbers with
 
 import re
 import warnings
-from collections.abc import Callable, Hashable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch as th
@@ -18,16 +17,12 @@ from sb3_sac_variants.common.gradient_step.compilation import (
     Step,
     announced_wait,
     compile_step,
-    compile_unsupported,
     interrupts_get_through,
     raised_in_compiler,
 )
 
 Draw = Callable[[int], tuple[Any, ...]]
 Signature = Callable[[], Hashable]
-
-#: gradient steps from which compiling pays for itself on a CPU (see benchmarks/README.md)
-COMPILE_PAYS_FROM = 15_000
 
 
 class EngineUnavailableError(RuntimeError):
@@ -95,7 +90,7 @@ class CompiledEngine(Engine):
     """
     The whole gradient step in one ``torch.compile`` graph.
 
-    The draw stays outside, so that random numbers are those of the eager engine. On CUDA :func:`make_engine` has the
+    The draw stays outside, so that random numbers are those of the eager engine. On CUDA ``make_engine`` has the
     compiled step captured in a CUDA graph, draw and all.
 
     :param fullgraph: False where the optimiser's own step has to break the graph. The first gradient step is then done
@@ -111,9 +106,6 @@ class CompiledEngine(Engine):
         self, draw: Draw, step: Step, draw_on_device: bool, fullgraph: bool = True, compilations: int | None = None
     ):
         super().__init__(draw, step, draw_on_device)
-        reason = compile_unsupported()
-        if reason is not None:
-            raise EngineUnavailableError(f"engine='compile' cannot run: {reason}")
         self.compiled = compile_step(step, fullgraph, compilations)
         self._is_compiled, self._begins_eagerly = False, not fullgraph
 
@@ -146,7 +138,7 @@ class CompiledEngine(Engine):
                 raise
             # It will not compile, or not once more, or the cache folder cannot be written, or an interrupt came before
             raise EngineUnavailableError(
-                f"engine='compile' cannot compile this update ({_in_a_line(error)}): pass engine='eager'", arguments
+                f"engine='compile' cannot compile this update ({in_a_line(error)}): pass engine='eager'", arguments
             ) from error
 
 
@@ -224,7 +216,7 @@ class CudaGraphEngine(Engine):
         except Exception as error:
             self._end_failed_capture()
             raise EngineUnavailableError(
-                f"engine={self.name!r} cannot capture this update ({_in_a_line(error)}): pass engine='eager'", drawn
+                f"engine={self.name!r} cannot capture this update ({in_a_line(error)}): pass engine='eager'", drawn
             ) from error
         self._graph = graph
 
@@ -262,7 +254,7 @@ def _kind(arguments: tuple[Any, ...]) -> Any:
     return structure, [kind(leaf) for leaf in leaves]
 
 
-def _in_a_line(error: BaseException) -> str:
+def in_a_line(error: BaseException) -> str:
     """Type and first line of an error, or what it says was raised; of its cause, if it is ours and wraps another."""
     if isinstance(error, EngineUnavailableError) and error.__cause__ is not None:
         error = error.__cause__
@@ -278,133 +270,3 @@ def _in_a_line(error: BaseException) -> str:
     if more and first.endswith((" raised:", "when making fake tensor call")):  # of torch, too
         first = f"{first} {more[0]}"
     return f"{type(error).__name__}: {first}"
-
-
-def keep_freed_memory() -> None:
-    """
-    Let the process keep the memory that a gradient step frees, for the next one.
-
-    glibc returns what is free at the end of its heap to the system, the activations of an update say, and gets it back
-    page by page: some fifty page faults in each update, up to a tenth of its time. It keeps twice the largest block
-    that was ever freed, counting blocks of up to 32 MB (mallopt(3), ``M_MMAP_THRESHOLD``): so free one. The block is
-    never touched and takes neither time nor memory; up to 62 MB may stay with the process. Other allocators do not
-    care.
-    """
-    th.empty(31 << 20, dtype=th.uint8)
-
-
-class FallbackEngine(Engine):
-    """
-    An engine chosen by "auto".
-
-    Where it fails in its first run, or cannot be compiled anew later on, the eager engine takes over with one warning.
-    A step that fails so has changed nothing. (With an optimiser other than plain Adam a step is several graphs, and
-    what came before the one that fails is done twice.)
-    """
-
-    def __init__(self, chosen: Engine, fallback: Engine):
-        super().__init__(chosen.draw, chosen.step, chosen.draw_on_device)
-        self._engine, self._fallback = chosen, fallback
-        self._proven = False
-
-    @property
-    def steps_done(self) -> int:
-        return self.done + self._engine.steps_done  # those before the eager engine took over, and its own
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        return self._engine.name
-
-    def run(self, gradient_steps: int, batch_size: int, signature: Signature) -> None:
-        self.done = 0
-        try:
-            self._engine.run(gradient_steps, batch_size, signature)
-        except Exception as error:  # whatever a compiler may raise: eager raises it again if it is the user's own
-            if self._engine is self._fallback or (self._proven and not isinstance(error, EngineUnavailableError)):
-                raise
-            warnings.warn(
-                f"engine='auto' chose {self._engine.name!r}, which failed ({_in_a_line(error)}): going on with "
-                "engine='eager'",
-                stacklevel=2,
-            )
-            self.done, self._engine = self._engine.done, self._fallback
-            self._engine.done = 0
-            if (drawn := getattr(error, "drawn", None)) is not None:  # or the random numbers would be others
-                self._engine.step(*drawn)
-                self.done += 1
-            self._engine.run(gradient_steps - self.done, batch_size, signature)
-        self._proven = self._proven or self._engine.is_proven
-
-
-def _best_engine(device: th.device, planned_steps: float) -> tuple[str, str]:
-    """Name of the engine that "auto" takes, and why."""
-    if device.type == "cuda":
-        return "cudagraph", "device is CUDA"
-    if device.type != "cpu":
-        return "eager", f"device is {device.type}"
-    if planned_steps < COMPILE_PAYS_FROM:
-        return "eager", f"{planned_steps:.0f} gradient steps do not pay for compiling"
-    obstacle = compile_unsupported()
-    if obstacle is not None:
-        return "eager", obstacle
-    return "compile", f"{planned_steps:.0f} gradient steps pay for compiling"
-
-
-def make_engine(
-    name: str,
-    draw: Draw,
-    step: Step,
-    *,
-    device: th.device,
-    draw_on_device: bool,
-    fullgraph: bool,
-    planned_steps: float,
-    unsupported_engines: Mapping[str, str] = MappingProxyType({}),
-    verbose: int = 0,
-) -> Engine:
-    """
-    Make an engine by its name, "auto" or one of the others.
-
-    :param draw: gives the arguments of a gradient step
-    :param step: does a gradient step
-    :param draw_on_device: whether ``draw`` needs no synchronisation between host and device
-    :param fullgraph: whether the whole step can be one graph
-    :param planned_steps: gradient steps it will do
-    :param unsupported_engines: why an engine cannot run this step, by its name
-    :param verbose: from 1 on, say which engine was taken and why
-    :raises EngineUnavailableError: if an engine asked for by name cannot run
-    """
-    if device.type == "cpu":
-        keep_freed_memory()
-    eager = EagerEngine(draw, step, draw_on_device)
-    engine: Engine = eager
-    wanted, why = name, "asked for"
-    if name == "auto":
-        wanted, why = _best_engine(device, planned_steps)
-        if wanted in unsupported_engines:
-            warnings.warn(
-                f"engine='auto' goes on with 'eager', not {wanted!r}: {unsupported_engines[wanted]}", stacklevel=3
-            )
-            wanted, why = "eager", unsupported_engines[wanted]
-    elif name in unsupported_engines:
-        raise EngineUnavailableError(f"engine={name!r} cannot run: {unsupported_engines[name]}; pass engine='eager'")
-    if wanted == "compile":
-        # Of its own accord not again and again, for a batch size or a constant that changes all the time
-        compiled = engine = CompiledEngine(draw, step, draw_on_device, fullgraph, 4 if name == "auto" else None)
-        if device.type == "cuda" and fullgraph and "cudagraph" not in unsupported_engines:
-            warnings.warn(
-                "engine='compile' on CUDA gave another result than 'eager' in 3 of 278 comparisons, for a reason not "
-                "known (docs/speed.md). It is the fastest: check what it gives, or pass engine='cudagraph', which "
-                "gave the same in all",
-                stacklevel=3,
-            )
-            # Launched one by one, its kernels would take ten times longer to start than to run
-            engine = CudaGraphEngine(draw, compiled.compute, draw_on_device, device, verbose=verbose)
-            engine.name = compiled.name
-    elif wanted == "cudagraph":
-        engine = CudaGraphEngine(draw, step, draw_on_device, device, verbose=verbose)
-    if name == "auto" and engine is not eager:
-        engine = FallbackEngine(engine, eager)
-    if verbose >= 1:
-        print(f"Using the {engine.name} engine ({why})")
-    return engine

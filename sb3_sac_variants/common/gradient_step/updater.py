@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sb3_sac_variants.common.checks.replaced import hooks_of_users, parts_of, same_parts
-from sb3_sac_variants.common.gradient_step.engine import COMPILE_PAYS_FROM, Draw, Engine, Signature, Step, make_engine
+from sb3_sac_variants.common.gradient_step.engine import Draw, Engine, Signature, Step
+from sb3_sac_variants.common.gradient_step.engine_choice import COMPILE_PAYS_FROM, make_engine
 from sb3_sac_variants.common.gradient_step.learner import Learner
 from sb3_sac_variants.common.gradient_step.metrics import DeviceMetrics
 from sb3_sac_variants.common.gradient_step.precision import warn_if_ignored
