@@ -72,7 +72,8 @@ def _draw_marks(panel: Any, study: Study, env: str) -> None:
         panel.axhline(study.final.threshold, color="0.4", linewidth=1.0, linestyle=":", label=label)
     for (label, curve), marker in zip(study.published.get(env, {}).items(), "osD^v<>", strict=False):
         middle, low, high = map(pd.Series, zip(*curve.values(), strict=True))
-        look = {"fmt": marker, "color": "0.45", "capsize": 3, "label": label}
+        # A mark at the last step is half outside of the panel
+        look = {"fmt": marker, "color": "0.45", "capsize": 3, "label": label, "clip_on": False}
         panel.errorbar(list(curve), middle, (middle - low, high - middle), **look)
 
 
