@@ -53,7 +53,7 @@ def test_target_is_the_minimum_of_the_subset_and_the_policy_climbs_the_mean(env:
         targets, values = (critic.sample_q(obs, sample) for critic in (model.critic_target, model.critic))
         chosen = th.stack([targets[index] for index in noise.critics.tolist()])
         assert th.equal(model.bootstrap_q(obs, sample, noise), chosen.min(dim=0).values)
-        assert th.equal(model.policy_q(obs, sample), values.mean(dim=0))
+        assert th.equal(model.actor_q(obs, sample), values.mean(dim=0))
     assert values.shape[0] == 10
 
 

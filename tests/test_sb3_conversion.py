@@ -3,6 +3,7 @@
 import copy
 import inspect
 import warnings
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -28,7 +29,7 @@ from stable_baselines3.common.type_aliases import TrainFreq
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from stable_baselines3.sac.policies import SACPolicy
 
-from sb3_sac_variants import SACv1, SACv2
+from sb3_sac_variants import SQL, SACv1, SACv2
 from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
 from sb3_sac_variants.sac_v2 import sb3_conversion
 from sb3_sac_variants.sac_v2.sb3_weights import IMPLEMENTATION
@@ -123,6 +124,16 @@ def test_training_goes_on_with_the_numbers_of_the_other(monkeypatch, variant, di
         train_pair(monkeypatch, sac, ours, 2, seed=call, atol=1e-9)
     assert_same_weights(sac, ours, atol=1e-9)
     assert n_updates(sac) == n_updates(ours) == 9
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("algorithm", [SACv1, SQL])
+def test_other_algorithms_say_who_takes_the_parameters(algorithm: type, saved: bool, tmp_path: Path) -> None:
+    sac = SAC("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [4]}, buffer_size=10, device="cpu")
+    sac.save(tmp_path / "sac")
+    model = algorithm("MlpPolicy", "Pendulum-v1", policy_kwargs={"net_arch": [4]}, buffer_size=10, device="cpu")
+    with pytest.raises(ValueError, match=r"only SACv2 takes those of Stable-Baselines3's SAC \(SACv2.from_sb3\)$"):
+        model.set_parameters(tmp_path / "sac" if saved else sac.get_parameters())
 
 
 @pytest.mark.parametrize("direction", ["from_sb3", "to_sb3", "set_parameters"])

@@ -26,13 +26,13 @@ class JointSample(NamedTuple):
     :param actions: the drawn actions, without gradient if they are numbers of actions: ``(B, N, D)`` or ``(B, N)``
     :param log_prob: log pi^i(a^i|o^i) of the own actions, ``(B, N, K)``
     :param weights: weights of the expectation, ``(B, N, K)``
-    :param policies: what the actor computes the others' densities of
+    :param density_inputs: what the actor computes the densities of the others at these actions from
     """
 
     actions: th.Tensor
     log_prob: th.Tensor
     weights: th.Tensor
-    policies: tuple[th.Tensor, ...] = ()
+    density_inputs: tuple[th.Tensor, ...] = ()
 
 
 def own_expectation(sample: JointSample, values: th.Tensor) -> th.Tensor:
@@ -47,9 +47,7 @@ def own_expectation(sample: JointSample, values: th.Tensor) -> th.Tensor:
     return (sample.weights * values).sum(dim=2)
 
 
-def agent_soft_value(
-    q_values: th.Tensor, sample: JointSample, ent_coef: th.Tensor, cross_entropy: th.Tensor
-) -> th.Tensor:
+def agent_soft_value(q_values: th.Tensor, sample: JointSample, ent_coef: th.Tensor, bonus: th.Tensor) -> th.Tensor:
     """
     Soft value of each agent, E_{pi^i}[Q^i(o, a) - alpha_i log pi^i(a^i|o^i) - beta sum_{j != i} log pi^j(a^i|.)].
 
@@ -58,13 +56,13 @@ def agent_soft_value(
     :param q_values: Q^i(o, a) at the own actions, ``(B, N, K)``
     :param sample: the agents' actions
     :param ent_coef: temperatures alpha_i, ``(N,)``
-    :param cross_entropy: -beta sum_{j != i} log pi^j(a^i|.), ``(B, N, K)``
+    :param bonus: -beta sum_{j != i} log pi^j(a^i|.), the term of the cross-entropy, ``(B, N, K)``
     :return: ``(B, N)``
     """
     check_shape("q_values", q_values, (None, ent_coef.shape[0], None))
     check_shape("sample.log_prob", sample.log_prob, tuple(q_values.shape))
-    check_shape("cross_entropy", cross_entropy, tuple(q_values.shape))
-    return own_expectation(sample, q_values - ent_coef.unsqueeze(1) * sample.log_prob + cross_entropy)
+    check_shape("bonus", bonus, tuple(q_values.shape))
+    return own_expectation(sample, q_values - ent_coef.unsqueeze(1) * sample.log_prob + bonus)
 
 
 def agent_policy_improvement(values: th.Tensor) -> th.Tensor:

@@ -271,7 +271,7 @@ class MASAC(MaxEntAlgorithm):
         assert isinstance(next_obs, th.Tensor)
         alpha = self.temperature.value
 
-        # Q-functions: y^i = c r^i + gamma (1 - d) V^i(o') with the value that the critics see in what follows,
+        # Q-functions: y^i = c r^i + gamma (1 - d) V^i(o'), where
         # V^i(o) = E_{a^i}[min Q^i(o, a) - alpha_i log pi^i(a^i) - beta sum_{j != i} log pi^j(a^i)]
         next_sample = self.actor.sample(next_obs, noise.next_actions)
         next_value = self._value(self.critic_target.min_q(next_obs, next_sample), next_obs, next_sample, alpha)
@@ -280,7 +280,7 @@ class MASAC(MaxEntAlgorithm):
             lambda critic: self.critic_loss(critic, batch, target_q)
         )
 
-        # Policies: the same value of Q^i(o, a^i, sg a^{-i}), climbed by agent i's action only
+        # Policies: each climbs V^i, in which Q^i(o, a) lets through the gradient of its own action a^i only
         actor_loss, (sample, log_densities) = self.actor_learner.minimize(
             lambda actor: self._policy_loss(actor, obs, noise.actions, alpha)
         )
@@ -312,6 +312,7 @@ class MASAC(MaxEntAlgorithm):
         self, actor: DecentralizedActor, obs: th.Tensor, noise: th.Tensor, alpha: th.Tensor
     ) -> tuple[th.Tensor, tuple[JointSample, th.Tensor]]:
         sample = actor.sample(obs, noise)
+        # Of the policies as they are: only the action that they judge has a gradient
         log_densities = self.actor.log_densities(obs, sample, self.ce_obs)
         values = self._value(self.critic.min_q_of_own_action(obs, sample), obs, sample, alpha, log_densities)
         return agent_policy_improvement(values), (sample, log_densities)

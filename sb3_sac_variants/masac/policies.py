@@ -139,7 +139,7 @@ class GaussianActors(DecentralizedActor):
         return JointSample(th.tanh(u), log_prob, th.ones_like(log_prob), (u, mean, log_std))
 
     def log_densities(self, obs: th.Tensor, sample: JointSample, ce_obs: str) -> th.Tensor:
-        u, mean, log_std = sample.policies
+        u, mean, log_std = sample.density_inputs
         if ce_obs == "own":
             mean, log_std = _mean_and_log_std(self.outputs_at_each_observation(obs))
         else:

@@ -158,8 +158,8 @@ class SACv1(MaxEntAlgorithm):
         reparameterize = self.policy_gradient == "reparameterized"
 
         # Value function, P18, eq. 5: one fresh action a state, which the policy loss shares
-        policy = self.actor_learner.evaluate(lambda actor: actor.sample(obs, noise, reparameterize))
-        sample = policy.value
+        drawn = self.actor_learner.evaluate(lambda actor: actor.sample(obs, noise, reparameterize))
+        sample = drawn.value
         target_value = soft_value(self.critic.min_q(obs, sample), sample, alpha)
         value_loss = self.value_net_learner.minimize(lambda value_net: soft_value_error(value_net(obs), target_value))
 
@@ -172,7 +172,7 @@ class SACv1(MaxEntAlgorithm):
         # Policy, P18, eq. 12 (reparameterised) or eq. 10 (likelihood ratio, with V as the baseline)
         baseline = None if reparameterize else self.value_net(obs)
         actor_loss = self.actor_learner.minimize(
-            lambda sample: self._policy_loss(sample, batch, alpha, baseline), at=policy
+            lambda with_grad: self._policy_loss(with_grad, batch, alpha, baseline), at=drawn
         )
 
         # Temperature: the paper's is fixed; a learned one follows Haarnoja et al. 2019 (P19), eq. 18

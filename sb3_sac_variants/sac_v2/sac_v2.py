@@ -153,7 +153,7 @@ class SACv2(MaxEntAlgorithm):
         """Q of the target critics that the Bellman target takes, ``(B, K)``: the minimum; for a subclass to change."""
         return self.critic_target.min_q(next_obs, next_sample)
 
-    def policy_q(self, obs: th.Tensor | TensorDict, sample: PolicySample) -> th.Tensor:
+    def actor_q(self, obs: th.Tensor | TensorDict, sample: PolicySample) -> th.Tensor:
         """Q that the policy climbs, ``(B, K)``: the minimum of the critics; for a subclass to change."""
         return self.critic.min_q(obs, sample)
 
@@ -161,8 +161,8 @@ class SACv2(MaxEntAlgorithm):
         alpha = self.temperature.value
         obs = batch.observations
         # One action a state, for the policy and its temperature
-        policy = self.actor_learner.evaluate(lambda actor: actor.sample(obs, noise.actions))
-        sample = policy.value
+        drawn = self.actor_learner.evaluate(lambda actor: actor.sample(obs, noise.actions))
+        sample = drawn.value
         temperature_metrics = {}
         if self.update_order == "sb3":
             temperature_metrics = self.temperature.minimize(sample, self.target_entropy)
@@ -178,7 +178,7 @@ class SACv2(MaxEntAlgorithm):
 
         # Policy, P19, eq. 7
         actor_loss = self.actor_learner.minimize(
-            lambda sample: soft_policy_improvement(self.policy_q(obs, sample), sample, alpha), at=policy
+            lambda with_grad: soft_policy_improvement(self.actor_q(obs, with_grad), with_grad, alpha), at=drawn
         )
 
         # Temperature, P19, eq. 18

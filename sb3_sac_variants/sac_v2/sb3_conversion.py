@@ -248,7 +248,7 @@ def _obstacles(model: Any) -> list[str]:
         obstacles.append(f"precision={model.precision!r} (SAC's is 'float32')")
     if model.log_ent_coef is not None and model.ent_coef_loss != "log_alpha":
         obstacles.append(f"ent_coef_loss={model.ent_coef_loss!r} (SAC's is 'log_alpha')")
-    methods = ("update", "bootstrap_q", "policy_q", "critic_loss")
+    methods = ("update", "bootstrap_q", "actor_q", "critic_loss")
     own = [name for name in methods if is_of_user(model, name)]
     if own:
         obstacles.append(f"the {' and '.join(own)} of {type(model).__name__}")

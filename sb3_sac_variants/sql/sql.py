@@ -175,13 +175,13 @@ class SQL(MaxEntAlgorithm):
         return ParticleOptions(*map(plain, options))
 
     @property
-    def _action_kind(self) -> type[ActionKind]:
+    def _action_kind_class(self) -> type[ActionKind]:
         return AllActions if isinstance(self.action_space, spaces.Discrete) else SampledActions
 
     def _check_arguments(self) -> None:
         super()._check_arguments()
         self._check_temperature(parse_ent_coef(self.ent_coef)[0])
-        self._action_kind.check(self.particle_options, self.ent_coef, self.action_space)
+        self._action_kind_class.check(self.particle_options, self.ent_coef, self.action_space)
 
     def _check_temperature(self, value: float) -> None:
         if value < SMALLEST:
@@ -197,13 +197,15 @@ class SQL(MaxEntAlgorithm):
     def _setup_actions(self) -> None:
         self._in_use = self.particle_options, self.actor, self.critic
         self.actor.follow(self.critic)
-        self._actions = self._action_kind(self.actor, self.critic, self.updater.learners, self.particle_options)
+        self._action_kind = self._action_kind_class(
+            self.actor, self.critic, self.updater.learners, self.particle_options
+        )
 
     def _take_settings(self) -> None:
         super()._take_settings()
         # The number of particles, or a network
         if self._in_use != (self.particle_options, self.actor, self.critic):
-            self._action_kind.check(self.particle_options, self.ent_coef, self.action_space)
+            self._action_kind_class.check(self.particle_options, self.ent_coef, self.action_space)
             self._setup_actions()
 
     def _set_fixed_temperature(self, value: float) -> None:
@@ -232,13 +234,13 @@ class SQL(MaxEntAlgorithm):
         return super().predict(observation, state, episode_start, deterministic)
 
     def draw_noise(self, batch_size: int) -> ParticleNoise:
-        return self._actions.draw_noise(batch_size)
+        return self._action_kind.draw_noise(batch_size)
 
     def update(self, batch: Batch, noise: ParticleNoise) -> Metrics:  # Haarnoja et al. 2017, Algorithm 1
         alpha = self.temperature.value
 
         # Soft Q-functions, P17, eq. 11 with the soft value of eq. 10
-        proposal = self._actions.proposal(noise.value_particles)
+        proposal = self._action_kind.proposal(noise.value_particles)
         next_q = self.critic_target.min_q(batch.next_observations, proposal)
         next_value = importance_sampled_soft_value(next_q, proposal, alpha)
         target_q = soft_bellman_target(batch, next_value, self.reward_scale)
@@ -247,18 +249,18 @@ class SQL(MaxEntAlgorithm):
         )
 
         # Temperature: the paper's is fixed; a learned one follows Haarnoja et al. 2019 (P19), eq. 18
-        policy = self._actions.policy(batch, next_q, proposal, alpha)
-        temperature_metrics = self.temperature.minimize(policy, self.target_entropy)
+        sample = self._action_kind.policy(batch, next_q, proposal, alpha)
+        temperature_metrics = self.temperature.minimize(sample, self.target_entropy)
 
         # Policy, P17, eq. 13 and 14: a Stein step of SampledActions; on discrete actions there is nothing to learn
-        policy_metrics = self._actions.improve_policy(batch, noise, self.temperature.value)
+        policy_metrics = self._action_kind.improve_policy(batch, noise, self.temperature.value)
 
         # Target Q-functions
         self.critic_target_tracker.step()
         return {
             "critic_loss": critic_loss,
             "ent_coef": alpha,
-            "entropy": policy_entropy(policy),
+            "entropy": policy_entropy(sample),
             "q_mean": q_mean,
             "td_error": td_error,
             **policy_metrics,
@@ -279,7 +281,7 @@ class SQL(MaxEntAlgorithm):
 
     def _draw_inspection_noise(self, n_samples: int, batch_size: int, generator: th.Generator) -> th.Tensor:
         # All particles in one estimate: the mean of estimates with fewer would be too low
-        return self._actions.draw_particles(n_samples, batch_size, generator).unsqueeze(0)
+        return self._action_kind.draw_particles(n_samples, batch_size, generator).unsqueeze(0)
 
     def _soft_value(self, obs: th.Tensor | TensorDict, noise: th.Tensor) -> th.Tensor:
         # A grid of states, each with a thousand particles, would not fit into memory at once
@@ -287,7 +289,7 @@ class SQL(MaxEntAlgorithm):
         values = []
         for begin in range(0, max(batch_size(obs), 1), size):
             some = slice(begin, begin + size)
-            proposal = self._actions.proposal(noise[some])
+            proposal = self._action_kind.proposal(noise[some])
             part = {key: value[some] for key, value in obs.items()} if isinstance(obs, dict) else obs[some]
             q_values = self.critic.min_q(part, proposal)
             values.append(importance_sampled_soft_value(q_values, proposal, self.temperature.value))
@@ -300,4 +302,4 @@ class SQL(MaxEntAlgorithm):
         self._tell_actor_temperature()  # the saved policy's may be another: load(..., ent_coef=0.1)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_actions", "_in_use"]
+        return [*super()._excluded_save_params(), "_action_kind", "_in_use"]

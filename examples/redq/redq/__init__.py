@@ -66,7 +66,7 @@ class REDQ(SACv2):
         """Minimum over the random subset of the target critics."""
         return self.critic_target.sample_q(next_obs, next_sample)[noise.critics].amin(dim=0)
 
-    def policy_q(self, obs: Any, sample: Any) -> th.Tensor:
+    def actor_q(self, obs: Any, sample: Any) -> th.Tensor:
         """Mean over all critics."""
         return self.critic.sample_q(obs, sample).mean(dim=0)
 

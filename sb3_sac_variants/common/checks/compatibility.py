@@ -275,10 +275,9 @@ def check_replay_buffer(model: Any) -> None:
             "leave replay_buffer_class out (the default replay buffer does both)"
         )
     if issubclass(buffer_class, DictReplayBuffer) and model.optimize_memory_usage:
-        raise ValueError(
-            f"optimize_memory_usage=True does not go with {name}: leave one of them out (the default replay buffer "
-            "does both)"
-        )
+        hindsight = issubclass(buffer_class, HerReplayBuffer)
+        remedy = "optimize_memory_usage" if hindsight else "one of them (the default replay buffer does both)"
+        raise ValueError(f"optimize_memory_usage=True does not go with {name}: leave {remedy} out")
     if not issubclass(buffer_class, HerReplayBuffer):
         return
     missing = sorted({"observation", "achieved_goal", "desired_goal"} - set(observation_space.spaces))

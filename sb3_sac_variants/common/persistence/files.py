@@ -155,7 +155,7 @@ def loading_errors(path: Path, call: str, name: str) -> Iterator[None]:
     except Exception as error:
         cause = error.__context__  # in the place of which SB3 may have raised another
         if isinstance(cause, UnknownParameters):
-            refuse(path, f"holds {cause}: load one of a model with the same networks", name)
+            refuse(path, f"holds {cause}", name)
         if found := next((one for one in (error, cause) if isinstance(one, OtherOptimizer)), None):
             refuse(path, f"cannot be loaded: {found}", name)
         if str(error).startswith("Error(s) in loading state_dict"):  # torch's, which gives names and shapes

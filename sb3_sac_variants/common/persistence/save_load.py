@@ -30,6 +30,8 @@ from sb3_sac_variants.common.persistence.optimizers import check_kind
 
 #: attributes of other algorithms, which the RL Zoo and many scripts replace in each model that they load
 _OF_OTHERS = ("clip_range", "clip_range_vf", "exploration_schedule")
+#: remedy for parameters of Stable-Baselines3's SAC
+_OF_SAC = "only SACv2 takes those of Stable-Baselines3's SAC (SACv2.from_sb3)"
 
 
 def save_model(model: Any, save: Callable[..., None], path: Path, exclude: Any, include: Any) -> None:
@@ -160,9 +162,13 @@ def set_parameters(
     :raises ValueError: if the file is damaged, or of a model with other parts
     """
     wanted = set(model._get_torch_save_params()[0])
+    takes_sac = hasattr(model, "from_sb3")
     if isinstance(source, dict):
         if exact_match and (unknown := set(source) - wanted):  # SB3 would look for attributes of any name
-            raise UnknownParameters(f"parameters of {sorted(map(str, unknown))}, not of {sorted(wanted)} only")
+            of_sac = "ent_coef_optimizer" in source and not takes_sac
+            remedy = _OF_SAC if of_sac else "pass those of a model with the same networks"
+            message = f"parameters of {sorted(map(str, unknown))}, not of {sorted(wanted)} only: {remedy}"
+            raise UnknownParameters(message)
         new = {f"{name}.optimizer" for name in vars(model).pop("_new_optimizers", ())}
         optimizers = {name: recursive_getattr(model, name) for name in source if name in wanted}
         for name, optimizer in optimizers.items():
@@ -175,9 +181,10 @@ def set_parameters(
     file = ModelFile(source, "set_parameters", "load_path_or_dict")
     found = set(file.parameters)
     if found - wanted or (exact_match and not wanted <= found):
-        of_sb3 = "ent_coef_optimizer" in found
-        remedy = "what get_parameters() of Stable-Baselines3's SAC gives" if of_sb3 else "a fitting one"
-        refuse(source, f"holds parameters of {sorted(found)}, not of {sorted(wanted)}: pass {remedy}", file.name)
+        remedy = "pass that of a model with the same networks"
+        if "ent_coef_optimizer" in found:
+            remedy = "pass what get_parameters() of Stable-Baselines3's SAC gives" if takes_sac else _OF_SAC
+        refuse(source, f"holds parameters of {sorted(found)}, not of {sorted(wanted)}: {remedy}", file.name)
     with loading_errors(source, file.call, file.name):
         parameters = load_from_zip_file(io.BytesIO(file.content), device=device, load_data=False)[1]
         set_parameters(model, set_, parameters, exact_match, device)
