@@ -256,7 +256,7 @@ WRONG_SHAPES: dict[str, Any] = {
     "sample.log_prob": lambda: agent_soft_value(
         zeros(B, N, 4), sample_with(log_prob=zeros(B, N, 1)), zeros(N), zeros(B, N, 4)
     ),
-    "cross_entropy": lambda: agent_soft_value(zeros(B, N, 4), sample_with(), zeros(N), zeros(B, N, 1)),
+    "bonus": lambda: agent_soft_value(zeros(B, N, 4), sample_with(), zeros(N), zeros(B, N, 1)),
     "weights": lambda: policy_divergence(zeros(B, N, N, 4, 1), zeros(B, N)),
     "values ": lambda: own_expectation(sample_with(), zeros(B, N)),
     "next_value": lambda: soft_bellman_target(batch_with(), zeros(B)),
