@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from pkgutil import resolve_name
@@ -101,9 +102,11 @@ def test_remains_of_a_killed_process_do_no_harm(tmp_path: Path) -> None:
     remains.mkdir()
     (remains / MARK).touch()
     (remains / "model.zip").write_bytes(b"half")
+    (tmp_path / ".checkpoint.json.0123abcd.partial").write_bytes(b"half")
     assert SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu").num_timesteps == 12
     model.save_checkpoint(tmp_path)
     assert not remains.exists()
+    assert not list(tmp_path.glob(".*.partial"))
 
 
 @pytest.mark.slow
@@ -230,8 +233,51 @@ def test_other_algorithm(saved: Path) -> None:
     ids=["no VecNormalize", "other wrapper", "other number"],
 )
 def test_environment_built_otherwise(make_env: Callable[[], Any], saved: Path) -> None:
-    with pytest.raises(ValueError, match=r"(?s)(env=.*build the environment as in|n_envs=2, not 3: load)"):
+    with pytest.raises(
+        ValueError, match=r"(?s)env=.*(build the environment as in|has 3 environments, .* is of 2: build it as in)"
+    ):
         SACv2.load_checkpoint(saved, make_env())
+
+
+def test_no_environment_is_not_a_damaged_file(saved: Path) -> None:
+    with pytest.raises(ValueError, match=r"env=None leaves nothing to go on in: pass an environment"):
+        SACv2.load_checkpoint(saved, None)  # type: ignore[arg-type]
+
+
+def test_a_run_that_begins_anew_over_its_checkpoint_is_warned_of(tmp_path: Path) -> None:
+    make(SACv2).learn(12).save_checkpoint(tmp_path)
+    model = SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu")
+    with pytest.warns(UserWarning, match=r"counts from 0 what was taken up after 12 steps.*reset_num_timesteps=False"):
+        model.learn(10, callback=RunCheckpointCallback(tmp_path, 10))
+    resumed = SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resumed.learn(2, reset_num_timesteps=False)
+        resumed.learn(2)
+
+
+def test_no_path_at_all() -> None:
+    no_path: Any = None
+    model = make(SACv2).learn(4)
+    for call in (lambda: model.save_checkpoint(no_path), lambda: SACv2.load_checkpoint(no_path, SpacesEnv())):
+        with pytest.raises(TypeError, match="path=None is no path: pass that of the checkpoint's folder"):
+            call()
+    with pytest.raises(TypeError, match="path=None is neither a path nor a file open for writing"):
+        model.save_replay_buffer(no_path)
+    with pytest.raises(ValueError, match=r"path='\.' has no name of a file"):
+        model.save(".")
+
+
+def test_files_open_for_text(tmp_path: Path) -> None:
+    model = make(SACv2).learn(4)
+    with open(tmp_path / "text", "w+") as file:
+        text: Any = file
+        for call in (model.save, model.save_replay_buffer):
+            with pytest.raises(TypeError, match="is open for text: open it with mode 'wb'"):
+                call(text)
+        for call in (SACv2.load, model.load_replay_buffer):
+            with pytest.raises(TypeError, match="is open for text: open it with mode 'rb'"):
+                call(text)
 
 
 def test_nothing_to_resume_without_environment(tmp_path: Path) -> None:

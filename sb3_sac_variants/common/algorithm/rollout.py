@@ -38,6 +38,7 @@ from sb3_sac_variants.common.checks.validation import (
 from sb3_sac_variants.common.networks.fast_inference import PACKAGE, fast_inference
 from sb3_sac_variants.common.networks.policies import MaxEntPolicy
 from sb3_sac_variants.common.persistence import callback_state
+from sb3_sac_variants.common.persistence.checkpoint import warn_that_a_run_begins_anew
 from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
 from sb3_sac_variants.common.replay.trajectories import end_trajectory
 
@@ -306,6 +307,8 @@ class MaxEntRollout(OffPolicyAlgorithm):
         # An error or Ctrl-C in the middle of a step: the environment may have gone on, we have not
         if not (self._between_rollouts or self._stopped_after_step):
             self._last_obs = None
+        if self._resumed and reset_num_timesteps:
+            warn_that_a_run_begins_anew(self.num_timesteps)
         begins_anew = reset_num_timesteps or self._last_obs is None
         if begins_anew and self.replay_buffer is not None:
             end_trajectory(self.replay_buffer)

@@ -28,7 +28,14 @@ from stable_baselines3.common.save_util import load_from_zip_file, recursive_get
 from sb3_sac_variants.common.gradient_step.nested import map_leaves
 from sb3_sac_variants.common.persistence import callback_state, replay_file, save_load
 from sb3_sac_variants.common.persistence.allowed import classes_of, read_pickle
-from sb3_sac_variants.common.persistence.checkpoint import own_versions, set_state_of_run, state_of_run, write_state
+from sb3_sac_variants.common.persistence.checkpoint import (
+    check_n_envs,
+    own_versions,
+    set_state_of_run,
+    state_of_run,
+    warn_that_a_run_begins_anew,
+    write_state,
+)
 from sb3_sac_variants.common.persistence.checkpoint_folder import current_version, new_version
 from sb3_sac_variants.common.persistence.files import file_errors, loading_errors
 from sb3_sac_variants.common.persistence.optimizers import check_kind
@@ -92,6 +99,8 @@ def begin(model: BaseAlgorithm, callback: BaseCallback) -> None:
         run.restore_callbacks(callback)
         if model.action_noise is run.noises[0]:
             model.action_noise = run.noises[1]
+    elif run.restored_at is not None:
+        warn_that_a_run_begins_anew(run.restored_at)
     if run.start is None:
         run.start = copy.deepcopy(
             {name: value for name, value in _plain(model).items() if callback_state.is_small(value)}
@@ -134,7 +143,6 @@ def save_checkpoint(model: Any, path: str | pathlib.Path) -> None:
         problems = [f"{name} is a {type(vars(model)[name]).__name__}" for name in lost if name in _EPISODE]
         state = {
             **state_of_run(model, problems),
-            "n_envs": model.n_envs,
             "start": start,
             "attributes": {name: value for name, value in plain.items() if _has_changed(name, value, start)},
             "objects": {name: vars(model)[name] for name in _OBJECTS if name in vars(model)},
@@ -174,11 +182,7 @@ def restore_checkpoint(model: Any, path: str | pathlib.Path, trusted: bool = Fal
             known = classes_of([vars(model)[name] for name in _OBJECTS if name in vars(model)])
             state = read_pickle((files / "state.pkl").read_bytes(), trusted, classes=known)
             goes_on, n_envs, callbacks = bool(state["episode_goes_on"]), state["n_envs"], state["callbacks"]
-        if n_envs != model.n_envs:
-            raise ValueError(
-                f"env={model.env} has {model.n_envs} environments, the checkpoint {str(path)!r} is of {n_envs}: build "
-                "it as in the interrupted run"
-            )
+        check_n_envs(model, path, n_envs)
         with loading_errors(files / "model.zip", call, "path"):
             _set_networks(model, files / "model.zip")
         if getattr(model, "replay_buffer", None) is not None:

@@ -14,7 +14,7 @@ from sb3_sac_variants.common.checks.random_state import RandomState, random_stat
 from sb3_sac_variants.common.persistence import callback_state, env_state
 from sb3_sac_variants.common.persistence.allowed import read_pickle
 from sb3_sac_variants.common.persistence.by_name import ByNamePickler
-from sb3_sac_variants.common.persistence.checkpoint_folder import claim, current_version, new_version
+from sb3_sac_variants.common.persistence.checkpoint_folder import as_folder, claim, current_version, new_version
 from sb3_sac_variants.common.persistence.files import Refusal, file_errors, written_whole
 from sb3_sac_variants.common.persistence.rebuild import require
 
@@ -65,13 +65,16 @@ def load_checkpoint(
     :raises ValueError: if it is damaged, of another algorithm, of an environment built otherwise, or needs to be
         trusted
     """
+    if env is None:
+        raise ValueError("env=None leaves nothing to go on in: pass an environment built as that of the run, or its id")
     with current_version(path, cls.algorithm_id) as files:
         if isinstance(env, str):
             env = maybe_make_env(env, verbose=0)
         with file_errors(files / "state.pkl", "load_checkpoint"):
             state = read_pickle((files / "state.pkl").read_bytes(), trusted)
-            goes_on = bool(state["episode_goes_on"])
+            goes_on, n_envs = bool(state["episode_goes_on"]), state.get("n_envs")
         model = cls.load(files / "model.zip", env, device, force_reset=not goes_on, trusted=trusted)
+        check_n_envs(model, path, n_envs)
         model.load_replay_buffer(files / "replay_buffer.pkl", truncate_last_traj=not goes_on, trusted=trusted)
         with file_errors(files / "state.pkl", "load_checkpoint"):
             model.updater.set_state(state["updater"])
@@ -90,6 +93,29 @@ def write_state(path: pathlib.Path, state: dict[str, Any]) -> None:
         ByNamePickler(file).dump(state)
 
 
+def check_n_envs(model: Any, path: str | pathlib.Path, n_envs: Any) -> None:
+    """
+    Check the number of a model's environments; ``n_envs`` is that of the checkpoint, None where it does not say.
+
+    :raises ValueError: if it is another one
+    """
+    if n_envs not in (model.n_envs, None):
+        raise ValueError(
+            f"env={model.env} has {model.n_envs} environments, the checkpoint {str(path)!r} is of {n_envs}: build "
+            f"it as in the interrupted run, by make_vec_env(..., n_envs={n_envs}) say"
+        )
+
+
+def warn_that_a_run_begins_anew(steps: int) -> None:
+    """Warn that ``learn()`` counts a run from zero that was taken up after some steps."""
+    if steps:
+        warnings.warn(
+            f"learn() counts from 0 what was taken up after {steps} steps, and checkpoints in the same folder replace "
+            "that one: pass reset_num_timesteps=False to go on with the run",
+            stacklevel=5,
+        )
+
+
 def claim_folder(model: Any, path: str | pathlib.Path) -> None:
     """
     Make sure, before a run begins, that it will find no checkpoint of another one in its way.
@@ -103,7 +129,7 @@ def own_versions(model: Any, path: str | pathlib.Path) -> set[str | None]:
     """The versions in a folder that a model wrote, loaded or agreed to replace, None for none."""
     if model._checkpoints is None:
         model._checkpoints = {}
-    return model._checkpoints.setdefault(pathlib.Path(path).resolve(), set())
+    return model._checkpoints.setdefault(as_folder(path).resolve(), set())
 
 
 def state_of_run(model: Any, problems: list[str], before_rollout: RandomState | None = None) -> dict[str, Any]:
@@ -133,6 +159,7 @@ def state_of_run(model: Any, problems: list[str], before_rollout: RandomState | 
         )
     return {
         "episode_goes_on": not problems,
+        "n_envs": model.n_envs,
         "layers": [(env_state.names(group), state) for group, state in zip(groups, states, strict=True)],
         "random": {**random_state(model.device), **(before_rollout or {})},
         "action_space": model.action_space,

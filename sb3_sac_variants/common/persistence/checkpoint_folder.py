@@ -8,6 +8,7 @@ file. Only what carries the mark of this package is ever deleted, and not while 
 import contextlib
 import errno
 import json
+import os
 import pathlib
 import re
 import time
@@ -70,6 +71,8 @@ def new_version(
             current = _read_pointer(folder).get("version")
             own.add(current)
             _remove_versions(folder, but={current})
+            for left in folder.glob(f".{POINTER}.*.partial"):  # by a process that was killed
+                left.unlink()
         except UnknownFormatError:
             raise
         except ValueError:  # there is no telling which version was current, or whose file it is: all stay
@@ -95,6 +98,17 @@ def new_version(
             # The pointer tells which version is current, even where something was interrupted after it was written
             with contextlib.suppress(ValueError):
                 _remove_versions(folder, but={_read_pointer(folder).get("version"), *keep})
+
+
+def as_folder(path: str | pathlib.Path) -> pathlib.Path:
+    """
+    Read the argument ``path``.
+
+    :raises TypeError: if it is none
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path={path!r} is no path: pass that of the checkpoint's folder")
+    return pathlib.Path(path)
 
 
 def claim(folder: pathlib.Path, own: set[str | None]) -> None:
@@ -133,7 +147,7 @@ def current_version(path: str | pathlib.Path, algorithm: str) -> Iterator[pathli
     :raises FileNotFoundError: if there is no checkpoint in the folder
     :raises ValueError: if it is damaged, or of another algorithm
     """
-    folder = pathlib.Path(path)
+    folder = as_folder(path)
     for attempt in range(10):
         pointer = _read_pointer(folder)
         if not pointer:

@@ -50,6 +50,8 @@ def written_whole(path: str | pathlib.Path, suffix: str = "") -> Iterator[Buffer
     :return: what to write to
     """
     final = pathlib.Path(path)
+    if not final.name:
+        raise ValueError(f"path={str(path)!r} has no name of a file: pass one")
     if not final.suffix:
         final = final.with_suffix(suffix)
     final = final.resolve()  # through a link
@@ -113,8 +115,26 @@ def find(path: Path, suffix: str, name: str = "path") -> pathlib.Path:
 
 
 def is_file_object(path: Any) -> bool:
-    """Whether something can be read, and is no path."""
+    """
+    Whether something can be read, and is no path.
+
+    :raises TypeError: if it is a file open for text
+    """
+    if isinstance(path, io.TextIOBase):
+        raise TypeError(f"path={path!r} is open for text: open it with mode 'rb'")
     return hasattr(path, "read") and not isinstance(path, os.PathLike)
+
+
+def check_writable(path: Any) -> None:
+    """
+    Check what is to be written to, where it is no path.
+
+    :raises TypeError: if it is no file open for writing, or one for text
+    """
+    if not hasattr(path, "write"):
+        raise TypeError(f"path={path!r} is neither a path nor a file open for writing: pass one of these")
+    if isinstance(path, io.TextIOBase):
+        raise TypeError(f"path={path!r} is open for text: open it with mode 'wb'")
 
 
 def describe(path: Path) -> str:

@@ -14,6 +14,7 @@ from sb3_sac_variants.common.persistence.allowed import read_pickle
 from sb3_sac_variants.common.persistence.files import (
     HASH,
     Path,
+    check_writable,
     describe,
     file_errors,
     find,
@@ -53,7 +54,10 @@ def save_replay_buffer(model: Any, path: Path) -> None:
     :param path: path (``.pkl`` is added where there is no ending), or a file-like object
     """
     assert model.replay_buffer is not None
-    opened: Any = written_whole(path, ".pkl") if isinstance(path, str | os.PathLike) else contextlib.nullcontext(path)
+    is_path = isinstance(path, str | os.PathLike)
+    if not is_path:
+        check_writable(path)
+    opened: Any = written_whole(path, ".pkl") if is_path else contextlib.nullcontext(path)  # type: ignore[arg-type]
     with opened as file:
         hashing = _Hashing(file)
         pickle.dump(model.replay_buffer, hashing, protocol=pickle.HIGHEST_PROTOCOL)

@@ -20,6 +20,7 @@ from sb3_sac_variants.common.persistence.files import (
     HASH,
     Path,
     UnknownParameters,
+    check_writable,
     describe,
     loading_errors,
     refuse,
@@ -49,8 +50,7 @@ def save_model(model: Any, save: Callable[..., None], path: Path, exclude: Any, 
         if isinstance(value, str) or not isinstance(value, Iterable | None):
             raise TypeError(f"{name}={value!r} must be several names of attributes: pass a list, as {name}=[{value!r}]")
     if not isinstance(path, str | os.PathLike):
-        if not hasattr(path, "write"):
-            raise TypeError(f"path={path!r} is neither a path nor a file open for writing: pass one of these")
+        check_writable(path)
         _save(model, save, path, exclude, include)
         return
     with written_whole(path, ".zip") as file:
