@@ -244,6 +244,8 @@ def test_runs_take_the_most_special_parameters() -> None:
         ({"steps": "1e5"}, "steps\n.*input_value='1e5'"),
         ({"seeds": [1, 1]}, "different"),
         ({"seeds": [-1]}, "seeds.0\n.*input_value=-1"),
+        ({"seeds": [2**32]}, "seeds.0\n.*less than 4294967296"),
+        ({"environments": [1]}, "environments\n.*must be names, in quotes where YAML reads a number"),
         ({"algorithms": ["a/b"]}, "'a/b'"),
         ({"algorithms": {"sac": {"parms": {}}}}, "parms"),
         ({"algorithms": {"sac": {"agents": 0}}}, "algorithms.sac.agents\n.*input_value=0"),
@@ -478,7 +480,8 @@ def test_settings_that_have_changed_are_in_the_way_where_there_is_something_to_l
 def test_a_damaged_record_is_named(trained: RunFolder, content: str) -> None:
     (trained.root / "run.json").write_text(content)
     with pytest.raises(ValueError, match=r"run.json is damaged .*: remove .*seed1 to start the run anew"):
-        trained.state()
+        trained.record()
+    assert trained.state() is State.FAILED
 
 
 def test_runs_do_not_share_locks(tmp_path: Path) -> None:
@@ -544,6 +547,10 @@ def test_progress_counts_finished_episodes(trained: RunFolder) -> None:
     assert trained.steps_done() == 200
     (trained.zoo / "0.monitor.csv").write_text('#{"t_start": 5.0}\nr,l,t\n1.0,150,2\n1.0,120,3\n-3.')
     assert trained.steps_done() == 270
+    np.savez(trained.evaluations_file, timesteps=np.zeros(0, int), results=np.zeros((0, 4)))
+    (trained.zoo / "0.monitor.csv").write_text('#{"t_start": 5.0}\nr,l,t\n1.0,abc,2\n1.0,120,3\n')
+    assert trained.steps_done() == 120
+    assert not trained.is_trained()
 
 
 def test_a_run_whose_files_cannot_be_read_is_not_held(trained: RunFolder) -> None:
@@ -634,6 +641,11 @@ def test_without_an_extra_the_command_names_it(tmp_path: Path, module: str, comm
 def test_keys_that_the_zoo_would_evaluate_are_refused(params: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must have names of arguments as keys, got"):
         parse_study("study", {**FIELDS, "params": params})
+
+
+def test_a_name_that_yaml_reads_as_a_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="study 2024 must have a text as its name: put it in quotes"):
+        parse_study(2024, FIELDS)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["cheetah_tests", "a_summary", "b_scalars"])

@@ -7,6 +7,7 @@ import contextlib
 import csv
 import importlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -221,7 +222,8 @@ def commands_running() -> list[str]:
     return found
 
 
-def test_time_of_an_attempt_that_was_killed_counts(zoo: Zoo) -> None:
+def test_time_of_an_attempt_that_was_killed_counts(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execute, "NOTE_SECONDS", 0.5)
     zoo.declare(environments=["Pendulum-v1"], params={"act": "hang"}, algorithms=["sac_v2"], baseline=None, seeds=[1])
     resources = execute.Resources(threads=2, resumable=frozenset(["sac_v2"]))
 
@@ -530,6 +532,42 @@ def test_wrong_options_are_refused(zoo: Zoo, arguments: list[str], message: str)
     with pytest.raises(SystemExit):
         zoo.run(*arguments)
     assert message in zoo.capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--results", "--figures", "--out"])
+def test_a_file_in_the_place_of_a_folder_is_refused(zoo: Zoo, option: str) -> None:
+    (zoo.folder / "file").touch()
+    code, output = zoo.report(option, str(zoo.folder / "file"))
+    assert code == 2
+    assert f"error: {option} {zoo.folder / 'file'} is a file: pass a folder" in output
+
+
+def test_stored_results_that_somebody_has_changed_are_refused(zoo: Zoo) -> None:
+    zoo.run("--only", "sac", "Pendulum-v1", "seed1")
+    zoo.report()
+    results = zoo.folder / "results"
+    for name, change, message in [
+        ("tiny_summary.csv", lambda text: text.replace("device", "machine"), "tiny_summary.csv lacks columns or has"),
+        ("tiny_summary.csv", lambda text: text + text.splitlines()[1] + "\n", "tiny_summary.csv lacks columns or has"),
+        ("tiny.csv", lambda text: text.splitlines()[0] + "\n", "tiny.csv lacks .*Pendulum-v1.*: put back what"),
+    ]:
+        file = results / name
+        written = file.read_text()
+        file.write_text(change(written))
+        code, output = zoo.report()
+        assert code == 2
+        assert re.search(message, output)
+        file.write_text(written)
+    assert zoo.report()[0] == 0
+
+
+def test_one_damaged_run_does_not_hide_the_others(zoo: Zoo) -> None:
+    zoo.run("--only", "sac", "Pendulum-v1")
+    (zoo.folders()[0].root / "run.json").write_text("{")
+    assert commands.main(["status", *zoo.options()]) == 2
+    output = zoo.capsys.readouterr().out
+    assert "✗✓" in output
+    assert "run.json is damaged" in output
 
 
 def test_a_study_of_sixty_runs_has_a_line_for_each_algorithm_and_environment(zoo: Zoo) -> None:

@@ -82,6 +82,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; 1 if something failed, is missing or falls short, 2 for a wrong argument, 130 if interrupted."""
     args = parse_arguments(arguments)
     try:
+        for option in ("out", "results", "figures"):
+            if (path := getattr(args, option, None)) and path.exists() and not path.is_dir():
+                raise ValueError(f"--{option} {path} is a file: pass a folder")
         studies = load_studies(args.file, args.studies)
         args.out = args.out.resolve()
         if args.command == "report":
@@ -97,6 +100,8 @@ def main(arguments: list[str] | None = None) -> int:
         folders = {folder: folder.state() for folder in (RunFolder(args.out, run) for run in runs)}
         if args.command == "status":
             Console().print(Progress(folders))
+            for folder in (folder for folder, state in folders.items() if state is State.FAILED):
+                folder.record()  # a damaged one is named
             return 0
         return train(folders, args)
     except ModuleNotFoundError as error:
@@ -199,4 +204,6 @@ if __name__ == "__main__":
     except BrokenPipeError:  # nobody reads on, as with head; the interpreter still wants to write what is left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         exit_status = 1
+    except KeyboardInterrupt:  # before the first run begins
+        exit_status = 130
     sys.exit(exit_status)

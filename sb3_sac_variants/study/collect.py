@@ -77,11 +77,16 @@ def write(results: Results, study: str, folder: Path) -> None:
 
 
 def read(study: str, folder: Path) -> Results:
-    """Read what :func:`write` wrote, as text; empty where nothing was."""
+    """Read what :func:`write` wrote, as text; empty where nothing was. An error if somebody has changed it."""
     results = {kind: pd.DataFrame(columns=columns) for kind, columns in COLUMNS.items()}
-    for kind in COLUMNS:
+    for kind, columns in COLUMNS.items():
         if (file := _file(study, folder, kind)).exists():
             results[kind] = pd.read_csv(file, dtype=str, keep_default_na=False)
+            key = [name for name in columns if name in (*KEYS, "step", "name", "world", "actions")]
+            if not set(columns) <= set(results[kind]) or results[kind].duplicated(key).any():
+                raise ValueError(f"{file} lacks columns or has a row twice: put back what report wrote, or remove it")
+    if lost := set(results["summary"].set_index(KEYS).index) - set(results["curves"].set_index(KEYS).index):
+        raise ValueError(f"{_file(study, folder, 'curves')} lacks {sorted(lost)[0]}: put back what report wrote")
     return results
 
 

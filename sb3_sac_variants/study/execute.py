@@ -18,6 +18,7 @@ from sb3_sac_variants.study.run_folder import RunFolder, State
 from sb3_sac_variants.study.studies import Run
 
 POLL_SECONDS = 0.5
+NOTE_SECONDS = 30.0
 TERMINATION_SECONDS = 10.0
 
 RESUME_COMMAND = ["python", "-m", "sb3_sac_variants.zoo", "resume"]
@@ -127,12 +128,20 @@ def _train(folder: RunFolder, resources: Resources, tick: Callable[[], None]) ->
     folder.write_record(resumed=resumed, saved=False, **describe())
     earlier, start = folder.record().get("wall_seconds", 0.0), time.monotonic()
 
-    def note_and_tick() -> None:  # each time, so that the time of a run that is killed counts too
-        folder.write_record(wall_seconds=earlier + time.monotonic() - start)
+    noted = start
+
+    def note_and_tick() -> None:  # on the way, too, so that the time of a run that is killed counts
+        nonlocal noted
+        if time.monotonic() - noted > NOTE_SECONDS:
+            noted = time.monotonic()
+            folder.write_record(wall_seconds=earlier + noted - start)
         tick()
 
     try:
-        _call(command, folder, resources, note_and_tick)
+        try:
+            _call(command, folder, resources, note_and_tick)
+        finally:
+            folder.write_record(wall_seconds=earlier + time.monotonic() - start)
         folder.write_record(saved=True)
         if not folder.is_trained():
             early = f"training ended without an error after {folder.steps_done()} of {folder.run.steps} steps: "

@@ -3,6 +3,8 @@
 import contextlib
 import itertools
 import json
+import os
+import re
 import zipfile
 from enum import Enum
 from pathlib import Path
@@ -53,7 +55,8 @@ class RunFolder:
         try:
             with np.load(self.evaluations_file) as data:
                 every = self.run.agents  # each of the agents reports the episode
-                return {"timesteps": data["timesteps"] // every, "results": data["results"][:, ::every]}
+                found = {"timesteps": data["timesteps"] // every, "results": data["results"][:, ::every]}
+                return found if len(found["timesteps"]) else None
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             return None
 
@@ -134,6 +137,8 @@ class RunFolder:
                 return State.RUNNING
         try:
             return self.found()  # while nobody sets it aside
+        except ValueError:  # a damaged record, which work on the run and its status name
+            return State.FAILED
         finally:
             look.lock.release()
 
@@ -156,8 +161,8 @@ class RunFolder:
         evaluations, steps = self.evaluations(), 0
         with contextlib.suppress(FileNotFoundError):  # it is just being set aside
             for file in self.zoo.glob("*.monitor.csv"):
-                rows = [row.split(",") for row in file.read_text(encoding="utf-8").splitlines()[2:]]
-                steps += sum(int(row[1]) for row in rows if len(row) > 2)  # the last row may be half written
+                rows = file.read_text(encoding="utf-8")  # return,length,time; the last one may be half written
+                steps += sum(map(int, re.findall(r"^[^,]+,(\d+),", rows, re.MULTILINE)))
         return min(max(0 if evaluations is None else int(evaluations["timesteps"][-1]), steps), self.run.steps)
 
     def log_tail(self) -> str:
@@ -176,5 +181,7 @@ class RunFolder:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file in one step, so that an interruption leaves the old file or the new one."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
+    with open(temporary, "wb") as file:
+        file.write(content)
+        os.fsync(file.fileno())
     temporary.replace(path)

@@ -21,7 +21,9 @@ WORLD = {"env_kwargs", "env_wrapper", "frame_stack", "vec_env_wrapper"}
 
 
 def _as_mapping(value: Any) -> Any:
-    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+    if isinstance(value, list):
+        if not all(isinstance(name, str) for name in value):
+            raise ValueError("must be names, in quotes where YAML reads a number, or map names to settings")
         value = dict.fromkeys(_different(value))
     return {name: {} if entry is None else entry for name, entry in value.items()} if isinstance(value, dict) else value
 
@@ -60,6 +62,7 @@ Params = Annotated[dict[str, Any], AfterValidator(_plain)]
 Module = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")]
 # Names become folders and file names.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Interval = Annotated[tuple[float, float, float], Field(strict=False), AfterValidator(_ordered)]
 
 
@@ -182,7 +185,7 @@ class Study(Settings):
     environments: Annotated[dict[str, Params], BeforeValidator(_as_mapping), Field(min_length=1)]
     algorithms: Annotated[dict[Name, Variant], BeforeValidator(_as_mapping), Field(min_length=1)]
     params: Params = {}
-    seeds: Annotated[list[NonNegativeInt], AfterValidator(_different), Field(min_length=1)] = [1, 2, 3]
+    seeds: Annotated[list[Seed], AfterValidator(_different), Field(min_length=1)] = [1, 2, 3]
     baseline: str | None = None
     published: dict[str, dict[str, dict[int, Interval]]] = {}
 
@@ -243,7 +246,9 @@ def load_studies(path: Path, names: Collection[str] = ()) -> list[Study]:
 
 def parse_study(name: str, fields: Mapping[str, Any]) -> Study:
     """Check one study of the file; errors name the field and its value."""
-    if str(name).endswith(("_scalars", "_tests", "_summary")):
+    if not isinstance(name, str):
+        raise ValueError(f"study {name!r} must have a text as its name: put it in quotes")
+    if name.endswith(("_scalars", "_tests", "_summary")):
         raise ValueError(f"study {name!r} would have its CSV file in the place of another study's: name it otherwise")
     if not isinstance(fields, Mapping) or "name" in fields:
         raise ValueError(f"study {name!r} must be a mapping of fields, none of them a name, got {fields!r}")
