@@ -154,6 +154,14 @@ def test_callbacks_go_on_with_what_they_remember(tmp_path: Path) -> None:
     assert going_on.best_mean_reward == whole.best_mean_reward
 
 
+def test_a_run_that_begins_anew_over_its_checkpoint_is_warned_of(tmp_path: Path) -> None:
+    train(make("SAC"), tmp_path, CRASH)
+    model = resumed("SAC", tmp_path)
+    message = rf"counts from 0 what was taken up after {model.num_timesteps} steps.*pass reset_num_timesteps=False"
+    with pytest.warns(UserWarning, match=message):
+        model.learn(10, callback=RunCheckpointCallback(tmp_path, 10_000))
+
+
 def test_the_model_of_a_checkpoint_is_a_saved_model(tmp_path: Path) -> None:
     model = make("SAC")
     train(model, tmp_path, CRASH)
