@@ -225,7 +225,7 @@ def test_targets_follow_what_a_callback_has_replaced(algorithm: type, replace: C
     online, target = (getattr(model, name) for name in followed_network(model))
     th.testing.assert_close(vector(target), vector(online), rtol=0.01, atol=0.1)
     if isinstance(model, SQL):  # whose actor climbs and acts by the critics
-        assert model.actor.critic is model.critic is model._actions.critic
+        assert model.actor.critic is model.critic is model._action_kind.critic
 
 
 def test_a_layer_without_parameters_that_a_callback_has_replaced() -> None:
