@@ -275,6 +275,8 @@ def test_files_open_for_text(tmp_path: Path) -> None:
         for call in (model.save, model.save_replay_buffer):
             with pytest.raises(TypeError, match="is open for text: open it with mode 'wb'"):
                 call(text)
+        with pytest.raises(TypeError, match=r"load_path_or_dict=.* is open for text"):
+            model.set_parameters(text)
         for call in (SACv2.load, model.load_replay_buffer):
             with pytest.raises(TypeError, match="is open for text: open it with mode 'rb'"):
                 call(text)

@@ -160,6 +160,11 @@ def test_a_run_that_begins_anew_over_its_checkpoint_is_warned_of(tmp_path: Path)
     message = rf"counts from 0 what was taken up after {model.num_timesteps} steps.*pass reset_num_timesteps=False"
     with pytest.warns(UserWarning, match=message):
         model.learn(10, callback=RunCheckpointCallback(tmp_path, 10_000))
+    model = resumed("SAC", tmp_path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="learn\\(\\) counts from 0")
+        model.learn(10, reset_num_timesteps=False)  # of which a callback that comes later does not know
+        model.learn(10, reset_num_timesteps=False, callback=RunCheckpointCallback(tmp_path, 10_000))
 
 
 def test_the_model_of_a_checkpoint_is_a_saved_model(tmp_path: Path) -> None:

@@ -193,7 +193,13 @@ def test_a_curve_ends_where_its_first_seed_does(tmp_path: Path, monkeypatch: pyt
 def test_published_intervals_are_drawn_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     drawn = []
     monkeypatch.setattr(Axes, "errorbar", lambda self, x, y, yerr, **_: drawn.append((x, [*y], [*map(list, yerr)])))
-    own = study(environments=["Reacher-v5"], published={"Reacher-v5": {"Others": {400: [-4, -9, -3]}}}, final={})
+    own = study(
+        environments=["Reacher-v5"],
+        final={},
+        published={
+            "Reacher-v5": {"Others": {400: [-4, -9, -3], 500: [1, 1, 1]}, "later": {500: [1, 1, 1]}}  # beyond the panel
+        },
+    )
     figure.draw(own, _results(sac=[9.0, 11.0]), tmp_path / "figure.png")
     assert drawn == [([400], [-4], [[5], [1]])]  # below and above
 

@@ -86,7 +86,8 @@ def read(study: str, folder: Path) -> Results:
             if not set(columns) <= set(results[kind]) or results[kind].duplicated(key).any():
                 raise ValueError(f"{file} lacks columns or has a row twice: put back what report wrote, or remove it")
     if lost := set(results["summary"].set_index(KEYS).index) - set(results["curves"].set_index(KEYS).index):
-        raise ValueError(f"{_file(study, folder, 'curves')} lacks {sorted(lost)[0]}: put back what report wrote")
+        file = _file(study, folder, "curves")
+        raise ValueError(f"{file} lacks {min(lost)}: put back what report wrote, or remove the summary, too")
     return results
 
 

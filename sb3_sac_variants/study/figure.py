@@ -71,10 +71,12 @@ def _draw_marks(panel: Any, study: Study, env: str) -> None:
         label = f"asked for: {study.final.threshold:g}"
         panel.axhline(study.final.threshold, color="0.4", linewidth=1.0, linestyle=":", label=label)
     for (label, curve), marker in zip(study.published.get(env, {}).items(), "osD^v<>", strict=False):
-        middle, low, high = map(pd.Series, zip(*curve.values(), strict=True))
+        if not (shown := {step: interval for step, interval in curve.items() if step <= study.steps}):
+            continue
+        middle, low, high = map(pd.Series, zip(*shown.values(), strict=True))
         # A mark at the last step is half outside of the panel
         look = {"fmt": marker, "color": "0.45", "capsize": 3, "label": label, "clip_on": False}
-        panel.errorbar(list(curve), middle, (middle - low, high - middle), **look)
+        panel.errorbar(list(shown), middle, (middle - low, high - middle), **look)
 
 
 def colours(names: list[str]) -> dict[str, str]:

@@ -183,5 +183,6 @@ def write_bytes(path: Path, content: bytes) -> None:
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "wb") as file:
         file.write(content)
+        file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

@@ -99,7 +99,7 @@ def begin(model: BaseAlgorithm, callback: BaseCallback) -> None:
         run.restore_callbacks(callback)
         if model.action_noise is run.noises[0]:
             model.action_noise = run.noises[1]
-    elif run.restored_at is not None:
+    elif run.restored_at is not None and not model.num_timesteps:
         warn_that_a_run_begins_anew(run.restored_at)
     if run.start is None:
         run.start = copy.deepcopy(

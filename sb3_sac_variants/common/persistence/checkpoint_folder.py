@@ -2,7 +2,8 @@
 The folder of a checkpoint: complete versions of its files, and a pointer to the current one.
 
 A new version is written beside the old one and becomes current in a single step. The pointer holds the hash of every
-file. Only what carries the mark of this package is ever deleted, and not while somebody reads it.
+file. Only what carries the mark of this package is ever deleted, not while somebody reads it, and pointers that
+were never finished.
 """
 
 import contextlib
@@ -72,7 +73,8 @@ def new_version(
             own.add(current)
             _remove_versions(folder, but={current})
             for left in folder.glob(f".{POINTER}.*.partial"):  # by a process that was killed
-                left.unlink()
+                with contextlib.suppress(OSError):
+                    left.unlink()
         except UnknownFormatError:
             raise
         except ValueError:  # there is no telling which version was current, or whose file it is: all stay

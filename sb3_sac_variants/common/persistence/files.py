@@ -114,14 +114,14 @@ def find(path: Path, suffix: str, name: str = "path") -> pathlib.Path:
     raise FileNotFoundError(f"{name}={str(path)!r}: there is no such file, with or without {suffix}")
 
 
-def is_file_object(path: Any) -> bool:
+def is_file_object(path: Any, name: str = "path") -> bool:
     """
-    Whether something can be read, and is no path.
+    Whether the argument ``name`` is something that can be read, and no path.
 
     :raises TypeError: if it is a file open for text
     """
     if isinstance(path, io.TextIOBase):
-        raise TypeError(f"path={path!r} is open for text: open it with mode 'rb'")
+        raise TypeError(f"{name}={path!r} is open for text: open it with mode 'rb'")
     return hasattr(path, "read") and not isinstance(path, os.PathLike)
 
 

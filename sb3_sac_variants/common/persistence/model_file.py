@@ -69,7 +69,7 @@ class ModelFile:
 
     def __init__(self, path: Path, call: str = "load", name: str = "path"):
         self.path, self.call, self.name = path, call, name
-        if is_file_object(path):
+        if is_file_object(path, name):
             file: Any = path
             with file_errors(path, call, name):
                 position = file.tell()
