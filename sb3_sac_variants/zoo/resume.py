@@ -29,7 +29,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import configure_logger
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_sac_variants.common.algorithm.sb3_checkpoints import has_own_checkpoints
+from sb3_sac_variants.common.algorithm.saving import MaxEntSaving
 from sb3_sac_variants.common.callbacks import RunCheckpointCallback, restore_checkpoint
 from sb3_sac_variants.common.persistence.checkpoint_folder import POINTER
 from sb3_sac_variants.zoo.run_files import check_files, check_hyperparameters, is_class, read_yaml, require_harmless
@@ -160,7 +160,7 @@ class _Resumed(ExperimentManager):
             return super()._load_pretrained_agent(hyperparams, env)
         algorithm: Any = ALGOS[self.algo]
         given = {"tensorboard_log": self.tensorboard_log, "verbose": self.verbose}
-        if has_own_checkpoints(algorithm):
+        if issubclass(algorithm, MaxEntSaving):
             model = algorithm.load_checkpoint(self.checkpoint, env, self.device)
             vars(model).update(given)
         else:  # made as the zoo has made it

@@ -8,6 +8,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from sb3_sac_variants.common.algorithm import sb3_checkpoints
+from sb3_sac_variants.common.algorithm.saving import MaxEntSaving
 from sb3_sac_variants.common.checks.validation import check_range
 from sb3_sac_variants.common.persistence.checkpoint import claim_folder
 
@@ -58,15 +59,12 @@ class RunCheckpointCallback(BaseCallback):
                 "RunCheckpointCallback would save nothing inside another callback, which does not tell it where "
                 "rollouts begin: pass it to learn() by itself, or in a list of callbacks"
             )
-        if not self._is_ours:
+        if isinstance(model, MaxEntSaving):
+            claim_folder(model, self.path)
+        else:
             sb3_checkpoints.begin(model, root)
-        claim_folder(model if self._is_ours else sb3_checkpoints.run_of(model), self.path)
+            claim_folder(sb3_checkpoints.run_of(model), self.path)
         self._saved_at = model.num_timesteps
-
-    @property
-    def _is_ours(self) -> bool:
-        """Whether the algorithm saves checkpoints itself."""
-        return sb3_checkpoints.has_own_checkpoints(self.model)
 
     def _put_first(self, callback: BaseCallback) -> bool:
         """Have this callback called before the others of a list, which may hold lists; say whether it is in there."""
@@ -84,20 +82,21 @@ class RunCheckpointCallback(BaseCallback):
     def _on_training_end(self) -> None:
         # The zoo calls this after Ctrl-C and errors, too, even those before training. Where a step or the updates are
         # half done, the last checkpoint goes on exactly. Other algorithms than ours do not say where they are
-        has_news = self._saved_at is not None and self.model.num_timesteps > self._saved_at
-        if has_news and self._is_ours and self.model._can_go_on_exactly:  # type: ignore[attr-defined]
+        model = self.model
+        if self._saved_at is None or model.num_timesteps <= self._saved_at:
+            return
+        if isinstance(model, MaxEntSaving) and model._can_go_on_exactly:
             self._save()
 
     def _save(self) -> None:
-        steps = self.model.num_timesteps
         assert self.path is not None
-        if self._is_ours:
-            self.model.save_checkpoint(self.path)  # type: ignore[attr-defined]
+        if isinstance(self.model, MaxEntSaving):
+            self.model.save_checkpoint(self.path)
         else:
             sb3_checkpoints.save_checkpoint(self.model, self.path)
-        self._saved_at = steps
+        self._saved_at = self.model.num_timesteps
         if self.verbose >= 1:
-            print(f"Saved a checkpoint of step {steps} to {self.path}")
+            print(f"Saved a checkpoint of step {self._saved_at} to {self.path}")
 
     def _on_step(self) -> bool:
         return True

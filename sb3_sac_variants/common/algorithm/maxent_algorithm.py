@@ -1,12 +1,9 @@
-"""The training loop of all algorithms of this package: sample, update, log, save."""
+"""The training loop of all algorithms of this package: sample, update, log."""
 
-import copy
 import math
-import pathlib
 import sys
 from abc import abstractmethod
-from collections.abc import Hashable, Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Hashable, Mapping
 from typing import Any, ClassVar, get_args
 
 import torch as th
@@ -23,7 +20,6 @@ from stable_baselines3.common.type_aliases import (
 )
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env.patch_gym import _patch_env
-from typing_extensions import Self
 
 from sb3_sac_variants.common.algorithm import inspection
 from sb3_sac_variants.common.algorithm.arguments import (
@@ -35,26 +31,22 @@ from sb3_sac_variants.common.algorithm.arguments import (
     warn_of_idle_arguments,
 )
 from sb3_sac_variants.common.algorithm.logged_metrics import LoggedMetrics
-from sb3_sac_variants.common.algorithm.rollout import MaxEntRollout
-from sb3_sac_variants.common.algorithm.sb3_attributes import SB3Attributes
+from sb3_sac_variants.common.algorithm.saving import MaxEntSaving
 from sb3_sac_variants.common.checks.compatibility import check_policy, check_whole_episodes
-from sb3_sac_variants.common.checks.validation import check_device, check_range, check_sde, parse_ent_coef, plain
+from sb3_sac_variants.common.checks.validation import check_range, check_sde, parse_ent_coef, plain
 from sb3_sac_variants.common.equations.losses import soft_bellman_error, td_error
 from sb3_sac_variants.common.equations.types import Batch, Noise
 from sb3_sac_variants.common.gradient_step.learner import Learner
 from sb3_sac_variants.common.gradient_step.precision import matmul_precision
 from sb3_sac_variants.common.gradient_step.target_entropy import TemperatureMonitor, parse_target_entropy
-from sb3_sac_variants.common.gradient_step.targets import TargetTracker
 from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature, Temperature
 from sb3_sac_variants.common.gradient_step.updater import Updater
 from sb3_sac_variants.common.networks.actors import SquashedGaussianActor
 from sb3_sac_variants.common.networks.critics import StackedCritic
 from sb3_sac_variants.common.networks.discrete import CategoricalActor
 from sb3_sac_variants.common.networks.policies import MaxEntPolicy
-from sb3_sac_variants.common.persistence import checkpoint, optimizers, replay_file, save_load
-from sb3_sac_variants.common.persistence.files import Path
+from sb3_sac_variants.common.persistence import optimizers
 from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
-from sb3_sac_variants.common.replay.trajectories import end_trajectory
 
 #: steps of an episode, of an environment that does not say how many there are at the most
 USUAL_EPISODE = 1000
@@ -62,7 +54,7 @@ USUAL_EPISODE = 1000
 Metrics = Mapping[str, th.Tensor | None]
 
 
-class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
+class MaxEntAlgorithm(MaxEntSaving):
     """
     Base of the maximum-entropy algorithms: everything but the update itself.
 
@@ -109,13 +101,10 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
     supported_action_spaces: ClassVar[tuple[type[spaces.Space], ...]] = (spaces.Box,)
     default_replay_buffer_class: ClassVar[type[TensorReplayBuffer]] = TensorReplayBuffer
 
-    policy: MaxEntPolicy
     actor: SquashedGaussianActor | CategoricalActor
     critic: StackedCritic
     actor_learner: Learner
     critic_learner: Learner
-    #: classes of optimisers that are not those of ``policy_kwargs``, by what they train; in saved models
-    _replaced_optimizers: Mapping[str, str] = MappingProxyType({})
     #: the discount when the replay buffer was made, which may have one of its own
     _gamma_at_setup: float | None = None
     #: gradient steps that were done when the environment steps were last counted from zero
@@ -287,6 +276,26 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Sample the replay buffer and do the updates, as SB3's ``train``."""
         self._updates_unfinished = True  # until the end
+        self._prepare_updates(batch_size)
+        self._plan_updates(gradient_steps)
+        engine = self.updater.choose_engine(
+            self.engine, self.draw_batch, self._gradient_step, self._draws_on_device, self.verbose
+        )
+        self.updater.check_precision(self.precision, engine.name)
+        until = self._n_updates + gradient_steps
+        with matmul_precision(self.precision, self.policy, self.device, engine.name):
+            while self._n_updates < until:
+                self._n_updates += self.updater.run(self._n_updates, until, batch_size, self.engine_signature)
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        values = LoggedMetrics.of(self.logger)
+        if values is not None:
+            values.announce(self.updater.metrics, self._record_metrics)
+        else:  # a logger of the user's own kind
+            self._record_metrics()
+        self._updates_unfinished = False
+
+    def _prepare_updates(self, batch_size: int) -> None:
+        """Take over what may have changed since the last updates: networks, settings, learning rates."""
         if self._collected_by_user:  # whose rollout is over where updates begin
             self._between_rollouts, self._collected_by_user = True, False
         networks = self._networks()
@@ -304,22 +313,6 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
             tracker.configure(self.tau, self.target_update_interval, self._n_updates)
         if isinstance(self.replay_buffer, TensorReplayBuffer):
             self.replay_buffer.set_normalization(self._vec_normalize_env)
-        self._plan_updates(gradient_steps)
-        engine = self.updater.choose_engine(
-            self.engine, self.draw_batch, self._gradient_step, self._draws_on_device, self.verbose
-        )
-        self.updater.check_precision(self.precision, engine.name)
-        until = self._n_updates + gradient_steps
-        with matmul_precision(self.precision, self.policy, self.device, engine.name):
-            while self._n_updates < until:
-                self._n_updates += self.updater.run(self._n_updates, until, batch_size, self.engine_signature)
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        values = LoggedMetrics.of(self.logger)
-        if values is not None:
-            values.announce(self.updater.metrics, self._record_metrics)
-        else:  # a logger of the user's own kind
-            self._record_metrics()
-        self._updates_unfinished = False
 
     def _plan_updates(self, gradient_steps: int) -> None:
         """Plan the updates where ``learn()`` has not, or where somebody does more of them by hand than were planned."""
@@ -422,143 +415,3 @@ class MaxEntAlgorithm(SB3Attributes, MaxEntRollout):
 
     q_value = inspection.q_value
     soft_value = inspection.soft_value
-
-    # ---------------------------------------------------------------- saving and loading
-
-    def save(self, path: Path, exclude: Iterable[str] | None = None, include: Iterable[str] | None = None) -> None:
-        """
-        Save the model. As SB3's ``save``, but a file that is already there is replaced only by a complete one.
-
-        :param exclude: names of attributes to leave out
-        :param include: names of attributes to save although they are left out by default
-        :raises TypeError: if one of the two is a single name
-        """
-        self._networks()
-        self._replaced_optimizers = optimizers.replaced(self)
-        save_load.save_model(self, super().save, path, exclude, include)
-
-    @classmethod
-    def load(
-        cls,
-        path: Path,
-        env: GymEnv | None = None,
-        device: th.device | str = "auto",
-        custom_objects: dict[str, Any] | None = None,
-        print_system_info: bool = False,
-        force_reset: bool = True,
-        trusted: bool = False,
-        **kwargs: Any,
-    ) -> Self:
-        """
-        Load a saved model. As SB3's ``load``, but no code of whoever wrote the file is run.
-
-        :param custom_objects: objects to put in the place of saved ones, by their names
-        :param trusted: whether to build whatever the file describes, lambdas included, which may run code
-        :param kwargs: arguments of the algorithm to change
-        :raises ValueError: if the file is damaged, is no model of this algorithm, or needs to be trusted
-        :raises TypeError: if an argument is unknown
-        """
-        kwargs = {name: plain(value) for name, value in kwargs.items()}
-        dictionaries = {name: kwargs.pop(name, None) for name in ("policy_kwargs", "replay_buffer_kwargs")}
-        check_constructor_arguments(kwargs.get("verbose", 0), device=device, **dictionaries)
-        kwargs |= {name: value for name, value in dictionaries.items() if value is not None}
-        kwargs |= {"env": env, "device": device, "custom_objects": custom_objects}
-        kwargs |= {"print_system_info": print_system_info, "force_reset": force_reset}
-        model = save_load.load_model(cls, super().load, path, trusted, **kwargs)
-        warn_of_idle_arguments(kwargs, model)
-        return model
-
-    def save_replay_buffer(self, path: Path) -> None:
-        """Save the replay buffer. As SB3's, but a file that is there already is replaced only by a complete one."""
-        replay_file.save_replay_buffer(self, path)
-
-    def load_replay_buffer(self, path: Path, truncate_last_traj: bool = True, trusted: bool = False) -> None:
-        """
-        Load a replay buffer. As SB3's, but no code of whoever wrote the file is run.
-
-        :param truncate_last_traj: with ``HerReplayBuffer`` and n-step returns, whether the step that is stored next
-            does not follow the last one in it
-        :param trusted: whether to build whatever the file describes, which may run code
-        :raises ValueError: if the file is damaged, needs to be trusted, or is not of this model's environment
-        """
-        replay_file.load_replay_buffer(self, path, truncate_last_traj, trusted)
-        assert self.replay_buffer is not None
-        if truncate_last_traj:
-            end_trajectory(self.replay_buffer)
-        if isinstance(self.replay_buffer, TensorReplayBuffer):
-            self.replay_buffer.to(self.device)
-
-    def save_checkpoint(self, path: str | pathlib.Path) -> None:
-        """
-        Save all that a run needs to go on as if it had never stopped.
-
-        Call it between two calls of ``learn()``, or from a callback's ``_on_rollout_start``: between a gradient step
-        and the next environment step, as :class:`~sb3_sac_variants.common.callbacks.RunCheckpointCallback` does.
-        Elsewhere (in ``_on_step``, or after a callback stopped the training there) a step is half done: a run resumed
-        from there begins a new episode, and a warning says so. The same goes for environments whose state cannot be
-        saved; :mod:`sb3_sac_variants.common.persistence.env_state` says which. After Ctrl-C or an error in
-        ``train()``, what was left of its updates is not made up for, with a warning, too.
-
-        :param path: folder of the checkpoint, made where there is none; it has a complete one at any moment. The
-            first save of a model replaces what is there; later ones refuse what another run wrote in between
-        :raises ValueError: if the model has no environment, or the path is a file
-        :raises RuntimeError: if another run writes to the folder
-        """
-        checkpoint.save_checkpoint(self, path)
-
-    @classmethod
-    def load_checkpoint(
-        cls, path: str | pathlib.Path, env: GymEnv | str, device: th.device | str = "auto", trusted: bool = False
-    ) -> Self:
-        """
-        Take up a run where :meth:`save_checkpoint` left it; as with ``load()``, no code in the files is run.
-
-        ``learn()`` then wants the steps that are left::
-
-            model = SACv2.load_checkpoint("run", env)
-            model.learn(max(total_timesteps - model.num_timesteps, 0), reset_num_timesteps=False)
-
-        :param path: folder of the checkpoint
-        :param env: environment built as that of the interrupted run, wrappers included, or its id; its state is
-            overwritten
-        :param trusted: whether to build whatever the files describe, which may run code
-        :raises FileNotFoundError: if there is no checkpoint in the folder
-        :raises ValueError: if it is damaged, of another algorithm, of an environment built otherwise, or needs to be
-            trusted
-        """
-        return checkpoint.load_checkpoint(cls, path, env, device, trusted)
-
-    def set_parameters(
-        self, load_path_or_dict: Any, exact_match: bool = True, device: th.device | str = "auto"
-    ) -> None:
-        """
-        Take over parameters. As SB3's ``set_parameters``, with errors that say what does not fit.
-
-        :param load_path_or_dict: what ``get_parameters()`` gave, or a saved model
-        :param exact_match: whether parameters of each network and optimiser have to be there
-        :param device: where to load them first
-        :raises ValueError: if the file is damaged, or they are those of a model with other parts
-        """
-        if isinstance(load_path_or_dict, dict):  # torch's optimisers take over the tensors of a state as they are
-            load_path_or_dict = copy.deepcopy(load_path_or_dict)
-        check_device(device)
-        save_load.set_parameters(self, super().set_parameters, load_path_or_dict, exact_match, device)
-        self.updater.refresh()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out of a copy what belongs to this model's memory or ``learn()``; the updater leaves out its engine."""
-        of_this_one = {"_fast_actor": None, "_fast_actor_instead_of": (), "_callback": None, "_learns": False}
-        return {**vars(self), **of_this_one}
-
-    def _excluded_save_params(self) -> list[str]:
-        parts = [name for name, value in vars(self).items() if isinstance(value, Learner | TargetTracker)]
-        parts += ["temperature", "updater", "_temperature_monitor", "_gamma_at_setup", *self._network_names()]
-        if not self._between_rollouts:  # in the middle of a step: whoever goes on begins a new episode
-            parts.append("_last_obs")
-        return [*super()._excluded_save_params(), *parts, *self.rollout_state]
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        state_dicts = ["policy", *(f"{name}.optimizer" for name in self.policy.learned_networks)]
-        if isinstance(self.temperature, LearnedTemperature):
-            state_dicts += ["temperature", "temperature.optimizer"]
-        return state_dicts, []

@@ -25,6 +25,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.save_util import load_from_zip_file, recursive_getattr, recursive_setattr
 
+from sb3_sac_variants.common.algorithm.saving import MaxEntSaving
+from sb3_sac_variants.common.checks.compatibility import constructor_arguments
 from sb3_sac_variants.common.gradient_step.nested import map_leaves
 from sb3_sac_variants.common.persistence import callback_state, replay_file, save_load
 from sb3_sac_variants.common.persistence.allowed import classes_of, read_pickle
@@ -69,11 +71,6 @@ class Run:
 
 
 _RUNS: weakref.WeakKeyDictionary[BaseAlgorithm, Run] = weakref.WeakKeyDictionary()
-
-
-def has_own_checkpoints(algorithm: Any) -> bool:
-    """Whether an algorithm, or a model, is one of this package. A method of the same name says nothing."""
-    return hasattr(algorithm, "_can_go_on_exactly")
 
 
 def run_of(model: BaseAlgorithm) -> Run:
@@ -173,7 +170,7 @@ def restore_checkpoint(model: Any, path: str | pathlib.Path, trusted: bool = Fal
         networks or of an environment built otherwise, or needs to be trusted
     """
     name, call = type(model).__name__, "restore_checkpoint"
-    if has_own_checkpoints(model):
+    if isinstance(model, MaxEntSaving):
         raise TypeError(f"model={name} has checkpoints of its own: use {name}.load_checkpoint({str(path)!r}, env)")
     if model.env is None:
         raise ValueError(f"model={name} has no environment: make it on one that is built as that of the run")
@@ -260,7 +257,7 @@ def _arrays(buffer: Any) -> dict[str, np.ndarray]:
 
 def _plain(model: Any) -> dict[str, Any]:
     """The plain data among a model's attributes, but for its arguments, and for texts, which may name a file."""
-    built = {*callback_state.arguments_of(model), *model._excluded_save_params(), "n_envs"}
+    built = {*constructor_arguments(type(model)), *model._excluded_save_params(), "n_envs"}
     return {
         name: value
         for name, value in vars(model).items()

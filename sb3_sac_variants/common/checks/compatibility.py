@@ -165,6 +165,16 @@ def check_policy(policy: Any, algorithm: Any) -> None:
         check_subclass("policy", policy, own, f"derive it from {public}, whose networks are evaluated in other ways")
 
 
+def constructor_arguments(cls: type, packages: tuple[str, ...] = ("",)) -> set[str]:
+    """
+    Names of the arguments that the constructors of a class and of its bases have.
+
+    :param packages: how the names of the modules begin whose classes count, by default all
+    """
+    bases = [base for base in cls.__mro__[:-1] if "__init__" in vars(base) and base.__module__.startswith(packages)]
+    return {name for base in bases for name in inspect.signature(vars(base)["__init__"]).parameters}
+
+
 def check_policy_kwargs(policy_class: type, kwargs: dict[str, Any], aliases: dict[str, Any]) -> None:
     """
     Check the arguments of a policy.
@@ -173,14 +183,11 @@ def check_policy_kwargs(policy_class: type, kwargs: dict[str, Any], aliases: dic
     :raises TypeError: if an argument is of a wrong type, or unknown to one of our own policies
     :raises ValueError: if an argument has no meaning
     """
-    if policy_class in aliases.values():  # one written by the user may do with its arguments what it likes
-        constructors = [vars(cls)["__init__"] for cls in policy_class.__mro__ if "__init__" in vars(cls)]
-        known = {name for constructor in constructors for name in inspect.signature(constructor).parameters}
-        unknown = sorted(set(kwargs) - known)
-        if unknown:
-            raise TypeError(
-                f"policy_kwargs={kwargs} has the unknown arguments {unknown}: pass those of {policy_class.__name__}"
-            )
+    unknown = sorted(set(kwargs) - constructor_arguments(policy_class))
+    if unknown and policy_class in aliases.values():  # a user's own may do with its arguments what it likes
+        raise TypeError(
+            f"policy_kwargs={kwargs} has the unknown arguments {unknown}: pass those of {policy_class.__name__}"
+        )
     for name, base, remedy in (
         ("features_extractor_class", BaseFeaturesExtractor, "pass one, its arguments in features_extractor_kwargs"),
         ("optimizer_class", th.optim.Optimizer, "pass one, its arguments in optimizer_kwargs"),

@@ -9,7 +9,6 @@ data, of which a constructor's arguments stay. So do texts, which may name a fil
 
 import collections
 import copy
-import inspect
 import pathlib
 import warnings
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_sac_variants.common.checks.compatibility import constructor_arguments
 from sb3_sac_variants.common.persistence import env_state
 from sb3_sac_variants.common.persistence.files import Refusal, file_errors
 from sb3_sac_variants.common.persistence.rebuild import name_of
@@ -169,7 +169,7 @@ def _takes(callback: BaseCallback, name: str, value: Any, at_start: CallbackStat
     if name not in vars(callback):  # made later
         return is_plain(getattr(type(callback), name, None))
     present = vars(callback)[name]
-    return same(at_start[name], present) if name in at_start else name not in arguments_of(callback)
+    return same(at_start[name], present) if name in at_start else name not in constructor_arguments(type(callback))
 
 
 def same(one: Any, other: Any) -> bool:
@@ -183,12 +183,6 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, np.ndarray | np.generic):
         return (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
     return one == other or (one != one and other != other)
-
-
-def arguments_of(instance: Any) -> set[str]:
-    """Names of the arguments of an object's constructor, and of those of its bases."""
-    constructors = [vars(cls)["__init__"] for cls in type(instance).__mro__[:-1] if "__init__" in vars(cls)]
-    return {name for constructor in constructors for name in inspect.signature(constructor).parameters}
 
 
 def is_plain(value: Any, exactly: bool = True) -> bool:

@@ -20,14 +20,7 @@ from sb3_sac_variants.common.persistence.rebuild import require
 
 
 def save_checkpoint(model: Any, path: str | pathlib.Path) -> None:
-    """
-    Save all that a run needs to go on.
-
-    :param model: an algorithm
-    :param path: folder of the checkpoint; made where there is none
-    :raises ValueError: if the model has no environment, or the path is a file
-    :raises RuntimeError: if another run writes to the folder
-    """
+    """Save a run, for the algorithm's ``save_checkpoint``."""
     if model.env is None:
         raise ValueError("env=None leaves nothing to resume: call set_env() first, or save() the model alone")
     own = own_versions(model, path)
@@ -52,19 +45,7 @@ def save_checkpoint(model: Any, path: str | pathlib.Path) -> None:
 def load_checkpoint(
     cls: Any, path: str | pathlib.Path, env: GymEnv | str, device: th.device | str, trusted: bool
 ) -> Any:
-    """
-    Take up a run where :func:`save_checkpoint` left it.
-
-    :param cls: the algorithm
-    :param path: folder of the checkpoint
-    :param env: environment built as that of the interrupted run, or its id
-    :param device: device to load the model to
-    :param trusted: whether to build whatever the files describe
-    :return: the model
-    :raises FileNotFoundError: if there is no checkpoint in the folder
-    :raises ValueError: if it is damaged, of another algorithm, of an environment built otherwise, or needs to be
-        trusted
-    """
+    """Take up a run, for the algorithm's ``load_checkpoint``."""
     if env is None:
         raise ValueError("env=None leaves nothing to go on in: pass an environment built as that of the run, or its id")
     with current_version(path, cls.algorithm_id) as files:

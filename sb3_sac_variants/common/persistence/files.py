@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from io import BufferedRandom
-from typing import Any
+from typing import Any, NoReturn
 
 from sb3_sac_variants.common.persistence.allowed import TRUSTED_VARIABLE
 from sb3_sac_variants.common.persistence.rebuild import NotAllowed
@@ -213,7 +213,7 @@ class Refusal(ValueError):
     """A file is not what it should be; the message names it, and says what to do."""
 
 
-def refuse(path: Path, why: str, name: str = "path") -> Any:
+def refuse(path: Path, why: str, name: str = "path") -> NoReturn:
     """
     Refuse a file, with one kind of error for all that is wrong with it.
 

@@ -18,7 +18,7 @@ from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
-from sb3_sac_variants.common.checks.compatibility import check_policy
+from sb3_sac_variants.common.checks.compatibility import check_policy, constructor_arguments
 from sb3_sac_variants.common.checks.validation import plain
 from sb3_sac_variants.common.persistence.allowed import OWN_PACKAGE, is_trusted, read_pickle
 from sb3_sac_variants.common.persistence.files import (
@@ -213,7 +213,8 @@ class ModelFile:
         """
         if "env" in self.saved and "env" not in custom and not is_trusted(trusted):
             raise NotAllowed("an environment, which would be made")  # an id may have a module imported
-        numbers = _argument_names(cls)  # which plain numbers will do for; other attributes keep their kind
+        # For arguments plain numbers will do; other attributes keep their kind
+        numbers = constructor_arguments(cls, _LIBRARIES)
         custom = {name: plain(value) if name in numbers else value for name, value in custom.items()}
         objects = {**dict.fromkeys(DERIVED), **custom}
         unknown = []
@@ -255,12 +256,6 @@ class ModelFile:
             hints = {"load": f" (or pass {own} with your own)", "from_sb3": f" (or pass SAC.load(path, {own}))"}
             raise NotAllowed(f"{error} for {name!r}{hints.get(self.call, '')}") from error
         return found
-
-
-def _argument_names(cls: type) -> set[str]:
-    """Names of the arguments of a class of ours or of Stable-Baselines3, those of a user's subclass left out."""
-    own = [base for base in cls.__mro__ if base.__module__.startswith(_LIBRARIES)]
-    return {name for base in own for name in inspect.signature(base.__init__).parameters}  # type: ignore[misc]
 
 
 def is_pickled(value: Any) -> bool:

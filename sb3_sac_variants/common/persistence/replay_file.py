@@ -47,12 +47,7 @@ class _Hashing:
 
 
 def save_replay_buffer(model: Any, path: Path) -> None:
-    """
-    Save the replay buffer of a model. A file that is already there is replaced only by a complete one.
-
-    :param model: the model
-    :param path: path (``.pkl`` is added where there is no ending), or a file-like object
-    """
+    """Save a replay buffer, for the algorithm's ``save_replay_buffer``."""
     assert model.replay_buffer is not None
     is_path = isinstance(path, str | os.PathLike)
     if not is_path:
@@ -65,15 +60,7 @@ def save_replay_buffer(model: Any, path: Path) -> None:
 
 
 def load_replay_buffer(model: Any, path: Path, truncate_last_traj: bool, trusted: bool) -> None:
-    """
-    Load the replay buffer of a model.
-
-    :param model: the model, which keeps its buffer if anything is wrong with the new one
-    :param path: path to the file, or a file-like object
-    :param truncate_last_traj: with ``HerReplayBuffer``, whether the last episode in it has ended
-    :param trusted: whether to build any object the file describes
-    :raises ValueError: if the file is damaged, or its transitions are not those of this model's environment
-    """
+    """Load a replay buffer, for ``load_replay_buffer``; a model keeps its own if anything is wrong with the new one."""
     is_file = is_file_object(path)
     opened: Any = contextlib.nullcontext(path) if is_file else find(path, ".pkl").open("rb")
     with file_errors(path, "load_replay_buffer"), opened as file:

@@ -36,16 +36,7 @@ _OF_SAC = "only SACv2 takes those of Stable-Baselines3's SAC (SACv2.from_sb3)"
 
 
 def save_model(model: Any, save: Callable[..., None], path: Path, exclude: Any, include: Any) -> None:
-    """
-    Save a model. A file that is already there is replaced only by a complete one.
-
-    :param model: the model
-    :param save: SB3's ``save``
-    :param path: path (``.zip`` is added where there is no ending), or a file-like object, which is written as it is
-    :param exclude: attributes not to save, beside the default ones
-    :param include: attributes to save although they are excluded by default
-    :raises TypeError: if ``exclude`` or ``include`` is a single name
-    """
+    """Save a model, for the algorithm's ``save``; the argument ``save`` is SB3's."""
     for name, value in (("exclude", exclude), ("include", include)):
         if isinstance(value, str) or not isinstance(value, Iterable | None):
             raise TypeError(f"{name}={value!r} must be several names of attributes: pass a list, as {name}=[{value!r}]")
@@ -75,19 +66,7 @@ def _save(model: Any, save: Callable[..., None], file: Any, exclude: Any, includ
 
 
 def load_model(cls: Any, load: Callable[..., Any], path: Path, trusted: bool, **arguments: Any) -> Any:
-    """
-    Load a model, after a look at what its file is.
-
-    :param cls: the algorithm
-    :param load: SB3's ``load`` of it
-    :param path: path to the file, or a file-like object
-    :param trusted: whether to build any object the file describes
-    :param arguments: arguments of ``load``, those to change included
-    :return: the model
-    :raises ValueError: if the file is damaged, no model of this algorithm, or an argument does not go with it or with
-        another one
-    :raises TypeError: if an argument is unknown
-    """
+    """Look at what a file is, and load the model, for the algorithm's ``load``; the argument ``load`` is SB3's."""
     env, n_envs = arguments["env"], arguments.get("n_envs")
     check_range("n_envs", 1 if n_envs is None else n_envs, 1, integer=True)
     if env is not None and n_envs not in (None, getattr(env, "num_envs", 1)):
@@ -151,16 +130,7 @@ def _check_changes(file: ModelFile, changes: dict[str, Any], trusted: bool) -> N
 def set_parameters(
     model: Any, set_: Callable[..., None], source: Any, exact_match: bool, device: th.device | str
 ) -> None:
-    """
-    Give a model the parameters of another one.
-
-    :param model: the model
-    :param set_: SB3's ``set_parameters`` of it
-    :param source: the parameters, or the path of a saved model
-    :param exact_match: whether they must be all
-    :param device: where the model lives
-    :raises ValueError: if the file is damaged, or of a model with other parts
-    """
+    """Give a model the parameters of another one, for ``set_parameters``; the argument ``set_`` is SB3's."""
     wanted = set(model._get_torch_save_params()[0])
     takes_sac = hasattr(model, "from_sb3")
     if isinstance(source, dict):
