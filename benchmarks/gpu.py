@@ -234,7 +234,7 @@ def side_by_side(
 
 def let_torch_capture(model: Any) -> None:
     """
-    Let ``torch.compile`` capture the gradient step in CUDA graphs of its own, in the place of a model's engine.
+    Let ``torch.compile`` capture the gradient step in CUDA graphs of its own, in place of a model's engine.
 
     :param model: prepared model with an eager engine
     """

@@ -97,7 +97,7 @@ def measure(candidate: str, task: str, size: int, stored_once: bool, threads: in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=TASKS, help="one of the tasks")
-    parser.add_argument("--size", type=int, help="transitions, in the place of the tasks' own")
+    parser.add_argument("--size", type=int, help="transitions, in place of the tasks' own")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=HERE / "memory.csv")
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)  # in a process of its own

@@ -1,5 +1,5 @@
 """
-What do Stable-Baselines3's own tests say of SACv2 in the place of its SAC?
+What do Stable-Baselines3's own tests say of SACv2 in place of its SAC?
 
 Runs those of its tests that take SAC, with SACv2 under that name, and prints pytest's report; some minutes. What fails,
 and why, is in docs/from_sb3.md. Tests are not part of Stable-Baselines3's package, so pass the folder of a checkout.

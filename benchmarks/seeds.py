@@ -124,7 +124,7 @@ class SeedAxis:
                 tracker.step()
 
     def _step_of_one(self, tensors: list[th.Tensor], batch: tuple[th.Tensor, ...], noise: Any) -> dict[str, th.Tensor]:
-        """The algorithm's update, with the tensors of one seed in the place of the leader's."""
+        """The algorithm's update, with the tensors of one seed in place of the leader's."""
         model, own = self.leader, [held[key] for held, key in self.slots]
         optimizers = [learner.optimizer for learner in self._learners]
         here = {id(tensor): stacked for tensor, stacked in zip(own, tensors, strict=True)}

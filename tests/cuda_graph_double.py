@@ -57,7 +57,7 @@ class Notes(TorchDispatchMode):
 
 
 class Graph:
-    """In the place of ``torch.cuda.CUDAGraph``."""
+    """In place of ``torch.cuda.CUDAGraph``."""
 
     captures = 0
     replays = 0
@@ -83,7 +83,7 @@ class Graph:
 
 @contextlib.contextmanager
 def capture(graph: Graph, stream: Any = None) -> Iterator[None]:
-    """In the place of ``torch.cuda.graph``."""
+    """In place of ``torch.cuda.graph``."""
     assert isinstance(stream, Stream)
     Graph.captures += 1
     random_state = th.get_rng_state()
@@ -102,7 +102,7 @@ def capture(graph: Graph, stream: Any = None) -> Iterator[None]:
 
 
 class Stream:
-    """In the place of ``torch.cuda.Stream``."""
+    """In place of ``torch.cuda.Stream``."""
 
     def __init__(self, device: Any = None) -> None:
         pass

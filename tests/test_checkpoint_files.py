@@ -322,7 +322,7 @@ def test_pipe_in_the_place_of_a_file(name: str, tmp_path: Path) -> None:
     file.unlink()
     os.mkfifo(file)
     before = signal.signal(signal.SIGALRM, fail)
-    signal.alarm(20)  # in the place of waiting for ever
+    signal.alarm(20)  # in place of waiting for ever
     try:
         with pytest.raises(ValueError, match=rf"path='.*' is damaged \({name} is no file\)"):
             SACv2.load_checkpoint(tmp_path, SpacesEnv(), device="cpu")

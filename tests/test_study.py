@@ -656,5 +656,5 @@ def test_a_name_that_yaml_reads_as_a_number_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["cheetah_tests", "a_summary", "b_scalars"])
 def test_names_whose_files_would_be_another_studys_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"study '{name}' would have its CSV file in the place of another study's"):
+    with pytest.raises(ValueError, match=f"study '{name}' would have its CSV file in place of another study's"):
         parse_study(name, FIELDS)

@@ -104,7 +104,7 @@ def test_plain_values_come_back_but_not_in_the_place_of_methods(tmp_path: pathli
     assert SACv2.load(tmp_path / "model.zip", device="cpu").note == model.note
     vars(model)["predict"] = "shadow"
     model.save(tmp_path / "model.zip")
-    with pytest.raises(ValueError, match=r"asks for a value in the place of SACv2\.predict"):
+    with pytest.raises(ValueError, match=r"asks for a value in place of SACv2\.predict"):
         SACv2.load(tmp_path / "model.zip", device="cpu")
 
 

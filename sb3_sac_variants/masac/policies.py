@@ -87,7 +87,7 @@ class DecentralizedActor(ActorNetwork):
 
     def outputs_at_each_observation(self, obs: th.Tensor) -> th.Tensor:
         """
-        What every agent j would do in the place of every agent i, pi^j(.|o^i).
+        What every agent j would do in place of every agent i, pi^j(.|o^i).
 
         :return: ``(B, N, N, output_dim)``: batch, i, j
         """

@@ -147,7 +147,7 @@ class RunFolder:
         if not self.root.exists() or not any(self.root.iterdir()):
             return State.TO_DO
         record, trained = self.record(), self.is_trained()
-        # Of what cannot be used, only what may be of worth to somebody is in the way.
+        # Files that this run cannot use are in its way only if somebody may still want them.
         if self.conflicts() and (self.model.exists() or self.checkpoint.exists() or not record):
             return State.CONFLICT
         if trained and not self.missing_plays():

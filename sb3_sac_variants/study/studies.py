@@ -249,7 +249,7 @@ def parse_study(name: str, fields: Mapping[str, Any]) -> Study:
     if not isinstance(name, str):
         raise ValueError(f"study {name!r} must have a text as its name: put it in quotes")
     if name.endswith(("_scalars", "_tests", "_summary")):
-        raise ValueError(f"study {name!r} would have its CSV file in the place of another study's: name it otherwise")
+        raise ValueError(f"study {name!r} would have its CSV file in place of another study's: name it otherwise")
     if not isinstance(fields, Mapping) or "name" in fields:
         raise ValueError(f"study {name!r} must be a mapping of fields, none of them a name, got {fields!r}")
     try:

@@ -17,7 +17,7 @@ action a in state s is r^i averaged over the others' actions, plus the bonus
 evaluation contracts, improvement is monotone for either sign, and iteration reaches the best response. Nothing of this
 is true of all agents together: while one improves, the problem of each other one changes.
 
-**Floor.** log pi^j(a|s) must be finite. ``ce_floor`` = eps puts (1 - eps) pi^j + eps / A in the place of each pi^j
+**Floor.** log pi^j(a|s) must be finite. ``ce_floor`` = eps puts (1 - eps) pi^j + eps / A in place of each pi^j
 inside the cross-entropy, which is a distribution too, so that all of the above holds for it.
 """
 

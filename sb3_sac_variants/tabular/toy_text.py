@@ -9,7 +9,7 @@ from sb3_sac_variants.tabular.checks import BoolArray, FloatArray
 
 #: wrappers whose ``step`` changes neither rewards nor actions: package and name, so that nothing has to be installed
 _HARMLESS = {
-    ("rl_zoo3", "PatchedTimeLimit"),  # which the zoo puts in the place of TimeLimit
+    ("rl_zoo3", "PatchedTimeLimit"),  # which the zoo puts in place of TimeLimit
     ("stable_baselines3", "Monitor"),
     ("gymnasium", "Wrapper"),
     ("gymnasium", "ObservationWrapper"),

@@ -15,8 +15,8 @@ def with_policy_of_trial(
     """
     Let ``--trial-id`` change of the ``policy_kwargs`` only what the trial has sampled.
 
-    The zoo replaces all of them. As of all arguments, the trial's go before those of the file, and ``-params`` before
-    the trial's.
+    The zoo replaces all of them. What wins is the same as for all arguments: ``-params``, then the trial, then the
+    file.
     """
 
     @functools.wraps(read)

@@ -234,7 +234,7 @@ def _check_n_steps(model: OffPolicyAlgorithm) -> None:
 
 
 def check_ent_coef_change(model: Any, ent_coef: str | float) -> None:
-    """Refuse another temperature in the place of a learned one, and a learned one in the place of a fixed one."""
+    """Refuse another temperature in place of a learned one, and a learned one in place of a fixed one."""
     learned = parse_ent_coef(ent_coef)[1]
     if learned != model.temperature.learned or (learned and ent_coef != model.ent_coef):
         raise ValueError(

@@ -370,7 +370,7 @@ class MaxEntAlgorithm(MaxEntSaving):
         LoggedMetrics.of(self.logger)  # before a callback, which may keep the dictionary, sees it
 
     def set_logger(self, logger: Logger) -> None:
-        """As SB3's: take a logger in the place of the one that ``learn()`` makes."""
+        """As SB3's: take a logger in place of the one that ``learn()`` makes."""
         LoggedMetrics.of(logger)
         super().set_logger(logger)
 

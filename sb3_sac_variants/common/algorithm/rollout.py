@@ -131,7 +131,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
         :param observation: one observation, or one of each environment (normalised, where VecNormalize is used)
         :param state: passed on as it is: no policy here has one
         :param episode_start: not used, likewise
-        :param deterministic: whether to take the policy's best action (the mean) in the place of one that is drawn
+        :param deterministic: whether to take the policy's best action (the mean) in place of one that is drawn
         :return: actions as the environment takes them, and ``state``
         :raises DivergedError: if a network has diverged
         """
@@ -148,7 +148,8 @@ class MaxEntRollout(OffPolicyAlgorithm):
 
         The way through ``predict()``, which unscales a Box action that is then scaled again, is left out.
         """
-        self._between_rollouts, self._stopped_after_step, self._collected_by_user = False, False, not self._collects
+        self._between_rollouts = self._stopped_after_step = False
+        self._collected_by_user = not self._collects
         warm_up = self.num_timesteps < learning_starts and not (self.use_sde and self.use_sde_at_warmup)
         policy = self.policy
         ways = (self.predict, policy.predict, policy._predict, policy.obs_to_tensor)
@@ -285,25 +286,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
         check_range("total_timesteps", total_timesteps, 0)
-        self._networks()
-        self.policy.find_modules()
-        self._fast_actor = None
-        if isinstance(self.replay_buffer, TensorReplayBuffer) and self.replay_buffer.device != self.device:
-            self.replay_buffer.to(self.device)  # a copy of the model has it on the CPU
-        self._warn_of_few_updates()
-        check_train_freq(self.train_freq)
-        self._convert_train_freq()
-        check_whole_episodes(self.train_freq, self.n_envs)
-        if isinstance(self.replay_buffer, HerReplayBuffer):  # a copy has none, set_env() may have brought another
-            self.replay_buffer.env = self.env
-        # Our buffer sees by itself where a trajectory was cut: SB3's truncation of the last one, which would end the
-        # episode as if it had terminated, is for its own memory-saving buffer
-        optimize_memory_usage = self.optimize_memory_usage
-        if isinstance(self.replay_buffer, TensorReplayBuffer):
-            self.optimize_memory_usage = False
-        if isinstance(self.action_noise, VectorizedActionNoise) and self.action_noise.n_envs != self.n_envs:
-            self.action_noise = self.action_noise.base_noise  # for as many environments as there are now
-        check_action_noise(self.action_noise, self.action_space)
+        self._take_over_changes()
         # An error or Ctrl-C in the middle of a step: the environment may have gone on, we have not
         if not (self._between_rollouts or self._stopped_after_step):
             self._last_obs = None
@@ -313,6 +296,11 @@ class MaxEntRollout(OffPolicyAlgorithm):
         if begins_anew and self.replay_buffer is not None:
             end_trajectory(self.replay_buffer)
         noise = copy.deepcopy(self.action_noise) if self._resumed and not reset_num_timesteps else None
+        # Our buffer sees by itself where a trajectory was cut: SB3's truncation of the last one, which would end the
+        # episode as if it had terminated, is for its own memory-saving buffer
+        optimize_memory_usage = self.optimize_memory_usage
+        if isinstance(self.replay_buffer, TensorReplayBuffer):
+            self.optimize_memory_usage = False
         try:
             result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         finally:
@@ -332,6 +320,23 @@ class MaxEntRollout(OffPolicyAlgorithm):
         check_observation_shape("observation", first, self.observation_space, self.n_envs)
         check_finite("observation", first, self.num_timesteps)
         return result
+
+    def _take_over_changes(self) -> None:
+        """Check, and take over, what may have changed since the last ``learn()``, or in making a copy."""
+        self._networks()
+        self.policy.find_modules()
+        self._fast_actor = None
+        if isinstance(self.replay_buffer, TensorReplayBuffer) and self.replay_buffer.device != self.device:
+            self.replay_buffer.to(self.device)  # a copy of the model has it on the CPU
+        self._warn_of_few_updates()
+        check_train_freq(self.train_freq)
+        self._convert_train_freq()
+        check_whole_episodes(self.train_freq, self.n_envs)
+        if isinstance(self.replay_buffer, HerReplayBuffer):  # a copy has none, set_env() may have brought another
+            self.replay_buffer.env = self.env
+        if isinstance(self.action_noise, VectorizedActionNoise) and self.action_noise.n_envs != self.n_envs:
+            self.action_noise = self.action_noise.base_noise  # for as many environments as there are now
+        check_action_noise(self.action_noise, self.action_space)
 
     @abstractmethod
     def _networks(self) -> dict[str, th.nn.Module]:

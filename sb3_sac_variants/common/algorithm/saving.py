@@ -61,7 +61,7 @@ class MaxEntSaving(SB3Attributes, MaxEntRollout):
         Load a saved model. As SB3's ``load``, but no code of whoever wrote the file is run.
 
         :param path: path of the file, or a file open for reading
-        :param custom_objects: objects to put in the place of saved ones, by their names
+        :param custom_objects: objects to put in place of saved ones, by their names
         :param trusted: whether to build whatever the file describes, lambdas included, which may run code
         :param kwargs: arguments of the algorithm to change
         :raises ValueError: if the file is damaged, is no model of this algorithm, or needs to be trusted

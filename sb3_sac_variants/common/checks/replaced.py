@@ -40,7 +40,7 @@ def hooks_of_users(module: nn.Module) -> list[Any]:
 
 
 def has_own(thing: Any, base: type, *methods: str) -> bool:
-    """Whether a subclass has methods of its own in the place of a class's, or somebody has put them on the object."""
+    """Whether a subclass has methods of its own in place of a class's, or somebody has put them on the object."""
     return any(name in vars(thing) or getattr(type(thing), name) is not getattr(base, name) for name in methods)
 
 

@@ -58,7 +58,7 @@ class FallbackEngine(Engine):
             )
             self.done, self._engine = self._engine.done, self._fallback
             self._engine.done = 0
-            if (drawn := getattr(error, "drawn", None)) is not None:  # or the random numbers would be others
+            if (drawn := getattr(error, "drawn", None)) is not None:  # already drawn: the random numbers must not shift
                 self._engine.step(*drawn)
                 self.done += 1
             self._engine.run(gradient_steps - self.done, batch_size, signature)

@@ -30,6 +30,19 @@ def _trainable(optimizer: th.optim.Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.requires_grad]
 
 
+def _prepare_other(optimizer: th.optim.Optimizer, device: th.device) -> None:
+    """Bring the state of an optimiser without Adam's step to the device, where a graph can capture it."""
+    capturable = "capturable" in inspect.signature(type(optimizer)).parameters and device.type == "cuda"
+    for group in optimizer.param_groups:
+        if "capturable" in group:
+            group["capturable"] = capturable
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            # What Adagrad, say, has made before the network went to its device
+            if isinstance(value, th.Tensor) and (name != "step" or capturable):
+                state[name] = value.to(device)
+
+
 def _rate_is_a_tensor(device: th.device) -> bool:
     """Whether optimisers hold the learning rate as a tensor, as a captured graph needs it."""
     return device.type == "cuda"
@@ -151,18 +164,14 @@ class Learner:
         self.plain_adam = is_plain_adam(optimizer)
         # torch warns when a step that could be captured runs outside a graph, as warm-up and the eager engine do
         optimizer._warned_capturable_if_run_uncaptured = True
-        if not has_adams_step(optimizer):
+        if has_adams_step(optimizer):
+            self._prepare_adam(optimizer, device)
+        else:
             self.lr = None
-            capturable = "capturable" in inspect.signature(type(optimizer)).parameters and device.type == "cuda"
-            for group in optimizer.param_groups:
-                if "capturable" in group:
-                    group["capturable"] = capturable
-            for state in optimizer.state.values():
-                for name, value in state.items():
-                    # What Adagrad, say, has made before the network went to its device
-                    if isinstance(value, th.Tensor) and (name != "step" or capturable):
-                        state[name] = value.to(device)
-            return
+            _prepare_other(optimizer, device)
+
+    def _prepare_adam(self, optimizer: th.optim.Optimizer, device: th.device) -> None:
+        """Have the kernels fused, and each parameter's averages and count of steps there before the first step."""
         rate, self.betas, self.eps = (optimizer.param_groups[0][name] for name in ("lr", "betas", "eps"))
         rate = float(rate)
         on_cuda = device.type == "cuda"

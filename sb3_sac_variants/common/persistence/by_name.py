@@ -26,7 +26,7 @@ class ByNamePickler(cloudpickle.Pickler):
 
 
 def of_script_by_name(value: Any) -> bytes | None:
-    """Pickle what holds classes of a script, their names in the place of their code; None if there are none."""
+    """Pickle what holds classes of a script, their names in place of their code; None if there are none."""
     buffer = io.BytesIO()
     pickler = ByNamePickler(buffer)
     pickler.dump(value)

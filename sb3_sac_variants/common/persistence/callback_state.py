@@ -2,9 +2,10 @@
 Save what callbacks remember, and give it back to callbacks built the same way.
 
 A callback's state is what it holds of plain data, and the state of environments of its own: counters, the best mean
-reward and the evaluations of ``EvalCallback``, and where its environment is. What differs at the start from what the
-one of the interrupted run held then, another limit or what was worked out of it, stays. That is not looked at for large
-data, of which a constructor's arguments stay. So do texts, which may name a file, save those inside containers.
+reward and the evaluations of ``EvalCallback``, and where its environment is. An attribute keeps its new value where the
+new callback began with another one than the old: another limit, or what follows from it. How large data began is not
+kept; of these, arguments of the constructor keep their new value. So do texts, which may name a file, except inside
+containers.
 """
 
 import collections

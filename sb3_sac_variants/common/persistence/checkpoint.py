@@ -119,7 +119,7 @@ def state_of_run(model: Any, problems: list[str], before_rollout: RandomState | 
 
     :param model: the model
     :param problems: why the episode under way cannot go on, as far as is known
-    :param before_rollout: random states to go on with in the place of those of now
+    :param before_rollout: random states to go on with in place of those of now
     :return: numbers, names and tensors
     """
     env = model.env

@@ -122,7 +122,7 @@ def set_state(group: list[Any], everything: list[Any], state: bytes, trusted: bo
             continue
         shadowing = [name for name in attributes if _shadows(layer, name)]
         if shadowing and not is_trusted(trusted):
-            raise NotAllowed(f"values in the place of {shadowing} of {name_of(layer)}")
+            raise NotAllowed(f"values in place of {shadowing} of {name_of(layer)}")
         vars(layer).update(attributes)
 
 
@@ -174,7 +174,7 @@ def same_layers(one: list[str], other: list[str]) -> bool:
 
 
 def _spaces(group: list[Any]) -> list[Any]:
-    """The spaces of some layers, those of their classes included; None in the place of what is none."""
+    """The spaces of some layers, those of their classes included; None in place of what is none."""
     found = [getattr(layer, name, None) for layer in group for name in ("observation_space", "action_space")]
     return [space if isinstance(space, gym.Space) else None for space in found]
 

@@ -147,7 +147,7 @@ def file_errors(path: Path, call: str, name: str = "path") -> Iterator[None]:
     """
     Turn what goes wrong while the method ``call`` reads a file into one kind of error, about its argument ``name``.
 
-    :raises ValueError: in the place of the many errors that a damaged file raises
+    :raises ValueError: in place of the many errors that a damaged file raises
     """
     try:
         yield
@@ -173,7 +173,7 @@ def loading_errors(path: Path, call: str, name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = error.__context__  # in the place of which SB3 may have raised another
+        cause = error.__context__  # in place of which SB3 may have raised another
         if isinstance(cause, UnknownParameters):
             refuse(path, f"holds {cause}", name)
         if found := next((one for one in (error, cause) if isinstance(one, OtherOptimizer)), None):

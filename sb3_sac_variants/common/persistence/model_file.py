@@ -126,7 +126,7 @@ class ModelFile:
 
         :param load: SB3's ``load`` of the class
         :param cls: the class
-        :param custom_objects: objects to put in the place of saved ones
+        :param custom_objects: objects to put in place of saved ones
         :param trusted: whether to build any object the file describes
         :param variables: names of the tensors that a model of this class has beside its networks
         :param arguments: further arguments of ``load``
@@ -206,7 +206,7 @@ class ModelFile:
         Read what is no plain data.
 
         :param cls: the class of the model
-        :param custom: objects to put in the place of saved ones
+        :param custom: objects to put in place of saved ones
         :param known: names of the attributes that its models have
         :param trusted: whether to build any object
         :return: the objects by their names, and names that the class does not know
@@ -223,7 +223,7 @@ class ModelFile:
                 continue
             if not is_pickled(value):  # whatever the class knows, and what users have added
                 if name not in known and callable(getattr(cls, name, None)) and not is_trusted(trusted):
-                    raise NotAllowed(f"a value in the place of {cls.__name__}.{name}")
+                    raise NotAllowed(f"a value in place of {cls.__name__}.{name}")
                 continue
             if name in known or is_trusted(trusted):
                 objects[name] = self.value(name, trusted) if name in numbers else self._object(name, trusted)

@@ -1,4 +1,4 @@
-"""Optimisers that were put in the place of those that a model was made with: a saved model says which they are."""
+"""Optimisers that were put in place of those that a model was made with: a saved model says which they are."""
 
 import warnings
 from collections.abc import Mapping

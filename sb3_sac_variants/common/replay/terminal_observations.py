@@ -60,7 +60,7 @@ class TerminalObservations:
             self._free.append(place)  # last: an interrupt must not make a place free that is still in use
 
     def replace(self, key: str, rows: th.Tensor, following: th.Tensor) -> th.Tensor:
-        """Put what is kept for rows ``(B,)`` in the place of what follows them in the memory, ``(B, ...)``."""
+        """Put what is kept for rows ``(B,)`` in place of what follows them in the memory, ``(B, ...)``."""
         if self.capacity == 0:
             return following
         place = self._place_of.index_select(0, rows)
