@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch as th
 from gymnasium import spaces
 from helpers import ACTION, ALGORITHMS, DICTIONARY, VECTOR, SpacesEnv, goal_env, make, refused
 from stable_baselines3 import SAC, HerReplayBuffer
@@ -35,7 +36,7 @@ RANGES: dict[str, tuple[list[Any], str]] = {
     "gradient_steps": ([-2, 1.5, None, 10**400], "pass an integer at least -1"),
     "n_steps": ([0, -1, 2.5, None, 10**30], "pass an integer at least 1"),
     "target_update_interval": ([0, -1, 1.5, None, 10**30], "pass an integer at least 1"),
-    "reward_scale": ([0, -5, NAN, INF, "large"], "pass a number greater than 0"),
+    "reward_scale": ([0, -5, NAN, INF, "large", 1e39], "pass a number greater than 0"),
     "sde_sample_freq": ([0, -2, 1.5], "pass an integer at least 1"),
     "stats_window_size": ([0, -1, 1.5, 10**30], "pass an integer at least 1"),
     "verbose": ([-1, 1.5, "loud"], "pass an integer at least 0"),
@@ -93,6 +94,7 @@ TYPES = [
 ]
 
 POLICY_KWARGS = [
+    ("net_arch", [True], "pass the sizes of the hidden layers"),
     ("net_arch", [0], "pass the sizes of the hidden layers"),
     ("net_arch", [16.5], "pass the sizes of the hidden layers"),
     ("net_arch", 64, "pass the sizes of the hidden layers"),
@@ -103,6 +105,20 @@ POLICY_KWARGS = [
     ("n_critics", 1.5, "pass an integer at least 1"),
     ("activation_fn", "relu", "no subclass of Module: pass one"),
     ("activation_fn", nn.ReLU(), "no subclass of Module: pass one"),
+    ("activation_fn", nn.LayerNorm, "pass a class that needs no arguments, or functools.partial with them"),
+    ("activation_fn", functools.partial(dict), "makes no module: pass a class of torch.nn"),
+    ("activation_fn", nn.GLU, "pass one that keeps their number"),
+    ("log_std_init", "small", "pass a number"),
+    ("use_expln", "no", "pass True or False"),
+    ("normalize_images", "False", "pass True or False"),
+    ("share_features_extractor", "no", "pass True or False"),
+    ("features_extractor_kwargs", 3, "pass a dictionary of arguments"),
+    ("features_extractor_kwargs", {"foo": 1}, "does not go with FlattenExtractor"),
+    ("optimizer_kwargs", [1], "pass a dictionary of arguments"),
+    ("optimizer_kwargs", {"lr": 1e-3}, "pass learning_rate"),
+    ("optimizer_kwargs", {"foo": 1}, "pass arguments that it takes"),
+    ("optimizer_kwargs", {"betas": (0.9,)}, "pass arguments that it takes"),
+    ("optimizer_kwargs", {"differentiable": True}, "leave it out"),
     ("optimizer_class", "adam", "no subclass of Optimizer: pass one"),
     ("features_extractor_class", nn.Linear, "no subclass of BaseFeaturesExtractor: pass one"),
     ("net_arhc", [8], "has the unknown arguments ['net_arhc']: pass those of"),
@@ -136,8 +152,33 @@ def test_values_of_a_wrong_type(algorithm: type, name: str, value: Any, remedy: 
 @pytest.mark.parametrize(("name", "value", "remedy"), POLICY_KWARGS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_policy_arguments(algorithm: type, name: str, value: Any, remedy: str) -> None:
-    with refused((ValueError, TypeError), f"policy_kwargs {name}" if name != "net_arhc" else name, value, remedy):
+    own_message = name == "net_arhc" or "pass arguments that it takes" in remedy
+    with refused((ValueError, TypeError), name if own_message else f"policy_kwargs {name}", value, remedy):
         make(algorithm, policy_kwargs={name: value})
+
+
+@pytest.mark.parametrize("optimizer_class", [th.optim.LBFGS, th.optim.SparseAdam])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_optimizers_that_no_update_can_use(algorithm: type, optimizer_class: type) -> None:
+    with pytest.raises(ValueError, match=rf"policy_kwargs optimizer_class={optimizer_class.__name__} .*: pass "):
+        make(algorithm, policy_kwargs={"optimizer_class": optimizer_class})
+
+
+def test_a_size_of_features_without_meaning() -> None:
+    space = spaces.Box(0, 255, (3, 40, 40), np.uint8)
+    with refused(ValueError, "policy_kwargs features_extractor_kwargs features_dim", 0, "pass an integer at least 1"):
+        make(SACv2, SpacesEnv(space), "CnnPolicy", policy_kwargs={"features_extractor_kwargs": {"features_dim": 0}})
+
+
+def test_a_reward_scale_that_makes_rewards_zero() -> None:
+    with refused(ValueError, "reward_scale", 1e-50, "pass a number at least 1.17549e-38"):
+        make(SACv2, reward_scale=1e-50)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_switch_of_the_replay_buffer(algorithm: type) -> None:
+    with refused(ValueError, "replay_buffer_kwargs handle_timeout_termination", "no", "pass True or False"):
+        make(algorithm, replay_buffer_kwargs={"handle_timeout_termination": "no"})
 
 
 def test_a_good_value_at_each_bound() -> None:
@@ -395,6 +436,14 @@ def test_normalisation_hides_nothing(what: str, value: float, training: bool) ->
         make(SACv1, env).learn(20)
 
 
+@pytest.mark.parametrize(("what", "wrapper"), [("reward", "TransformReward"), ("observation", "TransformObservation")])
+def test_what_is_not_finite_has_a_remedy_of_its_own(what: str, wrapper: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{what} .* or wrap it: gymnasium\.wrappers\.{wrapper}\(env, numpy"):
+        make(SACv2, Faulty(7, what, NAN)).learn(20)
+    repaired = getattr(gym.wrappers, wrapper)(Faulty(7, what, NAN), np.nan_to_num, *[None] * (what == "observation"))
+    make(SACv2, repaired).learn(20)
+
+
 def test_what_single_precision_cannot_hold_is_not_finite() -> None:
     env = Faulty(7, "observation", 1e39, observation_space=spaces.Box(-INF, INF, (3,), dtype=np.float64))
     with pytest.raises(ValueError, match=r"^observation of environment 0 at step 7 is not finite: .*e\+39"):
@@ -444,7 +493,33 @@ def test_images_too_small_for_the_network(algorithm: type, shape: tuple[int, ...
         make(algorithm, SpacesEnv(spaces.Dict({"image": space, "vector": VECTOR})), "MultiInputPolicy")
 
 
+def test_float_images_with_channels_last() -> None:
+    space = spaces.Box(0.0, 1.0, (84, 84, 3))
+    kwargs = {"policy_kwargs": {"normalize_images": False}}
+    with refused(
+        ValueError, "observation_space", space, "lambda image: image.transpose(2, 0, 1), gymnasium.spaces.Box"
+    ):
+        make(SACv2, SpacesEnv(space), "CnnPolicy", **kwargs)
+    both = spaces.Dict({"image": space, "vector": VECTOR})
+    with refused(ValueError, "observation_space['image']", space, "has its channels last"):
+        make(SACv2, SpacesEnv(both), "MultiInputPolicy", **kwargs)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_observations_without_parts(algorithm: type) -> None:
+    with pytest.raises(ValueError, match=r"^observation_space=Dict\(\) has no parts: let the environment observe"):
+        make(algorithm, SpacesEnv(spaces.Dict({})), "MultiInputPolicy")
+
+
 # ---------------------------------------------------------------- arguments of methods
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_observations_that_have_no_value(algorithm: type) -> None:
+    model, observation = make(algorithm), np.array([0, NAN, 0], np.float32)
+    for call in (lambda: model.soft_value(observation), lambda: model.q_value(observation, np.zeros(2))):
+        with refused(ValueError, "observation", observation, "is not finite: pass finite numbers"):
+            call()
 
 
 @pytest.mark.parametrize("log_interval", [0, -1, 1.5, "often"])

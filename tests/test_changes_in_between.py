@@ -25,6 +25,8 @@ from helpers import (
     several_agents,
 )
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
@@ -697,6 +699,85 @@ def test_a_choice_is_looked_at_when_it_changes(algorithm: type, name: str) -> No
     setattr(model, name, "nonsense")
     with pytest.raises(ValueError, match=f"{name}='nonsense' is not known: pass one of "):
         go_on(model)
+
+
+def rates_in_use(model: Any) -> list[float]:
+    networks = (model.actor, model.critic)
+    optimizers = [network.optimizer for network in networks] + [model.ent_coef_optimizer]
+    return [float(optimizer.param_groups[0]["lr"]) for optimizer in optimizers]
+
+
+def test_learning_rates_that_are_set_are_used_and_saved(tmp_path: Path) -> None:
+    model = make(SACv2, SpacesEnv(), qf_learning_rate=1e-3)
+    model.learn(12)
+    model.learning_rate, model.qf_learning_rate = np.float32(0.5), lambda progress: 0.25
+    model.ent_coef_learning_rate = 0.125
+    go_on(model, 4)
+    assert rates_in_use(model) == [0.5, 0.25, 0.125]
+    model.qf_learning_rate = 2.0
+    go_on(model, 4)
+    assert rates_in_use(model) == [0.5, 2.0, 0.125]
+    model.lr_schedule = lambda progress: 0.75  # as in SB3: until an argument is set
+    go_on(model, 4)
+    assert rates_in_use(model) == [0.75, 2.0, 0.125]
+    model.learning_rate = 0.0625
+    go_on(model, 4)
+    assert rates_in_use(model) == [0.0625, 2.0, 0.125]
+    model.save_checkpoint(tmp_path / "checkpoint")
+    model.save(tmp_path / "model")
+    for again in (SACv2.load_checkpoint(tmp_path / "checkpoint", SpacesEnv()), SACv2.load(tmp_path / "model")):
+        again.set_env(model.env)
+        go_on(again, 24)
+        assert rates_in_use(again) == [0.0625, 2.0, 0.125]
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "qf_learning_rate", "ent_coef_learning_rate"])
+@pytest.mark.parametrize("later", [-1.0, float("nan"), None, "x"])
+def test_a_schedule_is_looked_at_as_it_goes_on(name: str, later: Any) -> None:
+    model = make(SACv2, **{name: lambda progress: 1e-3 if progress > 0.5 else later})
+    with pytest.raises(ValueError, match=rf"{name}.*pass a number at least 0"):
+        model.learn(40)
+    assert model.num_timesteps == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        *[("learning_rate", value, "pass a number at least 0") for value in (-1.0, None, "x")],
+        ("qf_learning_rate", -1.0, "pass a number at least 0"),
+        *[("gradient_steps", value, "pass an integer at least -1") for value in (1.5, -3, None)],
+        *[("learning_starts", value, "pass an integer at least 0") for value in (-5, "10", None)],
+        ("sde_sample_freq", 0, "pass an integer at least 1"),
+        ("use_sde_at_warmup", "no", "pass True or False"),
+        ("use_sde", True, "make a new model"),
+    ],
+)
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_what_says_when_to_update_is_looked_at_when_it_changes(
+    name: str, value: Any, remedy: str, verbose: int
+) -> None:
+    model = make(SACv2, make_vec_env(SpacesEnv, 2), verbose=verbose)
+    model.learn(20)
+    before = vector(model.policy)
+    setattr(model, name, value)
+    with refused(ValueError, name, value, remedy):
+        go_on(model)
+    assert th.equal(vector(model.policy), before)
+
+
+def test_updates_by_hand_are_whole() -> None:
+    model = make(SACv2)
+    model.learn(20)
+    for steps in (1.5, -1, None):
+        with refused(ValueError, "gradient_steps", steps, "pass an integer at least 0"):
+            model.train(steps)
+
+
+def test_noise_that_is_set_later_on_discrete_actions_is_refused() -> None:
+    model = make(SQL, SpacesEnv(action_space=spaces.Discrete(3)))
+    model.action_noise = NormalActionNoise(np.zeros(1), np.ones(1))
+    with pytest.raises(ValueError, match="cannot be added to actions of Discrete"):
+        model.learn(20)
 
 
 @pytest.mark.parametrize(

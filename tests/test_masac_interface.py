@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 from sb3_sac_variants import MASAC
 from sb3_sac_variants.common.replay.buffers import TensorReplayBuffer
 from sb3_sac_variants.envs import ParallelEnvAdapter
+from sb3_sac_variants.envs.agent_rewards import read_agent_rewards
 from sb3_sac_variants.masac import AgentReplayBuffer
 
 
@@ -399,8 +400,6 @@ def test_missing_agent_rewards_are_named_with_the_remedy() -> None:
 BAD_REWARDS = [
     [1.0, 2.0],
     [[1.0, 2.0, 3.0]],
-    [1.0, np.nan, 2.0],
-    [1.0, np.inf, 0.0],
     ["a", "b", "c"],
     {"left": 1.0},
     [[1.0], [1.0, 2.0], 3.0],
@@ -416,6 +415,12 @@ def test_agent_rewards_of_a_wrong_kind_are_refused(rewards: Any) -> None:
     with refused(ValueError, "info['agent_rewards']", rewards, "ParallelEnvAdapter"):
         buffer.add(zeros, zeros, zeros, np.zeros(1), np.zeros(1), [{"agent_rewards": rewards}])
     assert buffer.size() == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_agent_rewards_that_are_not_finite_name_the_agent(value: float) -> None:
+    with pytest.raises(ValueError, match=r"^info\['agent_rewards'\]=.* is not finite for agent 1: mend the rewards"):
+        read_agent_rewards({"agent_rewards": [1.0, value, 2.0]}, 3, value)
 
 
 def box(*shape: int) -> spaces.Box:

@@ -586,7 +586,7 @@ def test_what_is_infinite_in_few_digits_does_not(dtype: type) -> None:
     bad = np.array([[1.0], [np.inf]], dtype)
     with pytest.raises(ValueError, match="x of environment 1 at step 4"):
         check_finite("x", bad, 4)
-    with pytest.raises(ValueError, match="is not finite, and there is no action"):
+    with pytest.raises(ValueError, match="is not finite: pass finite numbers"):
         check_observation(bad)
 
 

@@ -238,6 +238,11 @@ def fickle_taxi() -> gymnasium.Env:
         (lambda: Table({}), ValueError, "has no transition table P"),
         (lambda: Table({0: {0: [(1.0, 0, 0.0, False)]}, 2: {}}), ValueError, "number the states and actions"),
         (lambda: Table({0: {0: [(1.0, 0, 0.0, False)]}, 1: {}}), ValueError, "number the states and actions"),
+        *[
+            (lambda outcomes=outcomes: Table({0: {0: outcomes}}, [1.0]), ValueError, r"P\[0\]\[0\]=.*from 0 to 0; mend")
+            for outcomes in ([], [(1.0, 0, 0.0)], *([(1.0, wrong, 0.0, False)] for wrong in (-1, 1, 0.5, "0", None)))
+        ],
+        (lambda: Table({0: {}}, [1.0]), ValueError, "number the states and actions"),
         (lambda: Table({0: {0: [(1.0, 0, 0.0, False)]}}), ValueError, "must have a start distribution"),
         (lambda: Table({0: {0: [(0.5, 0, 0.0, False)]}}, [1.0]), ValueError, r"transition\[0, 0\] sums to 0.5"),
         (

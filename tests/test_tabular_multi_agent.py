@@ -372,6 +372,17 @@ def test_the_game_keeps_copies_that_cannot_be_changed() -> None:
     assert repr(GAME) == "FiniteMarkovGame(n_agents=2, n_states=2, n_actions=3, gamma=0.9, n_terminal=1)"
 
 
+def test_policies_of_states_where_nobody_acts_may_hold_zeros() -> None:
+    sure = UNIFORM.copy()
+    sure[:, GAME.terminal] = np.eye(GAME.n_actions)[0]
+    marginal_q = np.arange(GAME.n_states * GAME.n_actions, dtype=float).reshape(GAME.n_states, -1)
+    found = agent_policy_improvement(marginal_q, sure, 0, 0.5, 0.1, terminal=GAME.terminal)
+    expected = agent_policy_improvement(marginal_q, UNIFORM, 0, 0.5, 0.1, terminal=GAME.terminal)
+    np.testing.assert_array_equal(found.policy, expected.policy)
+    with pytest.raises(ValueError, match="policies hold a zero"):
+        agent_policy_improvement(marginal_q, sure, 0, 0.5, 0.1)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -390,6 +401,12 @@ def test_the_game_keeps_copies_that_cannot_be_changed() -> None:
             r"transition must have shape .*got \(2, 3, 2",
         ),
         (lambda: FiniteMarkovGame(ROWS, REWARD * math.nan, 0.9), ValueError, r"reward\[0, 0, 0, 0\] is nan"),
+        (
+            lambda: GAME.marginal(REWARD, UNIFORM, 0),
+            ValueError,
+            r"values must have shape \(S, A, \.\.\., A\) = \(2, 3, 3\)",
+        ),
+        (lambda: GAME.marginal(REWARD[0], UNIFORM[0], 0), ValueError, r"policies must have shape \(N, S, A\)"),
         (lambda: FiniteMarkovGame("game", REWARD, 0.9), TypeError, "transition must hold real numbers"),
         (lambda: FiniteMarkovGame(ROWS, REWARD, 1.0), ValueError, "gamma must lie in"),
         (lambda: FiniteMarkovGame(ROWS, REWARD, 0.9, [False, True]), ValueError, "terminal state 1 can be left"),

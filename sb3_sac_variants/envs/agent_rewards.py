@@ -45,10 +45,14 @@ def read_agent_rewards(info: dict[str, Any], n_agents: int, reward: float) -> np
     if AGENT_REWARDS not in info:
         raise ValueError(f"info has no {AGENT_REWARDS!r}, only {sorted(map(str, info))}: {remedy}")
     rewards = as_numbers(info[AGENT_REWARDS], n_agents, np.float32)
-    if rewards is None or not np.isfinite(rewards).all():
+    if rewards is not None and not np.isfinite(rewards).all():
+        agents = ", ".join(map(str, np.flatnonzero(~np.isfinite(rewards))))
         raise ValueError(
-            f"info[{AGENT_REWARDS!r}]={info[AGENT_REWARDS]!r} must be {n_agents} finite numbers, one for each agent: "
-            f"{remedy}"
+            f"info[{AGENT_REWARDS!r}]={rewards} is not finite for agent {agents}: mend the rewards of the environment"
+        )
+    if rewards is None:
+        raise ValueError(
+            f"info[{AGENT_REWARDS!r}]={info[AGENT_REWARDS]!r} must be {n_agents} numbers, one for each agent: {remedy}"
         )
     given = info.get(MEAN_REWARD, reward)
     # As float32, which vectorised environments make of rewards; a wrapper may change those of the agents as well

@@ -58,7 +58,14 @@ class FiniteMarkovGame:
         :param policies: Every agent's policy, shape (N, S, A)
         :param agent: i, from 0
         :return: Shape (S, A), or with the same further axes behind
+        :raises ValueError: a wrong shape, or no such agent
         """
+        shape = (self.n_states, *(self.n_actions,) * self.n_agents)
+        values = checks.real_array("values", values, "(S, A, ..., A)")
+        if values.shape[: len(shape)] != shape:
+            raise ValueError(f"values must have shape (S, A, ..., A) = {shape}, got {values.shape}; reshape them")
+        shape = (self.n_agents, self.n_states, self.n_actions)
+        policies = checks.finite_array("policies", policies, "(N, S, A)", shape)
         index = checks.agent_index(agent, self.n_agents)
         for other in reversed(range(self.n_agents)):
             if other != index:

@@ -134,7 +134,9 @@ def agent_policy_improvement(
         action by it and going on with the old
     :raises ValueError: see :func:`cross_entropy_bonus`; or alpha <= 0, or shapes that differ
     """
-    bonus = cross_entropy_bonus(policies, agent, ce_coef, ce_convention, ce_floor)
+    checked = checks.probability_array("policies", policies, "(N, S, A)").copy()
+    checked[:, checks.terminal_mask(terminal, checked.shape[1])] = 1 / checked.shape[2]  # where nobody acts
+    bonus = cross_entropy_bonus(checked, agent, ce_coef, ce_convention, ce_floor)
     marginal_q = checks.finite_array("marginal_q", marginal_q, "(S, A)", bonus.shape)
     return soft_policy_improvement(marginal_q + bonus, alpha, terminal)._replace(q=marginal_q)
 

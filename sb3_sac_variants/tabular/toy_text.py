@@ -74,11 +74,20 @@ def _table_of(env: "gymnasium.Env[Any, Any]") -> dict[int, dict[int, list[tuple[
             f"env {env} has no transition table P, so its dynamics cannot be read; use FrozenLake, CliffWalking, Taxi "
             f"or another environment with one, or build FiniteMDP(transition, reward, gamma) from arrays"
         )
-    if set(table) != set(range(len(table))) or any(set(row) != set(range(len(table[0]))) for row in table.values()):
+    numbered = set(table) == set(range(len(table)))
+    if not numbered or not table[0] or any(set(row) != set(range(len(table[0]))) for row in table.values()):
         raise ValueError(
             f"env {env} must number the states and actions of its table P from 0 without gaps, the same actions in "
             f"every state; renumber them, or build FiniteMDP(transition, reward, gamma) from arrays"
         )
+    for state, row in table.items():
+        for action, outcomes in row.items():
+            if not outcomes or not all(_is_outcome(outcome, len(table)) for outcome in outcomes):
+                raise ValueError(
+                    f"env {env} has P[{state}][{action}]={outcomes!r} in its table, which must list outcomes "
+                    f"(probability, successor, reward, ended) with a successor from 0 to {len(table) - 1}; mend it, or "
+                    f"build FiniteMDP(transition, reward, gamma) from arrays"
+                )
     layer: gymnasium.Env[Any, Any] = env
     while isinstance(layer, gymnasium.Wrapper):
         steps = next(cls for cls in type(layer).__mro__ if "step" in vars(cls))
@@ -94,6 +103,15 @@ def _table_of(env: "gymnasium.Env[Any, Any]") -> dict[int, dict[int, list[tuple[
             "change the destination; use fickle_passenger=False"
         )
     return table
+
+
+def _is_outcome(outcome: Any, n_states: int) -> bool:
+    """Whether it is a probability, a state that exists, a reward and whether the episode ends."""
+    try:
+        _, successor, _, _ = outcome
+        return 0 <= successor < n_states and int(successor) == successor
+    except (TypeError, ValueError):
+        return False
 
 
 def _terminal_states(

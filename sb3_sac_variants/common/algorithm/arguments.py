@@ -20,11 +20,13 @@ from sb3_sac_variants.common.checks.compatibility import (
 from sb3_sac_variants.common.checks.replaced import has_own, is_of_user
 from sb3_sac_variants.common.checks.validation import (
     LARGEST,
+    SMALLEST,
+    check_action_noise,
     check_bool,
     check_choice,
     check_device,
-    check_learning_rate,
     check_range,
+    learning_rate_at,
     parse_ent_coef,
     plain,
 )
@@ -52,7 +54,7 @@ def check_arguments(model: Any) -> None:
     """
     if getattr(model, "observation_space", None) is None:
         raise ValueError("env=None says nothing about observations and actions: pass an environment, or its id")
-    for name in ("use_sde", "use_sde_at_warmup", "optimize_memory_usage"):
+    for name in ("use_sde", "optimize_memory_usage"):
         check_bool(name, getattr(model, name))
     for name, (value, reason) in model.unsupported_arguments.items():
         if getattr(model, name) != value:
@@ -63,40 +65,50 @@ def check_arguments(model: Any) -> None:
     check_range("batch_size", model.batch_size, 1, integer=True)
     # What does not fit into memory is said when the first transition arrives
     check_range("buffer_size", model.buffer_size, 1, LARGEST, integer=True)
-    if isinstance(model.learning_starts, float) and model.learning_starts.is_integer():
-        model.learning_starts = int(model.learning_starts)  # people write 1e4
-    check_range("learning_starts", model.learning_starts, 0, integer=True)
     check_range("n_steps", model.n_steps, 1, integer=True)
     check_range("stats_window_size", model._stats_window_size, 1, integer=True)
-    if model.sde_sample_freq != -1:
-        check_range("sde_sample_freq", model.sde_sample_freq, 1, integer=True)
     if model.seed is not None:
         check_range("seed", model.seed, 0, 2**32 - 1, integer=True)
-    check_range("gradient_steps", model.gradient_steps, -1, integer=True)  # -1: as many as there were steps
     wanted = "the path of a folder, or None"
     check_instance("tensorboard_log", model.tensorboard_log, (str, os.PathLike, type(None)), wanted)
+    check_loop(model)
     check_settings(model)
-    for name in ("learning_rate", "qf_learning_rate", "ent_coef_learning_rate"):
-        rate = getattr(model, name)
-        if rate is not None or name == "learning_rate":
-            check_learning_rate(name, rate)
-    _, learned = parse_ent_coef(model.ent_coef)
-    if not learned and model.ent_coef_learning_rate is not None:
-        raise ValueError(
-            f"ent_coef_learning_rate={model.ent_coef_learning_rate} has no effect on the fixed ent_coef="
-            f"{model.ent_coef!r}: leave it out, or pass ent_coef='auto'"
-        )
-    check_train_freq(model.train_freq)
+    check_learning_rates(model)
     check_policy_kwargs(model.policy_class, model.policy_kwargs, model.policy_aliases)
     check_features_extractor(model.policy_class, model.policy_kwargs, model.observation_space)
     _check_n_steps(model)
     check_replay_buffer(model)
     wanted = "an ActionNoise of Stable-Baselines3, or None"
     check_instance("action_noise", model.action_noise, (ActionNoise, type(None)), wanted)
-    if model.action_noise is not None and not isinstance(model.action_space, spaces.Box):
+    check_action_noise(model.action_noise, model.action_space)
+
+
+def check_loop(model: Any) -> None:
+    """Check what says when to collect and when to update, because it may be changed before each ``learn()``."""
+    if isinstance(model.learning_starts, float) and model.learning_starts.is_integer():
+        model.learning_starts = int(model.learning_starts)  # people write 1e4
+    check_range("learning_starts", model.learning_starts, 0, integer=True)
+    check_range("gradient_steps", model.gradient_steps, -1, integer=True)  # -1: as many as there were steps
+    check_train_freq(model.train_freq)
+    check_bool("use_sde_at_warmup", model.use_sde_at_warmup)
+    if model.sde_sample_freq != -1:
+        check_range("sde_sample_freq", model.sde_sample_freq, 1, integer=True)
+    actor = getattr(model, "actor", None)
+    if actor is not None and getattr(actor, "use_sde", False) != model.use_sde:
+        raise ValueError(f"use_sde={model.use_sde!r} has no effect on networks made without it: make a new model")
+
+
+def check_learning_rates(model: Any) -> None:
+    """Check the arguments that are learning rates."""
+    for name in ("learning_rate", "qf_learning_rate", "ent_coef_learning_rate"):
+        rate = plain(getattr(model, name))
+        if rate is not None or name == "learning_rate":
+            learning_rate_at(1.0, name, rate)
+        setattr(model, name, rate)
+    if model.ent_coef_learning_rate is not None and not parse_ent_coef(model.ent_coef)[1]:
         raise ValueError(
-            f"action_noise={model.action_noise} cannot be added to actions of {model.action_space}: leave it out, "
-            "the policy explores by itself"
+            f"ent_coef_learning_rate={model.ent_coef_learning_rate} has no effect on the fixed ent_coef="
+            f"{model.ent_coef!r}: leave it out, or pass ent_coef='auto'"
         )
 
 
@@ -107,7 +119,8 @@ def check_settings(model: Any) -> None:
     check_range("tau", model.tau, 0, 1)
     check_range("gamma", model.gamma, 0, 1)
     check_range("target_update_interval", model.target_update_interval, 1, integer=True)
-    check_range("reward_scale", model.reward_scale, 0, low_open=True)
+    check_range("reward_scale", model.reward_scale, 0, LARGEST, low_open=True)
+    check_range("reward_scale", model.reward_scale, SMALLEST)  # smaller ones make rewards zero
     check_n_steps_unchanged(model)
     check_gamma_unchanged(model)
     check_overrides(model)

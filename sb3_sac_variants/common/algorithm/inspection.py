@@ -8,6 +8,7 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_action_dim
 
+from sb3_sac_variants.common.checks.data import check_observation
 from sb3_sac_variants.common.checks.validation import check_range
 from sb3_sac_variants.common.networks.preprocessing import batch_size
 
@@ -20,12 +21,13 @@ def q_value(model: Any, observation: Observation, action: np.ndarray) -> np.ndar
 
     :param observation: one observation or n of them (normalised, where VecNormalize is used)
     :param action: actions as the environment takes them, ``(n, *action_shape)``
-    :raises ValueError: if the observation does not fit its space, or there is not one action of the action space for
-        each
+    :raises ValueError: if the observation does not fit its space or is not finite, or there is not one action of the
+        action space for each
     """
     model.policy.find_modules()
     model.policy.set_training_mode(False)
     obs, _ = model.policy.obs_to_tensor(observation)
+    check_observation(observation)
     actions = th.as_tensor(_checked_actions(model, action, batch_size(obs)), device=model.device)
     with th.no_grad():
         q_values = model.critic.evaluate(obs, actions.reshape(-1, get_action_dim(model.action_space)))
@@ -42,12 +44,13 @@ def soft_value(model: Any, observation: Observation, n_samples: int = 64) -> np.
 
     :param observation: one observation or n of them (normalised, where VecNormalize is used)
     :param n_samples: actions to sample for each observation, where some are sampled
-    :raises ValueError: if the observation does not fit its space, or ``n_samples`` is below 1
+    :raises ValueError: if the observation does not fit its space or is not finite, or ``n_samples`` is below 1
     """
     check_range("n_samples", n_samples, 1, integer=True)
     model.policy.find_modules()
     model.policy.set_training_mode(False)
     obs, _ = model.policy.obs_to_tensor(observation)
+    check_observation(observation)
     generator = th.Generator(model.device).manual_seed(0)
     with th.no_grad():
         noise = model._draw_inspection_noise(n_samples, batch_size(obs), generator)

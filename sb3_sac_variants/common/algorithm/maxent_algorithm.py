@@ -27,13 +27,14 @@ from sb3_sac_variants.common.algorithm.arguments import (
     PrecisionName,
     check_arguments,
     check_constructor_arguments,
+    check_learning_rates,
     check_settings,
     warn_of_idle_arguments,
 )
 from sb3_sac_variants.common.algorithm.logged_metrics import LoggedMetrics
 from sb3_sac_variants.common.algorithm.saving import MaxEntSaving
 from sb3_sac_variants.common.checks.compatibility import check_policy, check_whole_episodes
-from sb3_sac_variants.common.checks.validation import check_range, check_sde, parse_ent_coef, plain
+from sb3_sac_variants.common.checks.validation import check_range, check_sde, learning_rate_at, parse_ent_coef, plain
 from sb3_sac_variants.common.equations.losses import soft_bellman_error, td_error
 from sb3_sac_variants.common.equations.types import Batch, Noise
 from sb3_sac_variants.common.gradient_step.learner import Learner
@@ -249,21 +250,28 @@ class MaxEntAlgorithm(MaxEntSaving):
 
     def _setup_lr_schedule(self) -> None:
         super()._setup_lr_schedule()
-        self._qf_lr_schedule = None if self.qf_learning_rate is None else FloatSchedule(self.qf_learning_rate)
-        self._ent_coef_lr_schedule = (
-            None if self.ent_coef_learning_rate is None else FloatSchedule(self.ent_coef_learning_rate)
-        )
+        qf, ent_coef = self.qf_learning_rate, self.ent_coef_learning_rate
+        self._qf_lr_schedule = None if qf is None else FloatSchedule(qf)
+        self._ent_coef_lr_schedule = None if ent_coef is None else FloatSchedule(ent_coef)
+        self._scheduled_rates = self._rate_arguments()
+
+    def _rate_arguments(self) -> tuple[Any, ...]:
+        return self.learning_rate, self.qf_learning_rate, self.ent_coef_learning_rate
 
     # ---------------------------------------------------------------- training
 
     def _set_learning_rates(self, progress_remaining: float) -> dict[str, float]:
         """Set the learning rates for the steps that follow, and return them by SB3's log names."""
-        rate = self.lr_schedule(progress_remaining)
-        rates = {"learning_rate": rate}
+        if self._rate_arguments() != self._scheduled_rates:  # somebody has set one, which is saved
+            check_learning_rates(self)
+            self._setup_lr_schedule()
+        schedules = {"learning_rate": self.lr_schedule}
         if self._qf_lr_schedule is not None:
-            rates["qf_learning_rate"] = self._qf_lr_schedule(progress_remaining)
+            schedules["qf_learning_rate"] = self._qf_lr_schedule
         if self._ent_coef_lr_schedule is not None:
-            rates["ent_coef_learning_rate"] = self._ent_coef_lr_schedule(progress_remaining)
+            schedules["ent_coef_learning_rate"] = self._ent_coef_lr_schedule
+        rates = {name: learning_rate_at(progress_remaining, name, rate) for name, rate in schedules.items()}
+        rate = rates["learning_rate"]
         self.updater.set_learning_rates(
             rate, rates.get("qf_learning_rate", rate), rates.get("ent_coef_learning_rate", rate)
         )
@@ -276,7 +284,7 @@ class MaxEntAlgorithm(MaxEntSaving):
     def train(self, gradient_steps: int, batch_size: int = 64) -> None:
         """Sample the replay buffer and do the updates, as SB3's ``train``."""
         self._updates_unfinished = True  # until the end
-        self._prepare_updates(batch_size)
+        self._prepare_updates(gradient_steps, batch_size)
         self._plan_updates(gradient_steps)
         engine = self.updater.choose_engine(
             self.engine, self.draw_batch, self._gradient_step, self._draws_on_device, self.verbose
@@ -294,13 +302,14 @@ class MaxEntAlgorithm(MaxEntSaving):
             self._record_metrics()
         self._updates_unfinished = False
 
-    def _prepare_updates(self, batch_size: int) -> None:
+    def _prepare_updates(self, gradient_steps: int, batch_size: int) -> None:
         """Take over what may have changed since the last updates: networks, settings, learning rates."""
         if self._collected_by_user:  # whose rollout is over where updates begin
             self._between_rollouts, self._collected_by_user = True, False
         networks = self._networks()
         self._take_settings()
         check_range("batch_size", batch_size, 1, integer=True)
+        check_range("gradient_steps", gradient_steps, 0, integer=True)
         if isinstance(self.replay_buffer, NStepReplayBuffer) and "gamma" not in self.replay_buffer_kwargs:
             self.replay_buffer.gamma = self.gamma  # which may have changed
         if self.updater.bind(networks):

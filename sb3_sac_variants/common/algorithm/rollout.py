@@ -20,10 +20,10 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from typing_extensions import Self
 
+from sb3_sac_variants.common.algorithm.arguments import check_loop
 from sb3_sac_variants.common.checks.compatibility import (
     check_env,
     check_normalization,
-    check_train_freq,
     check_whole_episodes,
 )
 from sb3_sac_variants.common.checks.data import DivergedError, check_actions, check_finite, check_observation_shape
@@ -328,8 +328,8 @@ class MaxEntRollout(OffPolicyAlgorithm):
         self._fast_actor = None
         if isinstance(self.replay_buffer, TensorReplayBuffer) and self.replay_buffer.device != self.device:
             self.replay_buffer.to(self.device)  # a copy of the model has it on the CPU
+        check_loop(self)
         self._warn_of_few_updates()
-        check_train_freq(self.train_freq)
         self._convert_train_freq()
         check_whole_episodes(self.train_freq, self.n_envs)
         if isinstance(self.replay_buffer, HerReplayBuffer):  # a copy has none, set_env() may have brought another

@@ -166,7 +166,8 @@ class MaxEntSaving(SB3Attributes, MaxEntRollout):
 
     def _excluded_save_params(self) -> list[str]:
         parts = [name for name, value in vars(self).items() if isinstance(value, Learner | TargetTracker)]
-        parts += ["temperature", "updater", "_temperature_monitor", "_gamma_at_setup", *self._network_names()]
+        parts += ["temperature", "updater", "_temperature_monitor", "_gamma_at_setup", "_scheduled_rates"]
+        parts += self._network_names()
         if not self._between_rollouts:  # in the middle of a step: whoever goes on begins a new episode
             parts.append("_last_obs")
         return [*super()._excluded_save_params(), *parts, *self.rollout_state]

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -17,7 +18,7 @@ from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from torch import nn
 
-from sb3_sac_variants.common.checks.validation import MOST, check_choice, check_range
+from sb3_sac_variants.common.checks.validation import MOST, check_bool, check_choice, check_range
 
 #: arguments of a replay buffer that the algorithm passes itself
 PASSED_TO_REPLAY_BUFFER = (
@@ -56,6 +57,8 @@ def check_env(env: Any) -> None:
     check_instance("env", env, (gym.Env, VecEnv), "a gymnasium environment, a VecEnv, or the id of an environment")
     observation_space = env.observation_space
     parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
+    if not parts:
+        raise ValueError(f"observation_space={observation_space} has no parts: let the environment observe something")
     for key, space in parts.items():
         name = f"observation_space[{key!r}]" if key else "observation_space"
         if not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
@@ -165,14 +168,21 @@ def check_policy(policy: Any, algorithm: Any) -> None:
         check_subclass("policy", policy, own, f"derive it from {public}, whose networks are evaluated in other ways")
 
 
-def constructor_arguments(cls: type, packages: tuple[str, ...] = ("",)) -> set[str]:
+def constructor_arguments(cls: type, packages: tuple[str, ...] = ("",)) -> dict[str, inspect.Parameter]:
     """
-    Names of the arguments that the constructors of a class and of its bases have.
+    The arguments that the constructors of a class and of its bases have, by their names.
 
     :param packages: how the names of the modules begin whose classes count, by default all
     """
     bases = [base for base in cls.__mro__[:-1] if "__init__" in vars(base) and base.__module__.startswith(packages)]
-    return {name for base in bases for name in inspect.signature(vars(base)["__init__"]).parameters}
+    parameters = [inspect.signature(vars(base)["__init__"]).parameters for base in reversed(bases)]
+    return {name: parameter for found in parameters for name, parameter in found.items()}
+
+
+def _check_switches(what: str, values: dict[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
+    for name, value in values.items():
+        if name in parameters and isinstance(parameters[name].default, bool):
+            check_bool(f"{what} {name}", value)
 
 
 def check_policy_kwargs(policy_class: type, kwargs: dict[str, Any], aliases: dict[str, Any]) -> None:
@@ -183,7 +193,8 @@ def check_policy_kwargs(policy_class: type, kwargs: dict[str, Any], aliases: dic
     :raises TypeError: if an argument is of a wrong type, or unknown to one of our own policies
     :raises ValueError: if an argument has no meaning
     """
-    unknown = sorted(set(kwargs) - constructor_arguments(policy_class))
+    parameters = constructor_arguments(policy_class)
+    unknown = sorted(kwargs.keys() - parameters.keys())
     if unknown and policy_class in aliases.values():  # a user's own may do with its arguments what it likes
         raise TypeError(
             f"policy_kwargs={kwargs} has the unknown arguments {unknown}: pass those of {policy_class.__name__}"
@@ -196,10 +207,67 @@ def check_policy_kwargs(policy_class: type, kwargs: dict[str, Any], aliases: dic
         value = kwargs.get(name)
         if value is not None and not (name == "activation_fn" and isinstance(value, functools.partial)):
             check_subclass(f"policy_kwargs {name}", value, base, remedy)
+    _check_switches("policy_kwargs", kwargs, parameters)
     if "n_critics" in kwargs:
         check_range("policy_kwargs n_critics", kwargs["n_critics"], 1, integer=True)
+    if "log_std_init" in kwargs:
+        check_range("policy_kwargs log_std_init", kwargs["log_std_init"])
     if kwargs.get("net_arch") is not None:
         _check_net_arch(kwargs["net_arch"])
+    if kwargs.get("activation_fn") is not None:
+        _check_activation(kwargs["activation_fn"])
+    _check_optimizer(kwargs.get("optimizer_class"), kwargs.get("optimizer_kwargs"))
+
+
+def _check_activation(activation_fn: Any) -> None:
+    try:
+        with th.random.fork_rng([]):
+            made = isinstance(activation_fn(), nn.Module)
+    except Exception as error:
+        raise ValueError(
+            f"policy_kwargs activation_fn={activation_fn} cannot be made ({error}): pass a class that needs no "
+            "arguments, or functools.partial with them"
+        ) from error
+    if not made:
+        raise TypeError(f"policy_kwargs activation_fn={activation_fn} makes no module: pass a class of torch.nn")
+
+
+def _check_optimizer(optimizer_class: type | None, kwargs: Any) -> None:
+    name = f"policy_kwargs optimizer_class={optimizer_class.__name__}" if optimizer_class else ""
+    if optimizer_class and issubclass(optimizer_class, th.optim.LBFGS):
+        raise ValueError(f"{name} asks for the loss several times in a step, and an update gives it once: pass another")
+    if optimizer_class and issubclass(optimizer_class, th.optim.SparseAdam):
+        raise ValueError(f"{name} takes sparse gradients, and the networks have none: pass Adam")
+    name = "policy_kwargs optimizer_kwargs"
+    check_instance(name, kwargs, (dict, type(None)), "a dictionary of arguments, or None")
+    if "lr" in (kwargs or {}):
+        raise ValueError(
+            f"{name}={kwargs} has lr, which is the algorithm's: leave it out, and pass learning_rate (and "
+            "qf_learning_rate for the critics)"
+        )
+    if (kwargs or {}).get("differentiable"):
+        raise ValueError(f"{name}={kwargs} asks for a step to differentiate, which no update needs: leave it out")
+
+
+def check_extractor_kwargs(extractor: type, kwargs: Any) -> None:
+    """
+    Check the arguments of a features extractor.
+
+    :raises TypeError: if they are not its arguments
+    :raises ValueError: if a size has no meaning
+    """
+    name = "policy_kwargs features_extractor_kwargs"
+    check_instance(name, kwargs, dict, "a dictionary of arguments")
+    try:
+        inspect.signature(extractor).bind(None, **kwargs)
+    except TypeError as error:
+        raise TypeError(
+            f"{name}={kwargs} does not go with {extractor.__name__}{inspect.signature(extractor)} ({error}): pass its "
+            "arguments, without the observation space"
+        ) from error
+    for size in ("features_dim", "cnn_output_dim") if extractor in (NatureCNN, CombinedExtractor) else ():
+        if size in kwargs:
+            check_range(f"{name} {size}", kwargs[size], 1, integer=True)
 
 
 def _check_net_arch(net_arch: Any) -> None:
@@ -209,7 +277,8 @@ def _check_net_arch(net_arch: Any) -> None:
     good = not isinstance(net_arch, dict) or set(net_arch) == {"pi", "qf"}
     for layers in sizes:
         good = good and isinstance(layers, list)  # SB3 refuses a tuple, without a word
-        good = good and all(isinstance(size, int | np.integer) and 0 < size <= MOST for size in layers)
+        good = good and all(isinstance(size, int | np.integer) and type(size) is not bool for size in layers)
+        good = good and all(0 < size <= MOST for size in layers)
     if not good:
         raise ValueError(
             f"policy_kwargs net_arch={net_arch!r} is not allowed: pass the sizes of the hidden layers as a list, or as "
@@ -244,6 +313,14 @@ def _check_image_size(observation_space: spaces.Space, normalized: bool) -> None
     for key, space in parts.items():
         if is_image_space(space, normalized_image=normalized) and min(space.shape[1:]) < SMALLEST_IMAGE:  # type: ignore[index]
             name = f"observation_space[{key!r}]" if key else "observation_space"
+            height, width, channels = space.shape  # type: ignore[misc]
+            box = f"gymnasium.spaces.Box({space.low.min()}, {space.high.max()}, ({channels}, {height}, {width}))"  # type: ignore[attr-defined]
+            # Those of integers from 0 to 255 SB3 has turned round already
+            if channels in (1, 3, 4) and min(height, width) >= SMALLEST_IMAGE:
+                raise ValueError(
+                    f"{name}={space} has its channels last, and the networks take them first: wrap the environment, "
+                    f"as gymnasium.wrappers.TransformObservation(env, lambda image: image.transpose(2, 0, 1), {box})"
+                )
             raise ValueError(
                 f"{name}={space} is smaller than the {SMALLEST_IMAGE}x{SMALLEST_IMAGE} that NatureCNN needs: resize "
                 f"the images, for example with gymnasium.wrappers.ResizeObservation(env, ({SMALLEST_IMAGE}, "
@@ -299,6 +376,7 @@ def check_replay_buffer(model: Any) -> None:
 
 def _check_replay_buffer_kwargs(buffer_class: type[ReplayBuffer], kwargs: dict[str, Any]) -> None:
     parameters = inspect.signature(buffer_class).parameters
+    _check_switches("replay_buffer_kwargs", kwargs, parameters)
     known = [name for name in parameters if name not in PASSED_TO_REPLAY_BUFFER]
     unknown = sorted(map(str, set(kwargs) - set(known)))
     if unknown and not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):

@@ -48,14 +48,12 @@ def check_actions(actions: np.ndarray, policy: str) -> None:
 
 
 def check_observation(observation: Any) -> None:
-    """Raise a ``ValueError`` if an observation for which there is no action is NaN or infinite, in single precision."""
+    """Raise a ``ValueError`` if an observation is NaN or infinite, in single precision."""
     for key, value in observation.items() if isinstance(observation, dict) else [(None, observation)]:
         array = _at_least_single(np.asarray(value))
         if array.dtype.kind == "f" and not (np.abs(array) <= LARGEST).all():
             name = "observation" if key is None else f"observation[{key!r}]"
-            raise ValueError(
-                f"{name}={value!r} is not finite, and there is no action for it: pass finite numbers"
-            ) from None
+            raise ValueError(f"{name}={value!r} is not finite: pass finite numbers") from None
 
 
 def _at_least_single(values: np.ndarray) -> np.ndarray:
@@ -115,9 +113,11 @@ def check_finite(name: str, values: np.ndarray | dict[str, np.ndarray], step: in
         return
     rows = np.flatnonzero(~finite.reshape(len(values), -1).all(axis=1))
     environments = ", ".join(str(first_env + row) for row in rows)
+    wrapper = "TransformObservation(env, numpy.nan_to_num, None)"
+    if name == "reward":
+        wrapper = "TransformReward(env, numpy.nan_to_num)"
     raise ValueError(
         f"{name} of environment {environments} at step {step} is not finite: {values[rows[0]]}. Fix the "
-        "environment, or wrap it: gymnasium.wrappers.TransformObservation(env, numpy.nan_to_num, None) makes "
-        "observations finite, stable_baselines3.common.vec_env.VecCheckNan finds the cause. The value was kept out of "
-        "the replay buffer"
+        f"environment, or wrap it: gymnasium.wrappers.{wrapper} makes finite numbers of them, "
+        "stable_baselines3.common.vec_env.VecCheckNan finds the cause. The value was kept out of the replay buffer"
     )

@@ -97,24 +97,28 @@ def check_range(
         raise ValueError(f"{name}={value!r} is not allowed: pass {wanted}")
 
 
-def check_learning_rate(name: str, rate: Any) -> None:
+def learning_rate_at(progress: float, name: str, rate: Any) -> float:
     """
-    Check a learning rate, or what a schedule gives in the beginning.
+    A learning rate, checked.
 
+    :param progress: what remains of the run, from 1 to 0
     :param name: of the argument
     :param rate: a number, or a function of the remaining progress
     :raises ValueError: if it is no number of at least 0 in single precision, and gives none
     """
-    first = rate
+    value = rate
     if callable(rate):
         try:
-            first, name = float(rate(1.0)), f"{name}(1.0)"
+            value = float(rate(progress))
         except Exception as error:
             raise ValueError(
-                f"{name}={rate!r} is no function of the remaining progress, which is 1.0 in the beginning "
-                f"({type(error).__name__}: {error}): pass a number at least 0, or a function that gives one"
+                f"{name}={rate!r} is no function of the remaining progress, which goes from 1.0 to 0.0 (with "
+                f"{progress:g} it raises {type(error).__name__}: {error}): pass a number at least 0, or a function "
+                "that gives one"
             ) from error
-    check_range(name, first, 0, LARGEST)
+        name = f"{name}({progress:g})"
+    check_range(name, value, 0, LARGEST)
+    return value
 
 
 def parse_ent_coef(ent_coef: str | float) -> tuple[float, bool]:
@@ -204,15 +208,19 @@ def check_sde(use_sde: bool, space: spaces.Space) -> None:
 
 def check_action_noise(noise: ActionNoise | None, space: spaces.Space) -> None:
     """
-    Check that action noise has the shape of an action.
+    Check that action noise can be added to an action, and has its shape.
 
     :param noise: noise to add to actions, for one environment or several
     :param space: the environment's action space
-    :raises ValueError: if it has not the shape of an action; NumPy would stretch it over agents or environments
+    :raises ValueError: if actions are no numbers to add to, or of another shape; NumPy would stretch noise over agents
+        or environments
     """
     if noise is None:
         return
-    assert space.shape is not None
+    if not isinstance(space, spaces.Box):
+        raise ValueError(
+            f"action_noise={noise} cannot be added to actions of {space}: leave it out, the policy explores by itself"
+        )
     state = random_state(th.device("cpu"))
     shape = np.shape(copy.deepcopy(getattr(noise, "base_noise", noise))())
     set_random_state(state, th.device("cpu"))  # the run's random numbers stay untouched

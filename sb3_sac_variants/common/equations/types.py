@@ -32,7 +32,7 @@ class Batch(NamedTuple):
     @classmethod
     def of(cls, samples: Any, gamma: float) -> "Batch":
         """Take over what a replay buffer gave, with ``gamma`` where it has no discounts of its own."""
-        discounts = samples.discounts
+        discounts = getattr(samples, "discounts", None)
         return cls(
             samples.observations,
             samples.actions,

@@ -156,6 +156,11 @@ def _check_activation(activation: nn.Module, activation_fn: Any, width: int) -> 
             together = probe(inputs.clone())
     if not th.equal(alone, again):  # it is random: there is no telling
         return
+    if alone.shape != inputs.shape:
+        raise ValueError(
+            f"policy_kwargs activation_fn={activation_fn} makes {tuple(alone.shape[1:])} of {tuple(inputs.shape[1:])} "
+            "numbers, and the next layer wants as many as there were: pass one that keeps their number"
+        )
     if together is None or together.shape != alone.shape or not th.allclose(together, alone):
         raise ValueError(
             f"policy_kwargs activation_fn={activation_fn} would mix networks or observations, which are in the first "

@@ -14,6 +14,7 @@ from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from sb3_sac_variants.common.checks.compatibility import check_extractor_kwargs
 from sb3_sac_variants.common.checks.data import DivergedError, check_actions, check_observation
 from sb3_sac_variants.common.checks.replaced import parts_of, same_parts
 from sb3_sac_variants.common.networks.actors import SquashedGaussianActor
@@ -99,14 +100,18 @@ class MaxEntPolicy(LoadsInPlace, SACPolicy):
 
     def _add_optimizer(self, network: nn.Module, parameters: list[nn.Parameter], lr_schedule: Schedule) -> None:
         """Give a network the optimiser of these parameters, as its attribute ``optimizer`` (SB3's convention)."""
-        network.optimizer = self.optimizer_class(  # type: ignore[assignment]
-            parameters,
-            lr=lr_schedule(1),  # type: ignore[call-arg]
-            **self.optimizer_kwargs,
-        )
+        make: Any = self.optimizer_class
+        try:
+            network.optimizer = make(parameters, lr=lr_schedule(1), **self.optimizer_kwargs)
+        except (TypeError, ValueError, LookupError) as error:
+            raise ValueError(
+                f"policy_kwargs optimizer_class={make.__name__} with optimizer_kwargs={self.optimizer_kwargs} cannot "
+                f"be made for the {type(network).__name__} ({error}): pass arguments that it takes, or another class"
+            ) from error
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         """Build a features extractor, as SB3; layers that find out their size from their first input do so now."""
+        check_extractor_kwargs(self.features_extractor_class, self.features_extractor_kwargs)
         dtype = th.get_default_dtype()
         th.set_default_dtype(th.float32)  # in which SB3 finds out the size of an image's features
         try:
