@@ -356,7 +356,7 @@ class Tolerant(SpacesEnv):
 
 CAUSES: dict[str, dict[str, Any]] = {
     "learning rate": {"learning_rate": 1e12},
-    "reward scale": {"reward_scale": 1e300},
+    "reward scale": {"reward_scale": 3e38},
     "observation": {},
 }
 ACTION_SPACES = {"continuous": spaces.Box(-1, 1, (2,)), "discrete": spaces.Discrete(3)}

@@ -638,14 +638,20 @@ def test_a_predict_of_the_user_is_asked() -> None:
 @pytest.mark.parametrize("n_envs", [1, 2, 3])
 def test_shape_of_the_action_noise(shape: tuple[int, ...], good: bool, n_envs: int) -> None:
     noise = NormalActionNoise(np.zeros(shape), 0.1 * np.ones(shape))
-    model = make(SACv2, DummyVecEnv([SpacesEnv] * n_envs), action_noise=noise, gradient_steps=-1)
+    env = DummyVecEnv([SpacesEnv] * n_envs)
     if good:
+        model = make(SACv2, env, action_noise=noise, gradient_steps=-1)
         state = np.random.get_state()[1].copy()  # noqa: NPY002
         model.learn(0)
         assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
         model.learn(30)
         return
-    with pytest.raises(ValueError, match=rf"(?s)action_noise=.* shape {re.escape(str(shape))}.*actions have \(2,\)"):
+    message = rf"(?s)action_noise=.* shape {re.escape(str(shape))}.*actions have \(2,\)"
+    with pytest.raises(ValueError, match=message):
+        make(SACv2, env, action_noise=noise)
+    model = make(SACv2, env)
+    model.action_noise = noise
+    with pytest.raises(ValueError, match=message):
         model.learn(30)
 
 
@@ -653,9 +659,8 @@ def test_shape_of_the_action_noise(shape: tuple[int, ...], good: bool, n_envs: i
 def test_shape_of_the_action_noise_of_several_agents(n_envs: int) -> None:
     # With three environments NumPy would add one environment's noise to one agent in all of them
     env = several_agents(n_envs)
-    model = make(MASAC, env, action_noise=NormalActionNoise(np.zeros(5), np.ones(5)), gradient_steps=-1)
     with pytest.raises(ValueError, match=r"shape \(5,\), and actions have \(3, 5\)"):
-        model.learn(30)
+        make(MASAC, env, action_noise=NormalActionNoise(np.zeros(5), np.ones(5)))
     make(MASAC, env, action_noise=NormalActionNoise(np.zeros((3, 5)), np.ones((3, 5))), gradient_steps=-1).learn(30)
 
 

@@ -90,7 +90,8 @@ def main(arguments: list[str] | None = None) -> int:
         if args.command == "report":
             from sb3_sac_variants.study.report import report
 
-            short = [line for study in studies for line in report(study, args)]
+            places = [getattr(args, kind) or args.file.parent / kind for kind in ("results", "figures")]
+            short = [line for study in studies for line in report(study, args.out, *places)]
             for line in short:
                 print(f"SHORT {line}")
             return 1 if args.check and short else 0

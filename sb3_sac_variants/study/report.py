@@ -1,7 +1,7 @@
 """CSV files, Markdown tables and figures of the finished runs of a study."""
 
-import argparse
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -11,10 +11,9 @@ from sb3_sac_variants.study.statistics import bootstrap_interval, iqm, not_below
 from sb3_sac_variants.study.studies import Study
 
 
-def report(study: Study, args: argparse.Namespace) -> list[str]:
-    """Write the files of one study, and return what is missing or falls short of its aims."""
-    folder = args.results or args.file.parent / "results"
-    results, missing = collect(study, args.out, read(study.name, folder))
+def report(study: Study, out: Path, folder: Path, figures: Path) -> list[str]:
+    """Write the files of a study, whose runs are in ``out``, and return what is missing or falls short of its aims."""
+    results, missing = collect(study, out, read(study.name, folder))
     if not len(results["summary"]):
         return missing
     write(results, study.name, folder)
@@ -22,7 +21,7 @@ def report(study: Study, args: argparse.Namespace) -> list[str]:
     if study.published:
         text += f"\nBeside what is published, from the evaluations in training:\n\n{published_table(study, results)}"
     (folder / f"{study.name}.md").write_text(text, encoding="utf-8")
-    draw(study, results, (args.figures or args.file.parent / "figures") / f"{study.name}.png")
+    draw(study, results, figures / f"{study.name}.png")
     runs = f"{len(results['summary'])} of {len(study.runs())} runs"
     print(f"{study.title or study.name} ({study.name}): {runs}\n\n{text}")
     return missing + short

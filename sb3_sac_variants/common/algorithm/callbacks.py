@@ -82,10 +82,9 @@ class RunCheckpointCallback(BaseCallback):
     def _on_training_end(self) -> None:
         # The zoo calls this after Ctrl-C and errors, too, even those before training. Where a step or the updates are
         # half done, the last checkpoint goes on exactly. Other algorithms than ours do not say where they are
-        model = self.model
-        if self._saved_at is None or model.num_timesteps <= self._saved_at:
+        if self._saved_at is None or self.model.num_timesteps <= self._saved_at:
             return
-        if isinstance(model, MaxEntSaving) and model._can_go_on_exactly:
+        if isinstance(self.model, MaxEntSaving) and self.model._can_go_on_exactly:
             self._save()
 
     def _save(self) -> None:
