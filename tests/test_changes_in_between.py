@@ -765,6 +765,13 @@ def test_what_says_when_to_update_is_looked_at_when_it_changes(
     assert th.equal(vector(model.policy), before)
 
 
+def test_exploration_that_networks_are_not_made_for_is_refused() -> None:
+    model = make(SQL, SpacesEnv(action_space=spaces.Discrete(3)))
+    model.use_sde = True
+    with pytest.raises(ValueError, match="use_sde=True has no effect on networks made with use_sde=False: make a new"):
+        model.learn(20)
+
+
 def test_updates_by_hand_are_whole() -> None:
     model = make(SACv2)
     model.learn(20)

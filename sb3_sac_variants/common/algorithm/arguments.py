@@ -93,9 +93,12 @@ def check_loop(model: Any) -> None:
     check_bool("use_sde_at_warmup", model.use_sde_at_warmup)
     if model.sde_sample_freq != -1:
         check_range("sde_sample_freq", model.sde_sample_freq, 1, integer=True)
-    actor = getattr(model, "actor", None)
-    if actor is not None and getattr(actor, "use_sde", False) != model.use_sde:
-        raise ValueError(f"use_sde={model.use_sde!r} has no effect on networks made without it: make a new model")
+    actor = getattr(model, "actor", None)  # not yet there when the arguments are checked first
+    made_with = model.use_sde if actor is None else getattr(actor, "use_sde", False)
+    if made_with != model.use_sde:
+        raise ValueError(
+            f"use_sde={model.use_sde!r} has no effect on networks made with use_sde={made_with}: make a new model"
+        )
 
 
 def check_learning_rates(model: Any) -> None:
