@@ -157,6 +157,17 @@ def test_policy_arguments(algorithm: type, name: str, value: Any, remedy: str) -
         make(algorithm, policy_kwargs={name: value})
 
 
+def test_a_switch_of_a_users_own_policy_may_be_what_it_likes() -> None:
+    class Own(SACv2.policy_aliases["MlpPolicy"]):
+        def __init__(self, *args: Any, norm: Any = False, **kwargs: Any):
+            self.norm = norm
+            super().__init__(*args, **kwargs)
+
+    assert make(SACv2, policy=Own, policy_kwargs={"norm": "layer"}).policy.norm == "layer"
+    with refused(ValueError, "policy_kwargs use_expln", "no", "pass True or False"):
+        make(SACv2, policy=Own, policy_kwargs={"use_expln": "no"})
+
+
 @pytest.mark.parametrize("optimizer_class", [th.optim.LBFGS, th.optim.SparseAdam])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_optimizers_that_no_update_can_use(algorithm: type, optimizer_class: type) -> None:

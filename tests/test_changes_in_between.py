@@ -720,7 +720,10 @@ def test_learning_rates_that_are_set_are_used_and_saved(tmp_path: Path) -> None:
     model.lr_schedule = lambda progress: 0.75  # as in SB3: until an argument is set
     go_on(model, 4)
     assert rates_in_use(model) == [0.75, 2.0, 0.125]
-    model.learning_rate = 0.0625
+    model.qf_learning_rate = 1.0
+    go_on(model, 4)
+    assert rates_in_use(model) == [0.75, 1.0, 0.125]
+    model.learning_rate, model.qf_learning_rate = 0.0625, 2.0
     go_on(model, 4)
     assert rates_in_use(model) == [0.0625, 2.0, 0.125]
     model.save_checkpoint(tmp_path / "checkpoint")
@@ -778,6 +781,27 @@ def test_updates_by_hand_are_whole() -> None:
     for steps in (1.5, -1, None):
         with refused(ValueError, "gradient_steps", steps, "pass an integer at least 0"):
             model.train(steps)
+
+
+def test_a_schedule_that_reaches_zero_may_be_overrun() -> None:
+    # SB3 counts on below zero with the steps of several environments, and would learn in the wrong direction
+    model = make(SACv2, make_vec_env(SpacesEnv, 3), learning_rate=lambda progress: 1e-3 * progress)
+    model.learn(100)
+    assert model.num_timesteps == 102
+    assert float(model.actor.optimizer.param_groups[0]["lr"]) == 0
+
+
+def test_a_schedule_may_be_negative_by_rounding() -> None:
+    model = make(SACv2, learning_rate=lambda progress: 1e-3 if progress > 0.5 else -1e-16)
+    model.learn(40)
+    assert rates_in_use(model) == [0.0, 0.0, 0.0]
+
+
+def test_noise_that_is_none_is_refused() -> None:
+    model = make(SACv2)
+    model.action_noise = 0.1
+    with pytest.raises(TypeError, match=r"action_noise=0\.1 is a float: pass an ActionNoise"):
+        model.learn(20)
 
 
 def test_noise_that_is_set_later_on_discrete_actions_is_refused() -> None:

@@ -224,6 +224,12 @@ def fickle_taxi() -> gymnasium.Env:
     return env
 
 
+def test_a_state_where_the_episode_is_over_needs_no_outcomes() -> None:
+    mdp = FiniteMDP.from_gymnasium(Table({0: {0: [(1.0, 1, 2.0, True)]}, 1: {0: []}}, [1.0, 0.0]), 0.9)
+    assert mdp.terminal.tolist() == [False, True]
+    assert soft_q_iteration(mdp, 0.5).q[0, 0] == pytest.approx(2.0)
+
+
 @pytest.mark.parametrize(
     ("env", "error", "message"),
     [
@@ -240,9 +246,15 @@ def fickle_taxi() -> gymnasium.Env:
         (lambda: Table({0: {0: [(1.0, 0, 0.0, False)]}, 1: {}}), ValueError, "number the states and actions"),
         *[
             (lambda outcomes=outcomes: Table({0: {0: outcomes}}, [1.0]), ValueError, r"P\[0\]\[0\]=.*from 0 to 0; mend")
-            for outcomes in ([], [(1.0, 0, 0.0)], *([(1.0, wrong, 0.0, False)] for wrong in (-1, 1, 0.5, "0", None)))
+            for outcomes in ([(1.0, 0, 0.0)], *([(1.0, wrong, 0.0, False)] for wrong in (-1, 1, 0.5, "0", None)))
         ],
         (lambda: Table({0: {}}, [1.0]), ValueError, "number the states and actions"),
+        (lambda: Table({0: {0: []}}, [1.0]), ValueError, "lists no outcome in its table P"),
+        (
+            lambda: Table({0: {0: [(1.0, 0, 0.0, False)]}, 1: {0: []}}, [0.5, 0.5]),
+            ValueError,
+            r"transition\[1, 0\] sums to 0",
+        ),
         (lambda: Table({0: {0: [(1.0, 0, 0.0, False)]}}), ValueError, "must have a start distribution"),
         (lambda: Table({0: {0: [(0.5, 0, 0.0, False)]}}, [1.0]), ValueError, r"transition\[0, 0\] sums to 0.5"),
         (

@@ -80,9 +80,14 @@ def _table_of(env: "gymnasium.Env[Any, Any]") -> dict[int, dict[int, list[tuple[
             f"env {env} must number the states and actions of its table P from 0 without gaps, the same actions in "
             f"every state; renumber them, or build FiniteMDP(transition, reward, gamma) from arrays"
         )
+    if not any(outcomes for row in table.values() for outcomes in row.values()):
+        raise ValueError(
+            f"env {env} lists no outcome in its table P; mend it, or build FiniteMDP(transition, reward, gamma) from "
+            f"arrays"
+        )
     for state, row in table.items():
         for action, outcomes in row.items():
-            if not outcomes or not all(_is_outcome(outcome, len(table)) for outcome in outcomes):
+            if not all(_is_outcome(outcome, len(table)) for outcome in outcomes):
                 raise ValueError(
                     f"env {env} has P[{state}][{action}]={outcomes!r} in its table, which must list outcomes "
                     f"(probability, successor, reward, ended) with a successor from 0 to {len(table) - 1}; mend it, or "

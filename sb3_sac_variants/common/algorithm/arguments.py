@@ -78,13 +78,10 @@ def check_arguments(model: Any) -> None:
     check_features_extractor(model.policy_class, model.policy_kwargs, model.observation_space)
     _check_n_steps(model)
     check_replay_buffer(model)
-    wanted = "an ActionNoise of Stable-Baselines3, or None"
-    check_instance("action_noise", model.action_noise, (ActionNoise, type(None)), wanted)
-    check_action_noise(model.action_noise, model.action_space)
 
 
 def check_loop(model: Any) -> None:
-    """Check what says when to collect and when to update, because it may be changed before each ``learn()``."""
+    """Check what says how to explore and when to update, because it may be changed before each ``learn()``."""
     if isinstance(model.learning_starts, float) and model.learning_starts.is_integer():
         model.learning_starts = int(model.learning_starts)  # people write 1e4
     check_range("learning_starts", model.learning_starts, 0, integer=True)
@@ -99,6 +96,9 @@ def check_loop(model: Any) -> None:
         raise ValueError(
             f"use_sde={model.use_sde!r} has no effect on networks made with use_sde={made_with}: make a new model"
         )
+    wanted = "an ActionNoise of Stable-Baselines3, or None"
+    check_instance("action_noise", model.action_noise, (ActionNoise, type(None)), wanted)
+    check_action_noise(model.action_noise, model.action_space)
 
 
 def check_learning_rates(model: Any) -> None:

@@ -264,13 +264,17 @@ class MaxEntAlgorithm(MaxEntSaving):
         """Set the learning rates for the steps that follow, and return them by SB3's log names."""
         if self._rate_arguments() != self._scheduled_rates:  # somebody has set one, which is saved
             check_learning_rates(self)
+            schedule, is_set = self.lr_schedule, self.learning_rate != self._scheduled_rates[0]
             self._setup_lr_schedule()
+            if not is_set:
+                self.lr_schedule = schedule  # which may have been put there by hand
         schedules = {"learning_rate": self.lr_schedule}
         if self._qf_lr_schedule is not None:
             schedules["qf_learning_rate"] = self._qf_lr_schedule
         if self._ent_coef_lr_schedule is not None:
             schedules["ent_coef_learning_rate"] = self._ent_coef_lr_schedule
-        rates = {name: learning_rate_at(progress_remaining, name, rate) for name, rate in schedules.items()}
+        progress = max(progress_remaining, 0.0)  # the last steps of several environments may go beyond the end
+        rates = {name: learning_rate_at(progress, name, rate) for name, rate in schedules.items()}
         rate = rates["learning_rate"]
         self.updater.set_learning_rates(
             rate, rates.get("qf_learning_rate", rate), rates.get("ent_coef_learning_rate", rate)

@@ -30,7 +30,6 @@ from sb3_sac_variants.common.checks.data import DivergedError, check_actions, ch
 from sb3_sac_variants.common.checks.random_state import RandomState, torch_random_state
 from sb3_sac_variants.common.checks.replaced import is_of_user
 from sb3_sac_variants.common.checks.validation import (
-    check_action_noise,
     check_action_space,
     check_discrete_start,
     check_range,
@@ -336,7 +335,6 @@ class MaxEntRollout(OffPolicyAlgorithm):
             self.replay_buffer.env = self.env
         if isinstance(self.action_noise, VectorizedActionNoise) and self.action_noise.n_envs != self.n_envs:
             self.action_noise = self.action_noise.base_noise  # for as many environments as there are now
-        check_action_noise(self.action_noise, self.action_space)
 
     @abstractmethod
     def _networks(self) -> dict[str, th.nn.Module]:

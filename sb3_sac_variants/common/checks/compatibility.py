@@ -3,7 +3,6 @@
 import functools
 import inspect
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -30,6 +29,8 @@ PASSED_TO_REPLAY_BUFFER = (
     "optimize_memory_usage",
     "env",
 )
+#: how the names of modules begin that are ours or Stable-Baselines3's
+LIBRARIES = (f"{__name__.partition('.')[0]}.", "stable_baselines3.")
 #: height and width from which on something is left after the convolutions of SB3's NatureCNN
 SMALLEST_IMAGE = 36
 
@@ -179,7 +180,9 @@ def constructor_arguments(cls: type, packages: tuple[str, ...] = ("",)) -> dict[
     return {name: parameter for found in parameters for name, parameter in found.items()}
 
 
-def _check_switches(what: str, values: dict[str, Any], parameters: Mapping[str, inspect.Parameter]) -> None:
+def _check_switches(what: str, values: dict[str, Any], cls: type) -> None:
+    """Check the arguments that are True or False by default; those of a user's own class may be what they like."""
+    parameters = constructor_arguments(cls, LIBRARIES)
     for name, value in values.items():
         if name in parameters and isinstance(parameters[name].default, bool):
             check_bool(f"{what} {name}", value)
@@ -193,8 +196,7 @@ def check_policy_kwargs(policy_class: type, kwargs: dict[str, Any], aliases: dic
     :raises TypeError: if an argument is of a wrong type, or unknown to one of our own policies
     :raises ValueError: if an argument has no meaning
     """
-    parameters = constructor_arguments(policy_class)
-    unknown = sorted(kwargs.keys() - parameters.keys())
+    unknown = sorted(kwargs.keys() - constructor_arguments(policy_class).keys())
     if unknown and policy_class in aliases.values():  # a user's own may do with its arguments what it likes
         raise TypeError(
             f"policy_kwargs={kwargs} has the unknown arguments {unknown}: pass those of {policy_class.__name__}"
@@ -207,7 +209,7 @@ def check_policy_kwargs(policy_class: type, kwargs: dict[str, Any], aliases: dic
         value = kwargs.get(name)
         if value is not None and not (name == "activation_fn" and isinstance(value, functools.partial)):
             check_subclass(f"policy_kwargs {name}", value, base, remedy)
-    _check_switches("policy_kwargs", kwargs, parameters)
+    _check_switches("policy_kwargs", kwargs, policy_class)
     if "n_critics" in kwargs:
         check_range("policy_kwargs n_critics", kwargs["n_critics"], 1, integer=True)
     if "log_std_init" in kwargs:
@@ -376,7 +378,7 @@ def check_replay_buffer(model: Any) -> None:
 
 def _check_replay_buffer_kwargs(buffer_class: type[ReplayBuffer], kwargs: dict[str, Any]) -> None:
     parameters = inspect.signature(buffer_class).parameters
-    _check_switches("replay_buffer_kwargs", kwargs, parameters)
+    _check_switches("replay_buffer_kwargs", kwargs, buffer_class)
     known = [name for name in parameters if name not in PASSED_TO_REPLAY_BUFFER]
     unknown = sorted(map(str, set(kwargs) - set(known)))
     if unknown and not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):

@@ -117,6 +117,8 @@ def learning_rate_at(progress: float, name: str, rate: Any) -> float:
                 "that gives one"
             ) from error
         name = f"{name}({progress:g})"
+        if -1e-12 < value < 0:  # by rounding, as SB3's LinearSchedule gives at its end
+            value = 0.0
     check_range(name, value, 0, LARGEST)
     return value
 

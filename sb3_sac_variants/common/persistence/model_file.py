@@ -18,9 +18,9 @@ from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
-from sb3_sac_variants.common.checks.compatibility import check_policy, constructor_arguments
+from sb3_sac_variants.common.checks.compatibility import LIBRARIES, check_policy, constructor_arguments
 from sb3_sac_variants.common.checks.validation import plain
-from sb3_sac_variants.common.persistence.allowed import OWN_PACKAGE, is_trusted, read_pickle
+from sb3_sac_variants.common.persistence.allowed import is_trusted, read_pickle
 from sb3_sac_variants.common.persistence.files import (
     HASH,
     Path,
@@ -36,7 +36,6 @@ from sb3_sac_variants.common.persistence.rebuild import NotAllowed
 #: file in a saved model beside SB3's: pickles that name classes of the script, where SB3's hold their code
 BY_NAME = "by_name.json"
 #: where the classes of models come from that no user has written
-_LIBRARIES = (f"{OWN_PACKAGE}.", "stable_baselines3.")
 #: attributes that hold classes, and what these have to be
 _CLASSES: dict[str, type] = {
     "policy_class": BasePolicy,
@@ -192,7 +191,7 @@ class ModelFile:
         :param env: the environment that is to be the model's, if there is one
         """
         known = set(_SPACES)
-        own = next(base for base in cls.__mro__ if base.__module__.startswith(_LIBRARIES))
+        own = next(base for base in cls.__mro__ if base.__module__.startswith(LIBRARIES))
         if not inspect.isabstract(own):
             known |= set(vars(own("MlpPolicy", None, device="cpu", _init_setup_model=False)))
             if cls is own or not any(is_pickled(self.saved[name]) for name in self.saved.keys() - known - {*DERIVED}):
@@ -214,7 +213,7 @@ class ModelFile:
         if "env" in self.saved and "env" not in custom and not is_trusted(trusted):
             raise NotAllowed("an environment, which would be made")  # an id may have a module imported
         # For arguments plain numbers will do; other attributes keep their kind
-        numbers = constructor_arguments(cls, _LIBRARIES)
+        numbers = constructor_arguments(cls, LIBRARIES)
         custom = {name: plain(value) if name in numbers else value for name, value in custom.items()}
         objects = {**dict.fromkeys(DERIVED), **custom}
         unknown = []
