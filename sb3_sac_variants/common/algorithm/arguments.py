@@ -10,13 +10,8 @@ from stable_baselines3.common.buffers import NStepReplayBuffer
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
-from sb3_sac_variants.common.checks.compatibility import (
-    check_features_extractor,
-    check_instance,
-    check_policy_kwargs,
-    check_replay_buffer,
-    check_train_freq,
-)
+from sb3_sac_variants.common.checks.compatibility import check_instance, check_replay_buffer, check_train_freq
+from sb3_sac_variants.common.checks.policy_arguments import check_features_extractor, check_policy_kwargs
 from sb3_sac_variants.common.checks.replaced import has_own, is_of_user
 from sb3_sac_variants.common.checks.validation import (
     LARGEST,

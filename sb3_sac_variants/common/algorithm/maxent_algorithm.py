@@ -33,7 +33,8 @@ from sb3_sac_variants.common.algorithm.arguments import (
 )
 from sb3_sac_variants.common.algorithm.logged_metrics import LoggedMetrics
 from sb3_sac_variants.common.algorithm.saving import MaxEntSaving
-from sb3_sac_variants.common.checks.compatibility import check_policy, check_whole_episodes
+from sb3_sac_variants.common.checks.compatibility import check_whole_episodes
+from sb3_sac_variants.common.checks.policy_arguments import check_policy
 from sb3_sac_variants.common.checks.validation import check_range, check_sde, learning_rate_at, parse_ent_coef, plain
 from sb3_sac_variants.common.equations.losses import soft_bellman_error, td_error
 from sb3_sac_variants.common.equations.types import Batch, Noise

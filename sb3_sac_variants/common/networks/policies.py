@@ -14,8 +14,8 @@ from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from sb3_sac_variants.common.checks.compatibility import check_extractor_kwargs
 from sb3_sac_variants.common.checks.data import DivergedError, check_actions, check_observation
+from sb3_sac_variants.common.checks.policy_arguments import check_extractor_kwargs
 from sb3_sac_variants.common.checks.replaced import parts_of, same_parts
 from sb3_sac_variants.common.networks.actors import SquashedGaussianActor
 from sb3_sac_variants.common.networks.critics import StackedContinuousCritic, StackedCritic

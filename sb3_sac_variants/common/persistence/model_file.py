@@ -18,7 +18,8 @@ from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
-from sb3_sac_variants.common.checks.compatibility import LIBRARIES, check_policy, constructor_arguments
+from sb3_sac_variants.common.checks.compatibility import LIBRARIES, constructor_arguments
+from sb3_sac_variants.common.checks.policy_arguments import check_policy
 from sb3_sac_variants.common.checks.validation import plain
 from sb3_sac_variants.common.persistence.allowed import is_trusted, read_pickle
 from sb3_sac_variants.common.persistence.files import (
