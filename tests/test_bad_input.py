@@ -358,7 +358,7 @@ def test_bounds_further_apart_than_their_type_can_say(algorithm: type) -> None:
     [
         (spaces.Tuple([VECTOR, VECTOR]), "FlattenObservation"),
         (spaces.Dict({"a": VECTOR, "b": spaces.Dict({"c": VECTOR})}), "FlattenObservation"),
-        (spaces.Discrete(4, start=2), "lambda s: s - 2"),
+        (spaces.Discrete(4, start=2), "lambda x: x - 2"),
         (spaces.MultiDiscrete([[2, 2], [3, 3]]), "FlattenObservation"),
     ],
     ids=["tuple", "nested", "start", "matrix"],
@@ -455,6 +455,17 @@ def test_what_is_not_finite_has_a_remedy_of_its_own(what: str, wrapper: str) -> 
     make(SACv2, repaired).learn(20)
 
 
+def test_what_is_not_finite_in_a_part_has_a_remedy_of_its_own() -> None:
+    env = Faulty(7, "observation", NAN, observation_space=DICTIONARY)
+    with pytest.raises(ValueError, match=r"^observation\['vector'\] .* or wrap it: gymnasium\.wrappers\.") as caught:
+        make(SACv2, env, "MultiInputPolicy").learn(20)
+    wrapper = str(caught.value).partition("or wrap it: ")[2].partition(" makes finite")[0]
+    repaired = eval(
+        wrapper, {"env": Faulty(7, "observation", NAN, observation_space=DICTIONARY), "gymnasium": gym, "numpy": np}
+    )
+    make(SACv2, repaired, "MultiInputPolicy").learn(20)
+
+
 def test_what_single_precision_cannot_hold_is_not_finite() -> None:
     env = Faulty(7, "observation", 1e39, observation_space=spaces.Box(-INF, INF, (3,), dtype=np.float64))
     with pytest.raises(ValueError, match=r"^observation of environment 0 at step 7 is not finite: .*e\+39"):
@@ -486,9 +497,9 @@ def test_all_arguments_are_shown(algorithm: type) -> None:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_boxes_without_numbers(algorithm: type, shape: tuple[int, ...]) -> None:
     space = spaces.Box(-1, 1, shape)
-    with refused(ValueError, "observation_space", space, "ReshapeObservation"):
+    with refused(ValueError, "observation_space", space, "TransformObservation" if shape else "ReshapeObservation"):
         make(algorithm, SpacesEnv(space))
-    with refused(ValueError, "observation_space['a']", space, "ReshapeObservation"):
+    with refused(ValueError, "observation_space['a']", space, "TransformObservation" if shape else "Flatten"):
         make(algorithm, SpacesEnv(spaces.Dict({"a": space})), "MultiInputPolicy")
     with refused(ValueError, "action_space", space, "TransformAction"):
         make(algorithm, SpacesEnv(action_space=space))
@@ -507,13 +518,74 @@ def test_images_too_small_for_the_network(algorithm: type, shape: tuple[int, ...
 def test_float_images_with_channels_last() -> None:
     space = spaces.Box(0.0, 1.0, (84, 84, 3))
     kwargs = {"policy_kwargs": {"normalize_images": False}}
-    with refused(
-        ValueError, "observation_space", space, "lambda image: image.transpose(2, 0, 1), gymnasium.spaces.Box"
-    ):
+    with refused(ValueError, "observation_space", space, "lambda x: x.transpose(2, 0, 1), gymnasium.spaces.Box"):
         make(SACv2, SpacesEnv(space), "CnnPolicy", **kwargs)
     both = spaces.Dict({"image": space, "vector": VECTOR})
     with refused(ValueError, "observation_space['image']", space, "has its channels last"):
         make(SACv2, SpacesEnv(both), "MultiInputPolicy", **kwargs)
+
+
+class Opaque(spaces.Space[Any]):
+    """A space of another library, of which gymnasium cannot make an array."""
+
+    def sample(self, mask: Any = None, probability: Any = None) -> Any:
+        return "text"
+
+    def contains(self, x: Any) -> bool:
+        return isinstance(x, str)
+
+
+@pytest.mark.parametrize("among_others", [False, True], ids=["alone", "among others"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        Opaque(),
+        spaces.Text(3),
+        spaces.Tuple([VECTOR, VECTOR]),
+        spaces.Dict({"c": VECTOR}),
+        spaces.Sequence(VECTOR),
+        spaces.Box(-1, 1, ()),
+        spaces.Box(-1, 1, (0,)),
+        spaces.Discrete(4, start=2),
+        spaces.MultiDiscrete([[2, 2], [3, 3]]),
+        spaces.Box(0, 255, (8, 8, 3), np.uint8),
+        spaces.Box(0.0, 1.0, (84, 84, 3)),
+    ],
+    ids=lambda space: f"{type(space).__name__}{space.shape or ''}",
+)
+def test_wrappers_that_are_named_for_a_part_mend_it(part: spaces.Space, among_others: bool) -> None:
+    space = spaces.Dict({"part": part} | ({"vector": VECTOR} if among_others else {}))
+    kwargs = {"policy_kwargs": {"normalize_images": False}} if part.dtype == np.float32 else {}
+    with pytest.raises(ValueError, match=r"observation_space\['part'\]=") as caught:
+        make(SACv2, SpacesEnv(space), "MultiInputPolicy", **kwargs)
+    named = re.findall(r"gymnasium\.wrappers\.\w+\(env.*?\)(?=$|, which|, or)", str(caught.value))
+    wrappers = ["FilterObservation"] * among_others + ["FlattenObservation", "TransformObservation"]
+    assert named or not among_others
+    for wrapper in named:
+        assert wrapper.startswith(tuple(f"gymnasium.wrappers.{each}(" for each in wrappers))
+        env = eval(wrapper, {"env": SpacesEnv(space), "gymnasium": gym})
+        policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
+        make(SACv2, env, policy, **kwargs).learn(20)
+
+
+def test_an_image_without_channels() -> None:
+    space = spaces.Box(0, 255, (40, 36), np.uint8)
+    wrapper = "gymnasium.wrappers.ReshapeObservation(env, (40, 36, 1))"
+    with refused(ValueError, "observation_space", space, wrapper):
+        make(SACv2, SpacesEnv(space), "CnnPolicy")
+    make(SACv2, eval(wrapper, {"env": SpacesEnv(space), "gymnasium": gym}), "CnnPolicy").learn(20)
+
+
+def test_a_vectorised_environment_of_gymnasium() -> None:
+    env = gym.make_vec("Pendulum-v1", num_envs=2)
+    with refused(TypeError, "env", env, "make_vec_env(id, n_envs=2)"):
+        make(SACv2, env)
+
+
+def test_actions_of_several_agents() -> None:
+    space = spaces.MultiDiscrete([3, 3])
+    with refused(ValueError, "action_space", space, "for those of several agents take MASAC, or IndependentAgents"):
+        make(SACv2, SpacesEnv(action_space=space))
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -1120,5 +1120,10 @@ def test_a_policy_class_where_the_usual_name_is_gone() -> None:
 
 
 def test_a_learned_temperature_is_not_switched_off() -> None:
-    with pytest.raises(ValueError, match=r"log_ent_coef=None cannot make the learned ent_coef='auto' a fixed one"):
-        make(SACv2).log_ent_coef = None
+    model = make(SACv2)
+    for name in ("log_ent_coef", "ent_coef_optimizer"):
+        with pytest.raises(ValueError, match=rf"^{name}=None cannot make the learned ent_coef='auto' a fixed one"):
+            setattr(model, name, None)
+    with pytest.raises(TypeError, match=r"ent_coef_optimizer=0.1 is a float: pass an optimiser of \[log_ent_coef\]"):
+        model.ent_coef_optimizer = 0.1
+    model.learn(20)

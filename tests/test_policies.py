@@ -504,6 +504,17 @@ def test_exported_policies_take_any_number_of_observations(algorithm: type, kind
     th.testing.assert_close(exported(batch(5)), policy(batch(5)))
 
 
+@every_algorithm
+def test_traced_policies_take_any_number_of_observations(algorithm: type) -> None:
+    policy = Deterministic(make(algorithm).policy).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("error", th.jit.TracerWarning)
+        traced = th.jit.trace(policy, th.randn(1, 3), check_trace=False)
+    observations = th.randn(50, 3)
+    th.testing.assert_close(traced(observations), policy(observations))
+
+
 # ---------------------------------------------------------------- policies of the user's own
 
 

@@ -1,6 +1,7 @@
 """What people's code reads and sets on SB3's SAC, with its meaning there."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -283,6 +284,25 @@ def test_saved_and_loaded_with_its_temperature(tmp_path: Any) -> None:
     assert (loaded.ent_coef, float(loaded.ent_coef_tensor)) == (0.02, pytest.approx(0.02))
 
 
+@every_algorithm
+def test_a_fixed_temperature_changed_in_place_is_saved(algorithm: type, tmp_path: Path) -> None:
+    model = make(algorithm, ent_coef=0.5).learn(10)
+    model.ent_coef_tensor.data.fill_(0.03)
+    model.save_checkpoint(tmp_path / "checkpoint")
+    resumed = algorithm.load_checkpoint(tmp_path / "checkpoint", SpacesEnv())
+    model.ent_coef_tensor.data.mul_(0.5)
+    model.save(tmp_path / "model")
+    loaded = algorithm.load(tmp_path / "model", SpacesEnv())
+    assert float(resumed.ent_coef_tensor) == np.float32(0.03)
+    assert loaded.ent_coef == float(loaded.ent_coef_tensor) == np.float32(0.03) / 2
+    if algorithm is SACv2:
+        assert float(model.to_sb3(exact=False).ent_coef_tensor) == np.float32(0.03) / 2
+    model.ent_coef_tensor.data.fill_(-1.0)
+    with pytest.raises(ValueError, match=r"ent_coef=-1.0 is not a temperature"):
+        model.save(tmp_path / "model")
+    assert algorithm.load(tmp_path / "model").ent_coef == loaded.ent_coef
+
+
 # ---------------------------------------------------------------- arguments
 
 
@@ -470,6 +490,19 @@ def test_single_critics_are_views() -> None:
     model.critic.qf0.load_state_dict(model.critic.qf1.state_dict())
     assert th.equal(stacked.weight[0], stacked.weight[1])
     assert [name for name, _ in model.critic.qf0.named_parameters()] == ["0.weight", "0.bias", "2.weight", "2.bias"]
+
+
+def test_what_takes_the_place_of_a_view_is_refused() -> None:
+    model = make(SACv2)
+    before = copy.deepcopy(model.critic.state_dict())
+    with pytest.raises(AttributeError, match=r"^weight is a view of the stacked critics.*weight.data.copy_\(value\)"):
+        model.critic.qf0[0].weight = nn.Parameter(th.ones(8, 5))
+    with pytest.raises(AttributeError, match=r"^layer -1 is a view of the stacked critics.*layer.load_state_dict"):
+        model.critic.q_networks[1][-1] = nn.Linear(8, 1)
+    with pytest.raises(AttributeError, match=r"^qf0 is a view of the stacked critics.*critic.qf0.load_state_dict"):
+        model.critic.qf0 = model.critic.qf1
+    assert all(th.equal(value, before[name]) for name, value in model.critic.state_dict().items())
+    model.learn(20)
 
 
 @pytest.mark.parametrize("share_features_extractor", [False, True])

@@ -153,6 +153,7 @@ def to_sb3(model: Any, exact: bool, **kwargs: Any) -> SAC:
             f"Stable-Baselines3's SAC has no counterpart of {'; '.join(obstacles)}. Pass exact=False to hand over the "
             "networks all the same: the policy is then the same, but goes on learning differently"
         )
+    model._note_ent_coef()
     arguments = {**_shared_arguments(model), **kwargs}
     bootstraps = arguments["replay_buffer_kwargs"].get("handle_timeout_termination", True)
     if arguments["optimize_memory_usage"] and arguments["replay_buffer_class"] is None and bootstraps:

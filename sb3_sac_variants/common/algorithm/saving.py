@@ -42,6 +42,7 @@ class MaxEntSaving(SB3Attributes, MaxEntRollout):
         :raises TypeError: if one of the two is a single name
         """
         self._networks()
+        self._note_ent_coef()
         self._replaced_optimizers = optimizers.replaced(self)
         save_load.save_model(self, super().save, path, exclude, include)
 

@@ -1,11 +1,12 @@
 """What code written for SB3's SAC reads and sets on a model: networks, the temperature, and batch normalisation."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch as th
 from stable_baselines3.common.utils import get_parameters_by_name
 
 from sb3_sac_variants.common.algorithm.arguments import check_ent_coef_change
+from sb3_sac_variants.common.checks.compatibility import check_instance
 from sb3_sac_variants.common.checks.validation import parse_ent_coef
 from sb3_sac_variants.common.gradient_step.temperature import LearnedTemperature, Temperature
 from sb3_sac_variants.common.gradient_step.updater import Updater
@@ -78,13 +79,19 @@ class SB3Attributes:
         # A Python number, whatever it came as: it is saved
         vars(self)["ent_coef"] = ent_coef if isinstance(ent_coef, str) else parse_ent_coef(ent_coef)[0]
 
+    def _note_ent_coef(self) -> None:
+        """Take a fixed temperature that was changed in place (``ent_coef_tensor.fill_(0.1)``) for what was passed."""
+        used, (passed, learned) = self.temperature.value, parse_ent_coef(self.ent_coef)
+        if not learned and not th.equal(used, th.full_like(used, passed)):
+            self.ent_coef_tensor = used
+
     def _set_fixed_temperature(self, value: float) -> None:
         """Change a temperature that is not learned."""
         self.temperature.value.fill_(value)
 
     @property
     def ent_coef_tensor(self) -> th.Tensor:
-        """The fixed temperature, as SB3 has it; to be set as :attr:`ent_coef`."""
+        """The fixed temperature, as SB3 has it; to be set as :attr:`ent_coef`, or in place."""
         if self.temperature.learned:
             raise AttributeError(f"ent_coef_tensor: with ent_coef={self.ent_coef!r}, read log_ent_coef.exp() instead")
         return self.temperature.value
@@ -107,16 +114,19 @@ class SB3Attributes:
     def log_ent_coef(self, value: th.Tensor) -> None:
         if not isinstance(self.temperature, LearnedTemperature):
             raise AttributeError(f"log_ent_coef: ent_coef={self.ent_coef!r} is fixed: set ent_coef")
-        if value is None:
-            raise ValueError(
-                f"log_ent_coef=None cannot make the learned ent_coef={self.ent_coef!r} a fixed one: make a new model, "
-                "and give its policy the state_dict of this one's"
-            )
+        self._check_stays_learned("log_ent_coef", value)
         own, value = self.temperature.log_ent_coef, th.as_tensor(value).flatten()
         if value.numel() not in (1, own.numel()) or not value.isfinite().all():
             raise ValueError(f"log_ent_coef={value} must be {own.numel()} finite number(s), or one for all")
         with th.no_grad():
             own.copy_(value)  # optimiser and captured graphs know the parameter that is there
+
+    def _check_stays_learned(self, name: str, value: Any) -> None:
+        if value is None:
+            raise ValueError(
+                f"{name}=None cannot make the learned ent_coef={self.ent_coef!r} a fixed one: make a new model, and "
+                "give its policy the state_dict of this one's"
+            )
 
     @property
     def ent_coef_optimizer(self) -> th.optim.Optimizer | None:
@@ -127,6 +137,8 @@ class SB3Attributes:
     def ent_coef_optimizer(self, optimizer: th.optim.Optimizer) -> None:
         if not isinstance(self.temperature, LearnedTemperature):
             raise AttributeError(f"ent_coef_optimizer: ent_coef={self.ent_coef!r} is fixed, and has none")
+        self._check_stays_learned("ent_coef_optimizer", optimizer)
+        check_instance("ent_coef_optimizer", optimizer, th.optim.Optimizer, "an optimiser of [log_ent_coef]")
         self.temperature.optimizer = optimizer
 
     @property

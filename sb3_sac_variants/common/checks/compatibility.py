@@ -1,17 +1,16 @@
 """Checks of arguments that are classes, and of arguments that have to go together."""
 
 import inspect
-import math
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from gymnasium import spaces
 from stable_baselines3 import HerReplayBuffer
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import TrainFreq, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
+from sb3_sac_variants.common.checks.observation_space import check_observation_space
 from sb3_sac_variants.common.checks.validation import MOST, check_bool
 
 #: arguments of a replay buffer that the algorithm passes itself
@@ -48,34 +47,11 @@ def check_env(env: Any) -> None:
     :raises ValueError: if its observations are of a kind that SB3 cannot do
     """
     check_not_parallel_env(env)
-    check_instance("env", env, (gym.Env, VecEnv), "a gymnasium environment, a VecEnv, or the id of an environment")
-    observation_space = env.observation_space
-    parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
-    if not parts:
-        raise ValueError(f"observation_space={observation_space} has no parts: let the environment observe something")
-    for key, space in parts.items():
-        name = f"observation_space[{key!r}]" if key else "observation_space"
-        if not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-            raise ValueError(
-                f"{name}={space} is not supported: wrap the environment, for example with "
-                "gymnasium.wrappers.FlattenObservation, so that its observations are a Box, Discrete, MultiDiscrete or "
-                "MultiBinary, or a Dict of such"
-            )
-        if isinstance(space, spaces.Box) and math.prod(space.shape or (0,)) == 0:
-            raise ValueError(
-                f"{name}={space} is no array of at least one number: wrap the environment so that it is, for example "
-                "with gymnasium.wrappers.ReshapeObservation(env, (1,)) for a single number, or leave out empty parts"
-            )
-        if isinstance(space, spaces.Discrete) and space.start != 0:
-            raise ValueError(
-                f"{name}={space} starts at {space.start}, and must at 0: wrap the environment with "
-                f"gymnasium.wrappers.TransformObservation(env, lambda s: s - {space.start}, spaces.Discrete({space.n}))"
-            )
-        if isinstance(space, spaces.MultiDiscrete) and (space.nvec.ndim > 1 or np.any(space.start)):
-            raise ValueError(
-                f"{name}={space} has to be one-dimensional and start at 0: wrap the environment with "
-                "gymnasium.wrappers.FlattenObservation"
-            )
+    wanted = "a gymnasium environment, a VecEnv, or the id of an environment"
+    if isinstance(env, gym.vector.VectorEnv):
+        wanted = "one of Stable-Baselines3 in place of gymnasium's, as make_vec_env(id, n_envs=2) makes it"
+    check_instance("env", env, (gym.Env, VecEnv), wanted)
+    check_observation_space(env.observation_space)
 
 
 def check_not_parallel_env(env: Any) -> None:

@@ -114,6 +114,8 @@ def check_finite(name: str, values: np.ndarray | dict[str, np.ndarray], step: in
     rows = np.flatnonzero(~finite.reshape(len(values), -1).all(axis=1))
     environments = ", ".join(str(first_env + row) for row in rows)
     wrapper = "TransformObservation(env, numpy.nan_to_num, None)"
+    if key := name.partition("[")[2].removesuffix("]"):
+        wrapper = f"TransformObservation(env, lambda x: x | {{{key}: numpy.nan_to_num(x[{key}])}}, None)"
     if name == "reward":
         wrapper = "TransformReward(env, numpy.nan_to_num)"
     raise ValueError(

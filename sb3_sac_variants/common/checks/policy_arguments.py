@@ -17,10 +17,8 @@ from sb3_sac_variants.common.checks.compatibility import (
     check_switches,
     constructor_arguments,
 )
+from sb3_sac_variants.common.checks.observation_space import check_image_size
 from sb3_sac_variants.common.checks.validation import MOST, check_choice, check_range
-
-#: height and width from which on something is left after the convolutions of SB3's NatureCNN
-SMALLEST_IMAGE = 36
 
 
 def check_policy(policy: Any, algorithm: Any) -> None:
@@ -152,30 +150,13 @@ def check_features_extractor(policy_class: Any, kwargs: dict[str, Any], observat
     if extractor is NatureCNN:
         normalized = not kwargs.get("normalize_images", True)
         if is_dict or not is_image_space(observation_space, check_channels=False, normalized_image=normalized):
-            raise ValueError(
-                f"{name} needs images, not observation_space={observation_space}: pass "
-                f"{'MultiInputPolicy' if is_dict else 'MlpPolicy'!r}; for images of floating-point numbers or of a "
-                "range other than [0, 255], policy_kwargs=dict(normalize_images=False)"
+            remedy = (
+                f"pass {'MultiInputPolicy' if is_dict else 'MlpPolicy'!r}; for images of floating-point numbers or of "
+                "a range other than [0, 255], policy_kwargs=dict(normalize_images=False)"
             )
+            if isinstance(observation_space, spaces.Box) and len(observation_space.shape) == 2:
+                wrapper = f"gymnasium.wrappers.ReshapeObservation(env, {(*observation_space.shape, 1)})"
+                remedy = f"give images a channel with {wrapper}, or pass 'MlpPolicy'"
+            raise ValueError(f"{name} needs images, not observation_space={observation_space}: {remedy}")
     if extractor in (NatureCNN, CombinedExtractor):
-        _check_image_size(observation_space, not kwargs.get("normalize_images", True))
-
-
-def _check_image_size(observation_space: spaces.Space, normalized: bool) -> None:
-    parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
-    for key, space in parts.items():
-        if is_image_space(space, normalized_image=normalized) and min(space.shape[1:]) < SMALLEST_IMAGE:  # type: ignore[index]
-            name = f"observation_space[{key!r}]" if key else "observation_space"
-            height, width, channels = space.shape  # type: ignore[misc]
-            box = f"gymnasium.spaces.Box({space.low.min()}, {space.high.max()}, ({channels}, {height}, {width}))"  # type: ignore[attr-defined]
-            # Those of integers from 0 to 255 SB3 has turned round already
-            if channels in (1, 3, 4) and min(height, width) >= SMALLEST_IMAGE:
-                raise ValueError(
-                    f"{name}={space} has its channels last, and the networks take them first: wrap the environment, "
-                    f"as gymnasium.wrappers.TransformObservation(env, lambda image: image.transpose(2, 0, 1), {box})"
-                )
-            raise ValueError(
-                f"{name}={space} is smaller than the {SMALLEST_IMAGE}x{SMALLEST_IMAGE} that NatureCNN needs: resize "
-                f"the images, for example with gymnasium.wrappers.ResizeObservation(env, ({SMALLEST_IMAGE}, "
-                f"{SMALLEST_IMAGE})), or pass a features_extractor_class of your own"
-            )
+        check_image_size(observation_space, not kwargs.get("normalize_images", True))

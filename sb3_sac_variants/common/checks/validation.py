@@ -159,9 +159,10 @@ def check_action_space(space: spaces.Space, supported: tuple[type[spaces.Space],
     """
     if not isinstance(space, supported):
         names = " or ".join(cls.__name__ for cls in supported)
+        several = isinstance(space, spaces.MultiDiscrete)
         raise ValueError(
             f"{algorithm} does not support action_space={space}: it needs {names}. Wrap the environment so that its "
-            "actions are of that kind"
+            f"actions are of that kind{'; for those of several agents take MASAC, or IndependentAgents' * several}"
         )
     if not isinstance(space, spaces.Box):
         return

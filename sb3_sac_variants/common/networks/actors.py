@@ -49,8 +49,8 @@ def linear_heads(latent: th.Tensor, *heads: nn.Module) -> tuple[th.Tensor, ...]:
     For a batch, a product with six columns takes as long as one with three, and so does its gradient. Layers that are
     not a plain ``nn.Linear``, or have hooks, are called one by one.
     """
-    # The comparison would fix the size of a batch in an exported model
-    if th.compiler.is_exporting() or len(latent) < ONE_PRODUCT_FROM:
+    # The comparison would fix the size of a batch in an exported model, and a trace warns of it
+    if th.compiler.is_exporting() or th.jit.is_tracing() or len(latent) < ONE_PRODUCT_FROM:
         return tuple(head(latent) for head in heads)
     layers = [layer for layer in map(plain_linear, heads) if layer is not None and layer.bias is not None]
     if len(layers) < len(heads):

@@ -31,6 +31,7 @@ class StackedLinear(nn.Module):
 
     def __init__(self, n: int, in_features: int, out_features: int):
         super().__init__()
+        self.out_features = out_features
         self.weight = nn.Parameter(th.empty(n, in_features, out_features))
         self.bias = nn.Parameter(th.empty(n, 1, out_features))
         self.reset_parameters()
@@ -43,7 +44,7 @@ class StackedLinear(nn.Module):
 
     def forward(self, inputs: th.Tensor) -> th.Tensor:
         """Evaluate all layers on ``(n, B, in_features)``, or on ``(B, in_features)`` that they share."""
-        if self.weight.shape[2] == 1:
+        if self.out_features == 1:
             # Matrix libraries are slow at a single column: a sum of products takes a sixth of the time on a CPU
             return (inputs * self.weight.transpose(1, 2)).sum(dim=2, keepdim=True) + self.bias
         if inputs.dim() == 2:
@@ -53,7 +54,7 @@ class StackedLinear(nn.Module):
     def linear(self, index: int) -> nn.Linear:
         """One of the stacked layers, whose parameters are views of this one's."""
         _, in_features, out_features = self.weight.shape
-        layer = nn.Linear(in_features, out_features, device="meta")
+        layer = SingleLinear(in_features, out_features, device="meta")
         views: dict[str, Any] = {"weight": self.weight[index].T, "bias": self.bias[index, 0]}
         layer._parameters.update(views)
         return layer
@@ -61,6 +62,29 @@ class StackedLinear(nn.Module):
     def extra_repr(self) -> str:
         n, in_features, out_features = self.weight.shape
         return f"n={n}, in_features={in_features}, out_features={out_features}"
+
+
+class SingleLinear(nn.Linear):
+    """One of the layers of a :class:`StackedLinear`, to whose parameters one can write, but give no others."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in vars(self).get("_parameters", {}):
+            raise _not_replaced(name, f"{name}.data.copy_(value)")
+        super().__setattr__(name, value)
+
+
+class SingleNetwork(nn.Sequential):
+    """One of the networks of :class:`StackedNetworks`, to whose layers one can write, but give no others."""
+
+    def __setitem__(self, index: Any, module: nn.Module) -> None:
+        raise _not_replaced(f"layer {index}", "layer.load_state_dict(other.state_dict())")
+
+
+def _not_replaced(what: str, remedy: str) -> AttributeError:
+    return AttributeError(
+        f"{what} is a view of the stacked critics, and what takes its place would not be used: write to it, as in "
+        f"{remedy}, or derive a critic of your own"
+    )
 
 
 class ActivationOfEach(nn.Module):
@@ -124,7 +148,7 @@ class StackedNetworks(nn.Module):
                 return layer.linear(index)
             return layer.activations[index] if isinstance(layer, ActivationOfEach) else layer
 
-        return nn.Sequential(*map(own, self.layers))
+        return SingleNetwork(*map(own, self.layers))
 
     def __iter__(self) -> Iterator[nn.Sequential]:
         return (self[index] for index in range(len(self)))
@@ -242,14 +266,23 @@ class StackedCritic(FeatureNetwork):
 
     def __getattr__(self, name: str) -> Any:
         """``qf0``, ``qf1``, ... are the single critics, as in SB3."""
-        if name.startswith("qf") and name[2:].isdecimal() and int(name[2:]) < self._n_networks():
+        if _is_single(name) and int(name[2:]) < self._n_networks():
             return self.q_networks[int(name[2:])]
         return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if _is_single(name):
+            raise _not_replaced(name, f"critic.{name}.load_state_dict(other.state_dict())")
+        super().__setattr__(name, value)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
         data.update(n_critics=self.n_critics, share_features_extractor=self.share_features_extractor)
         return data
+
+
+def _is_single(name: str) -> bool:
+    return name.startswith("qf") and name[2:].isdecimal()
 
 
 class StackedContinuousCritic(StackedCritic):
