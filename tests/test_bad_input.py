@@ -550,6 +550,7 @@ class Opaque(spaces.Space[Any]):
         spaces.MultiDiscrete([[2, 2], [3, 3]]),
         spaces.Box(0, 255, (8, 8, 3), np.uint8),
         spaces.Box(0.0, 1.0, (84, 84, 3)),
+        spaces.Box(-INF, INF, (40, 40, 1)),
     ],
     ids=lambda space: f"{type(space).__name__}{space.shape or ''}",
 )
@@ -563,7 +564,7 @@ def test_wrappers_that_are_named_for_a_part_mend_it(part: spaces.Space, among_ot
     assert named or not among_others
     for wrapper in named:
         assert wrapper.startswith(tuple(f"gymnasium.wrappers.{each}(" for each in wrappers))
-        env = eval(wrapper, {"env": SpacesEnv(space), "gymnasium": gym})
+        env = eval(wrapper, {"env": SpacesEnv(space), "gymnasium": gym, "numpy": np})
         policy = "MultiInputPolicy" if isinstance(env.observation_space, spaces.Dict) else "MlpPolicy"
         make(SACv2, env, policy, **kwargs).learn(20)
 

@@ -51,7 +51,8 @@ def check_image_size(observation_space: spaces.Space, normalized: bool) -> None:
         height, width, channels = space.shape  # type: ignore[misc]
         # Those of integers from 0 to 255 SB3 has turned round already
         if channels in (1, 3, 4) and min(height, width) >= SMALLEST_IMAGE:
-            box = f"gymnasium.spaces.Box({space.low.min()}, {space.high.max()}, ({channels}, {height}, {width}))"  # type: ignore[attr-defined]
+            bounds = f"{space.low.min()}, {space.high.max()}".replace("inf", "numpy.inf")  # type: ignore[attr-defined]
+            box = f"gymnasium.spaces.Box({bounds}, ({channels}, {height}, {width}))"
             raise ValueError(
                 f"{shown} has its channels last, and the networks take them first: wrap the environment with "
                 f"{_transformed(key, '.transpose(2, 0, 1)', box)}"
