@@ -1,5 +1,6 @@
 """MASAC as a model of SB3: environments, replay, saving, loading, resuming, logs, and what it refuses."""
 
+import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,9 @@ def test_a_fixed_temperature_set_as_a_tensor() -> None:
     assert model.ent_coef_tensor.tolist() == [0.25] * 3
     with pytest.raises(ValueError, match=r"ent_coef_tensor=tensor.*the same for all agents: pass a number"):
         model.ent_coef_tensor = th.tensor([0.1, 0.2, 0.3])
+    model.ent_coef_tensor[0] = 0.5
+    with pytest.warns(UserWarning, match=r"the same for all agents.* What is saved is ent_coef=0.25"):
+        model.save(io.BytesIO())
 
 
 def test_callbacks_and_evaluation_see_the_mean_over_agents(tmp_path: Path) -> None:

@@ -551,7 +551,30 @@ def test_a_last_observation_of_another_shape_is_refused() -> None:
             return (*others, infos)
 
     model = make(SACv2, Last(DummyVecEnv([SpacesEnv])))
-    with pytest.raises(ValueError, match=r"terminal observation of environment 0 has shape \(1, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"terminal observation of environment 0 has shape \(1,\), and Box.* wants \(3,\)"
+    ):
+        model.learn(20)
+
+
+def test_a_last_observation_that_is_still_a_dictionary_is_refused() -> None:
+    class Extracted(VecEnvWrapper):
+        """As ``VecExtractDictObs`` of SB3's documentation."""
+
+        def __init__(self, venv: Any):
+            super().__init__(venv, observation_space=VECTOR)
+
+        def reset(self) -> Any:
+            return self.venv.reset()["vector"]
+
+        def step_wait(self) -> Any:
+            obs, *others = self.venv.step_wait()
+            return (obs["vector"], *others)
+
+    model = make(SACv2, Extracted(DummyVecEnv([lambda: SpacesEnv(DICTIONARY)])))
+    with pytest.raises(
+        ValueError, match=r"environment 0 is a dictionary of \[.*'vector'.* wants \(3,\): .* changes infos"
+    ):
         model.learn(20)
 
 

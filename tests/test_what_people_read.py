@@ -298,7 +298,7 @@ def test_a_fixed_temperature_changed_in_place_is_saved(algorithm: type, tmp_path
     if algorithm is SACv2:
         assert float(model.to_sb3(exact=False).ent_coef_tensor) == np.float32(0.03) / 2
     model.ent_coef_tensor.data.fill_(-1.0)
-    with pytest.raises(ValueError, match=r"ent_coef=-1.0 is not a temperature"):
+    with pytest.warns(UserWarning, match=r"ent_coef=-1.0 is not a temperature.* What is saved is ent_coef=0.0149"):
         model.save(tmp_path / "model")
     assert algorithm.load(tmp_path / "model").ent_coef == loaded.ent_coef
 
@@ -499,6 +499,13 @@ def test_what_takes_the_place_of_a_view_is_refused() -> None:
         model.critic.qf0[0].weight = nn.Parameter(th.ones(8, 5))
     with pytest.raises(AttributeError, match=r"^layer -1 is a view of the stacked critics.*layer.load_state_dict"):
         model.critic.q_networks[1][-1] = nn.Linear(8, 1)
+    with pytest.raises(AttributeError, match=r"^weight is a view of the stacked critics"):
+        nn.utils.parametrizations.spectral_norm(model.critic.qf0[0])
+    with th.no_grad():
+        model.critic.qf1[0].weight *= 0.5
+        before["q_networks.0.weight"][1] *= 0.5
+    model.critic.qf2 = nn.Linear(5, 1)
+    del model.critic.qf2
     with pytest.raises(AttributeError, match=r"^qf0 is a view of the stacked critics.*critic.qf0.load_state_dict"):
         model.critic.qf0 = model.critic.qf1
     assert all(th.equal(value, before[name]) for name, value in model.critic.state_dict().items())

@@ -23,6 +23,7 @@ from typing_extensions import Self
 from sb3_sac_variants.common.algorithm.arguments import check_loop
 from sb3_sac_variants.common.checks.compatibility import (
     check_env,
+    check_is_env,
     check_normalization,
     check_whole_episodes,
 )
@@ -360,6 +361,7 @@ class MaxEntRollout(OffPolicyAlgorithm):
 
     @staticmethod
     def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        check_is_env(env)
         wrapped = OffPolicyAlgorithm._wrap_env(env, verbose, monitor_wrapper)
         check_normalization(wrapped)
         return wrapped

@@ -1,5 +1,6 @@
 """What code written for SB3's SAC reads and sets on a model: networks, the temperature, and batch normalisation."""
 
+import warnings
 from typing import Any, ClassVar
 
 import torch as th
@@ -83,7 +84,10 @@ class SB3Attributes:
         """Take a fixed temperature that was changed in place (``ent_coef_tensor.fill_(0.1)``) for what was passed."""
         used, (passed, learned) = self.temperature.value, parse_ent_coef(self.ent_coef)
         if not learned and not th.equal(used, th.full_like(used, passed)):
-            self.ent_coef_tensor = used
+            try:
+                self.ent_coef_tensor = used
+            except ValueError as error:  # the run goes on, and has something to save
+                warnings.warn(f"{error}. What is saved is ent_coef={passed}", stacklevel=3)
 
     def _set_fixed_temperature(self, value: float) -> None:
         """Change a temperature that is not learned."""

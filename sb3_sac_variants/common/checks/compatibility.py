@@ -46,12 +46,17 @@ def check_env(env: Any) -> None:
     :raises TypeError: if it is no environment
     :raises ValueError: if its observations are of a kind that SB3 cannot do
     """
+    check_is_env(env)
+    check_observation_space(env.observation_space)
+
+
+def check_is_env(env: Any) -> None:
+    """Raise a ``TypeError`` if it is no environment, or not of a single agent's kind."""
     check_not_parallel_env(env)
     wanted = "a gymnasium environment, a VecEnv, or the id of an environment"
     if isinstance(env, gym.vector.VectorEnv):
         wanted = "one of Stable-Baselines3 in place of gymnasium's, as make_vec_env(id, n_envs=2) makes it"
     check_instance("env", env, (gym.Env, VecEnv), wanted)
-    check_observation_space(env.observation_space)
 
 
 def check_not_parallel_env(env: Any) -> None:

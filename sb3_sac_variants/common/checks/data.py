@@ -81,12 +81,17 @@ def check_observation_shape(name: str, values: Any, space: spaces.Space, n_envs:
             check_observation_shape(f"{name}[{key!r}]", values[key], part, n_envs, first_env)
         return
     assert space.shape is not None
-    expected = (n_envs, *space.shape)
-    if np.shape(values) != expected:
-        raise ValueError(
-            f"{name} of {environments} has shape {np.shape(values)}, and {space} wants {expected}: let what "
-            "reset() and step() return, and observation_space, be the same"
-        )
+    shape, expected = np.shape(values), (n_envs, *space.shape)
+    if shape != expected:
+        if n_envs == 1:
+            shape, expected = shape[1:], space.shape
+        found = f"is a dictionary of {[*values]}" if isinstance(values, dict) else f"has shape {shape}"
+        remedy = "let what reset() and step() return, and observation_space, be the same"
+        if name.startswith("terminal"):
+            remedy += (
+                "; a wrapper of a VecEnv that changes observations changes infos[...]['terminal_observation'], too"
+            )
+        raise ValueError(f"{name} of {environments} {found}, and {space} wants {expected}: {remedy}")
 
 
 def check_finite(name: str, values: np.ndarray | dict[str, np.ndarray], step: int, first_env: int = 0) -> None:
@@ -113,11 +118,13 @@ def check_finite(name: str, values: np.ndarray | dict[str, np.ndarray], step: in
         return
     rows = np.flatnonzero(~finite.reshape(len(values), -1).all(axis=1))
     environments = ", ".join(str(first_env + row) for row in rows)
-    wrapper = "TransformObservation(env, numpy.nan_to_num, None)"
-    if key := name.partition("[")[2].removesuffix("]"):
-        wrapper = f"TransformObservation(env, lambda x: x | {{{key}: numpy.nan_to_num(x[{key}])}}, None)"
+    key = name.partition("[")[2].removesuffix("]")
+    mended = f"numpy.nan_to_num(x{f'[{key}]' * bool(key)})"
+    if not np.isnan(values[~finite]).all():  # infinity becomes a number of double precision
+        mended += ".clip(-1e3, 1e3)"
+    wrapper = f"TransformObservation(env, lambda x: {f'x | {{{key}: {mended}}}' if key else mended}, None)"
     if name == "reward":
-        wrapper = "TransformReward(env, numpy.nan_to_num)"
+        wrapper = f"TransformReward(env, lambda x: {mended})"
     raise ValueError(
         f"{name} of environment {environments} at step {step} is not finite: {values[rows[0]]}. Fix the "
         f"environment, or wrap it: gymnasium.wrappers.{wrapper} makes finite numbers of them, "

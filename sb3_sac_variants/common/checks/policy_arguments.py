@@ -17,7 +17,7 @@ from sb3_sac_variants.common.checks.compatibility import (
     check_switches,
     constructor_arguments,
 )
-from sb3_sac_variants.common.checks.observation_space import check_image_size
+from sb3_sac_variants.common.checks.observation_space import check_image_size, check_part_names
 from sb3_sac_variants.common.checks.validation import MOST, check_choice, check_range
 
 
@@ -150,13 +150,15 @@ def check_features_extractor(policy_class: Any, kwargs: dict[str, Any], observat
     if extractor is NatureCNN:
         normalized = not kwargs.get("normalize_images", True)
         if is_dict or not is_image_space(observation_space, check_channels=False, normalized_image=normalized):
-            remedy = (
-                f"pass {'MultiInputPolicy' if is_dict else 'MlpPolicy'!r}; for images of floating-point numbers or of "
-                "a range other than [0, 255], policy_kwargs=dict(normalize_images=False)"
-            )
+            remedy = f"pass {'MultiInputPolicy' if is_dict else 'MlpPolicy'!r}"
             if isinstance(observation_space, spaces.Box) and len(observation_space.shape) == 2:
-                wrapper = f"gymnasium.wrappers.ReshapeObservation(env, {(*observation_space.shape, 1)})"
-                remedy = f"give images a channel with {wrapper}, or pass 'MlpPolicy'"
-            raise ValueError(f"{name} needs images, not observation_space={observation_space}: {remedy}")
+                wrapper = f"gymnasium.wrappers.ReshapeObservation(env, {(1, *observation_space.shape)})"
+                remedy += f", or give images a channel with {wrapper}"
+            raise ValueError(
+                f"{name} needs images, not observation_space={observation_space}: {remedy}; for images of "
+                "floating-point numbers or of a range other than [0, 255], policy_kwargs=dict(normalize_images=False)"
+            )
+    if extractor is CombinedExtractor:
+        check_part_names(observation_space)
     if extractor in (NatureCNN, CombinedExtractor):
         check_image_size(observation_space, not kwargs.get("normalize_images", True))

@@ -159,10 +159,11 @@ def check_action_space(space: spaces.Space, supported: tuple[type[spaces.Space],
     """
     if not isinstance(space, supported):
         names = " or ".join(cls.__name__ for cls in supported)
-        several = isinstance(space, spaces.MultiDiscrete)
+        several = isinstance(space, spaces.MultiDiscrete) and len(set(space.nvec.flat)) == 1
+        remedy = "; for those of several agents take MASAC, or sb3_sac_variants.envs.IndependentAgents"
         raise ValueError(
             f"{algorithm} does not support action_space={space}: it needs {names}. Wrap the environment so that its "
-            f"actions are of that kind{'; for those of several agents take MASAC, or IndependentAgents' * several}"
+            f"actions are of that kind{remedy * several}"
         )
     if not isinstance(space, spaces.Box):
         return

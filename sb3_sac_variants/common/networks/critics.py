@@ -68,9 +68,14 @@ class SingleLinear(nn.Linear):
     """One of the layers of a :class:`StackedLinear`, to whose parameters one can write, but give no others."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in vars(self).get("_parameters", {}):
+        parameters = vars(self).get("_parameters", {})
+        if name not in parameters:
+            super().__setattr__(name, value)
+        elif value is not parameters[name]:  # as it is after weight *= 0.5
             raise _not_replaced(name, f"{name}.data.copy_(value)")
-        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:  # what spectral_norm() does, say
+        raise _not_replaced(name, f"{name}.data.copy_(value)")
 
 
 class SingleNetwork(nn.Sequential):
@@ -266,23 +271,22 @@ class StackedCritic(FeatureNetwork):
 
     def __getattr__(self, name: str) -> Any:
         """``qf0``, ``qf1``, ... are the single critics, as in SB3."""
-        if _is_single(name) and int(name[2:]) < self._n_networks():
+        if self._is_single(name):
             return self.q_networks[int(name[2:])]
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if _is_single(name):
+        if self._is_single(name):
             raise _not_replaced(name, f"critic.{name}.load_state_dict(other.state_dict())")
         super().__setattr__(name, value)
+
+    def _is_single(self, name: str) -> bool:
+        return name.startswith("qf") and name[2:].isdecimal() and int(name[2:]) < self._n_networks()
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         data = super()._get_constructor_parameters()
         data.update(n_critics=self.n_critics, share_features_extractor=self.share_features_extractor)
         return data
-
-
-def _is_single(name: str) -> bool:
-    return name.startswith("qf") and name[2:].isdecimal()
 
 
 class StackedContinuousCritic(StackedCritic):
