@@ -132,8 +132,10 @@ def learns_or_is_refused(algorithm: type, kind: str, data: Any) -> None:
         assert any(name in str(error).lower() for name in names), (arguments, error)  # noqa: PT017
         return
     # A learning rate of 1, say, is allowed
-    may_diverge = contextlib.suppress(*[DivergedError] if MAY_DIVERGE & {*drawn} else [])
-    with may_diverge, warnings.catch_warnings():
+    outcome = contextlib.suppress(*[DivergedError] if MAY_DIVERGE & {*drawn} else [])
+    if model.optimize_memory_usage and model.buffer_size == 1:  # enough to play, as the zoo does
+        outcome = pytest.raises(ValueError, match=r"^buffer_size=1 holds less than two steps.*: raise buffer_size")
+    with outcome, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.learn(12)
         assert model.num_timesteps >= 12
