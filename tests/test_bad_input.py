@@ -598,7 +598,8 @@ def test_parts_whose_extractor_cannot_have_their_name(key: Any) -> None:
 
 
 def test_only_parts_that_can_be_observed_are_named_to_be_kept() -> None:
-    space = spaces.Dict({"a": spaces.Text(3), "b": Opaque(), "": VECTOR, "c": spaces.Discrete(3, start=1), 2: VECTOR})
+    others = {"b": Opaque(), "c": spaces.Discrete(3, start=1), "d": spaces.Dict({"e": VECTOR})}
+    space = spaces.Dict({"a": spaces.Text(3), "": VECTOR, 2: VECTOR} | others)
     with pytest.raises(ValueError, match=r"observation_space\['a'\].*with gymnasium.wrappers.TransformObservation, so"):
         make(SACv2, SpacesEnv(space), "MultiInputPolicy")
     del space.spaces[2]

@@ -501,6 +501,9 @@ def test_what_takes_the_place_of_a_view_is_refused() -> None:
         model.critic.q_networks[1][-1] = nn.Linear(8, 1)
     with pytest.raises(AttributeError, match=r"^weight is a view of the stacked critics"):
         nn.utils.parametrizations.spectral_norm(model.critic.qf0[0])
+    layer = model.critic.qf0[0]
+    layer.note = "of the user"
+    del layer.note
     with th.no_grad():
         model.critic.qf1[0].weight *= 0.5
         before["q_networks.0.weight"][1] *= 0.5

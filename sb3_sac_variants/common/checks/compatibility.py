@@ -51,7 +51,7 @@ def check_env(env: Any) -> None:
 
 
 def check_is_env(env: Any) -> None:
-    """Raise a ``TypeError`` if it is no environment, or not of a single agent's kind."""
+    """Raise a ``TypeError`` if it is no environment that SB3 can take."""
     check_not_parallel_env(env)
     wanted = "a gymnasium environment, a VecEnv, or the id of an environment"
     if isinstance(env, gym.vector.VectorEnv):

@@ -59,13 +59,11 @@ def check_image_size(observation_space: spaces.Space, normalized: bool) -> None:
                 f"{shown} has its channels last, and the networks take them first: wrap the environment with "
                 f"{_transformed(key, '.transpose(2, 0, 1)', box)}"
             )
-        size = f"{SMALLEST_IMAGE}x{SMALLEST_IMAGE}"
-        remedy = f"wrap the environment with {_without(key, observation_space)}"
-        if key is None:
-            remedy = f"let the environment give larger ones, or wrap it with {_without(key, space)}, for 'MlpPolicy'"
+        for_policy = ", for 'MlpPolicy'" if key is None else ""
         raise ValueError(
-            f"{shown} is smaller than the {size} that NatureCNN needs: {remedy}, or pass a features_extractor_class of "
-            "your own"
+            f"{shown} is smaller than the {SMALLEST_IMAGE}x{SMALLEST_IMAGE} that NatureCNN needs: let the environment "
+            f"give larger ones, or wrap it with {_without(key, observation_space)}{for_policy}, or pass a "
+            "features_extractor_class of your own"
         )
 
 
@@ -113,9 +111,9 @@ def _without(key: Any, observation_space: spaces.Space) -> str:
     return ", or ".join(wrappers) or "gymnasium.wrappers.TransformObservation, so that it has numbers to observe"
 
 
-def _is_supported(space: spaces.Space) -> bool:
+def _is_supported(part: spaces.Space) -> bool:
     try:
-        check_observation_space(space)
+        check_observation_space(spaces.Dict({"part": part}))  # not a dictionary inside of another
     except ValueError:
         return False
     return True

@@ -75,7 +75,9 @@ class SingleLinear(nn.Linear):
             raise _not_replaced(name, f"{name}.data.copy_(value)")
 
     def __delattr__(self, name: str) -> None:  # what spectral_norm() does, say
-        raise _not_replaced(name, f"{name}.data.copy_(value)")
+        if name in self._parameters:
+            raise _not_replaced(name, f"{name}.data.copy_(value)")
+        super().__delattr__(name)
 
 
 class SingleNetwork(nn.Sequential):

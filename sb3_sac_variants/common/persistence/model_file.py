@@ -36,7 +36,6 @@ from sb3_sac_variants.common.persistence.rebuild import NotAllowed
 
 #: file in a saved model beside SB3's: pickles that name classes of the script, where SB3's hold their code
 BY_NAME = "by_name.json"
-#: where the classes of models come from that no user has written
 #: attributes that hold classes, and what these have to be
 _CLASSES: dict[str, type] = {
     "policy_class": BasePolicy,
